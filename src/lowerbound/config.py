@@ -1,0 +1,303 @@
+"""Components <-> JSON and TOML, dotted overrides, and errors that name the whole path of the field.
+
+A component is frozen data: what to build, never how it is doing. Its `type` is the place where its class
+lives, seen from the package (`{"type": "families.Bernoulli"}`); there is no registry.
+"""
+
+import contextlib
+import importlib
+import inspect
+import json
+import pkgutil
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+import annotated_types
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from lowerbound.errors import ConfigError, did_you_mean
+
+PACKAGE = "lowerbound"
+_allowed: ContextVar[tuple[str, ...]] = ContextVar("allowed", default=())
+C = TypeVar("C", bound="Component")
+
+
+class Component(BaseModel):
+    """Frozen data that describes a part. A class is abstract (declared so) or final: never both, never neither.
+
+    Example:
+        >>> class Shape(Component, abstract=True): ...
+        >>> class Circle(Shape):
+        ...     radius: float = 1.0
+        >>> dump(Circle(radius=2.0))["radius"]
+        2.0
+        >>> parse(Circle, {"radios": 2})
+        Traceback (most recent call last):
+        ...
+        lowerbound.errors.ConfigError: radios: unknown key; did you mean radius?
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    abstract: ClassVar[bool] = True
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, abstract: bool = False, **_: Any) -> None:
+        for base in cls.__mro__[1:]:
+            if issubclass(base, Component) and not base.abstract:
+                raise TypeError(f"{cls.__name__} subclasses {base.__name__}, which is final")
+        cls.abstract = abstract
+
+    @classmethod
+    def type_name(cls) -> str:
+        """Where the class lives: `families.Bernoulli`, `models.vae.VAE` (for its nested Config)."""
+        return f"{cls.__module__}.{cls.__qualname__.removesuffix('.Config')}".removeprefix(PACKAGE + ".")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _resolve(cls, value: Any, handler: Any) -> Self:
+        if isinstance(value, Component):
+            if not isinstance(value, cls):
+                raise _problem(f"expected a {_kind(cls)}, got {value.type_name()}")
+            return value
+        if isinstance(value, str):
+            value = {"type": value}
+        if not isinstance(value, dict):
+            raise _problem(f"expected a {_kind(cls)} as a table of keys, got {value!r}")
+        value = dict(value)
+        target = resolve(value.pop("type"), cls) if "type" in value else cls
+        if target.abstract:
+            known = ", ".join(sorted(c.type_name() for c in components(cls)))
+            raise _problem(f"is abstract and needs a `type`: one of {known}")
+        if target is not cls:
+            return target.model_validate(value)
+        try:
+            return handler(value)
+        except ValidationError as e:
+            raise ValidationError.from_exception_data(cls.__name__, [_explain(cls, d) for d in e.errors()]) from None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_number(cls, value: Any, info: Any) -> Any:
+        if isinstance(value, bool) and _plain(cls.model_fields[info.field_name].annotation) in (int, float):
+            raise _problem(f"expected {_describe(cls.model_fields[info.field_name])}, got {json.dumps(value)}")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _with_type(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        named = type(self).__mro__[1] is not Component  # one of several of its kind
+        return {"type": self.type_name(), **handler(self)} if named else handler(self)
+
+
+def dump(component: Component) -> dict[str, Any]:
+    """The component as plain JSON values, every field included."""
+    return component.model_dump(mode="json", serialize_as_any=True)
+
+
+def parse(cls: type[C], values: Any, path: str = "") -> C:
+    """Build a component from plain values. Raises ConfigError naming every wrong field by its whole path."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as e:
+        raise ConfigError("; ".join(_line(path, d) for d in e.errors())) from None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The table in a TOML or JSON file. Raises ConfigError when it can't be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as e:
+        raise ConfigError(f"{path}: {e.strerror}") from None
+    except ValueError as e:
+        raise ConfigError(f"{path}: not a {path.suffix.lstrip('.').upper() or 'JSON'} file: {e}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a table of keys, got a {type(values).__name__}")
+    return values
+
+
+def override(config: C, changes: Iterable[str] | Mapping[str, Any]) -> C:
+    """A changed copy. Changes are `key.key=VALUE` lines (VALUE is JSON, or plain text) or nested tables.
+
+    Setting `type` clears its siblings, which belonged to the other class.
+    Raises ConfigError for a key that does not exist or a value it can't take.
+    """
+    values = dump(config)
+    for table in [changes] if isinstance(changes, Mapping) else [_nested(line) for line in changes]:
+        values = _merge(values, table, "")
+    return parse(type(config), values)
+
+
+@contextlib.contextmanager
+def allowing(packages: Iterable[str]) -> Iterator[None]:
+    """Inside, component names may also resolve in these packages."""
+    token = _allowed.set(tuple(packages))
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+def resolve(name: Any, base: type[C]) -> type[C]:
+    """The concrete component class of this name that is a `base`."""
+    found = _find(name) if isinstance(name, str) else None
+    if not (inspect.isclass(found) and issubclass(found, Component)):
+        raise _problem(f"no component {name!r}{did_you_mean(str(name), [c.type_name() for c in components(base)])}")
+    if found.abstract:
+        raise _problem(f"{name} is abstract{did_you_mean(name, [c.type_name() for c in components(base)])}")
+    if not issubclass(found, base):
+        known = ", ".join(sorted(c.type_name() for c in components(base)))
+        raise _problem(f"{name} is not a {_kind(base)}; known: {known}")
+    return found
+
+
+def components(base: type[C], package: str = PACKAGE) -> list[type[C]]:
+    """Every concrete component of a kind, found by walking the package."""
+    root = importlib.import_module(package)
+    for info in pkgutil.walk_packages(root.__path__, package + "."):
+        importlib.import_module(info.name)
+    found, queue = [], [base]
+    while queue:
+        cls = queue.pop()
+        queue += cls.__subclasses__()
+        if not cls.abstract and cls.__module__.split(".")[0] in (package, *_allowed.get()):
+            found.append(cls)
+    return sorted(set(found), key=lambda c: c.type_name())
+
+
+def _find(name: str) -> Any:
+    """The class at a dotted name inside the package, or inside an allowed one; a model's or network's Config."""
+    parts = name.split(".")
+    if not all(p.isidentifier() and not p.startswith("_") for p in parts):
+        return None
+    if parts[0] not in _allowed.get():
+        parts = [PACKAGE, *parts]
+    for cut in range(len(parts) - 1, 0, -1):
+        module_name = ".".join(parts[:cut])
+        try:
+            found: Any = importlib.import_module(module_name)
+        except ModuleNotFoundError as e:
+            if e.name and module_name.startswith(e.name):
+                continue
+            raise
+        for part in parts[cut:]:
+            found = inspect.getattr_static(found, part, None)
+        return getattr(found, "Config", found)
+    return None
+
+
+def _nested(line: str) -> dict[str, Any]:
+    """`a.b=1` -> {"a": {"b": 1}}."""
+    key, equals, text = line.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{line!r}: expected KEY=VALUE, such as train.steps=500")
+    try:
+        value: Any = json.loads(text)
+    except ValueError:
+        value = text
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _merge(old: dict[str, Any], new: Mapping[str, Any], path: str) -> dict[str, Any]:
+    merged = dict(old)
+    for key, value in new.items():
+        if key == "type":
+            merged = {"type": value} if value != old.get("type") else merged
+        elif key not in merged and "type" not in new:
+            raise ConfigError(f"{path}{key}: unknown key{did_you_mean(key, merged)}")
+        elif isinstance(value, Mapping) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value, f"{path}{key}.")
+        else:
+            merged[key] = dump(value) if isinstance(value, Component) else value
+    return merged
+
+
+def _problem(message: str) -> PydanticCustomError:
+    return PydanticCustomError("lowerbound", "{message}", {"message": message})
+
+
+def _explain(cls: type[Component], detail: Any) -> InitErrorDetails:
+    """Pydantic's error at a field of `cls` in the library's words; those of components below are done already."""
+    loc, kind = detail["loc"], detail["type"]
+    field = cls.model_fields.get(str(loc[0])) if loc else None
+    if kind == "lowerbound":
+        message = detail["ctx"]["message"]
+    elif kind == "extra_forbidden":
+        message = f"unknown key{did_you_mean(str(loc[-1]), cls.model_fields)}"
+    elif kind == "missing":
+        message = f"is missing: expected {_describe(field)}" if field else "is missing"
+    elif kind in ("value_error", "assertion_error"):
+        message = str(detail["ctx"]["error"])
+    elif field:
+        message = f"expected {_describe(field)}, got {_shown(detail['input'])}"
+    else:
+        message = detail["msg"]
+    return InitErrorDetails(type=_problem(message), loc=loc, input=detail["input"])
+
+
+def _line(path: str, detail: Any) -> str:
+    where = ".".join(str(p) for p in ([path] if path else []) + list(detail["loc"]))
+    return f"{where}: {detail['msg']}" if where else detail["msg"]
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = json.dumps(value)
+    except TypeError:
+        text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _kind(cls: type[Component]) -> str:
+    return cls.__qualname__.removesuffix(".Config")
+
+
+def _plain(annotation: Any) -> Any:
+    """`X | None` -> X."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        inner = [a for a in typing.get_args(annotation) if a is not type(None)]
+        return inner[0] if len(inner) == 1 else annotation
+    return annotation
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+_MANY = {int: "whole numbers", float: "numbers", str: "texts"}
+_BOUNDS = {
+    annotated_types.Gt: "above {0.gt}",
+    annotated_types.Ge: "of at least {0.ge}",
+    annotated_types.Lt: "below {0.lt}",
+    annotated_types.Le: "of at most {0.le}",
+    annotated_types.MinLen: "with at least {0.min_length}",
+}
+
+
+def _describe(field: FieldInfo) -> str:
+    """The values a field takes, in words: `a whole number above 0`."""
+    annotation = _plain(field.annotation)
+    bounds = [_BOUNDS[type(m)].format(m) for m in field.metadata if type(m) in _BOUNDS]
+    if annotation in _WORDS:
+        words = _WORDS[annotation]
+    elif typing.get_origin(annotation) is tuple:
+        words = f"a list of {_MANY.get(typing.get_args(annotation)[0], 'values')}"
+    elif inspect.isclass(annotation) and issubclass(annotation, Component):
+        words = f"a {_kind(annotation)}"
+    else:
+        words = str(annotation)
+    nothing = " or null" if annotation is not field.annotation else ""
+    return " ".join([words, " and ".join(bounds)]).strip() + nothing

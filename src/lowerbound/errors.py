@@ -1,0 +1,55 @@
+"""What can go wrong by a user's hand. Each message names the thing, the value and what would be right.
+
+    UserError            exit status 2, no traceback
+    ├── ConfigError      a key, a value or a component of a configuration
+    ├── DataError        a data set: missing, unreadable, of the wrong kind
+    ├── RunError         a run folder: missing, unfinished, made by a newer version, in the way
+    ├── ModelError       a model asked for what it does not have: a density, another image size, a label
+    └── TrainingError    training that cannot go on: a non-finite loss, a full disk
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake of the user's, said in one or two sentences."""
+
+
+class ConfigError(UserError):
+    pass
+
+
+class DataError(UserError):
+    pass
+
+
+class RunError(UserError):
+    pass
+
+
+class ModelError(UserError):
+    pass
+
+
+class TrainingError(UserError):
+    pass
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`"; did you mean x?"` for the nearest of the known words, or the whole list where none is near.
+
+    Example:
+        >>> did_you_mean("learning_rat", ["learning_rate", "steps"])
+        '; did you mean learning_rate?'
+        >>> did_you_mean("zzz", ["b", "a"])
+        '; known: a, b'
+    """
+    names = sorted(known)
+    near = get_close_matches(word, names, n=1, cutoff=0.6)
+    if not near:  # the right name in another module, or in other letters
+        tails = {name.rpartition(".")[2].lower(): name for name in names}
+        near = [tails[t] for t in get_close_matches(word.rpartition(".")[2].lower(), tails, n=1, cutoff=0.6)]
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; known: {', '.join(names)}" if names else ""

@@ -1,0 +1,304 @@
+"""What every model answers: a loss to train it, samples, and log p(x) with what that number is worth."""
+
+import enum
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from lowerbound.config import Component
+from lowerbound.errors import ModelError
+from lowerbound.units import to_unit
+
+Shape = tuple[int, ...]
+Y = Tensor | tuple[Tensor, ...] | None  # the condition; matches `given`
+
+
+class Density(enum.Enum):
+    """What a model's numbers say of log p(x); the relation that is printed with its negative."""
+
+    EXACT = "="
+    BOUND = "<="
+    NONE = "?"
+
+    @staticmethod
+    def worst(*parts: "Density") -> "Density":
+        """The density of a whole made of these parts.
+
+        Example:
+            >>> Density.worst(Density.EXACT, Density.BOUND)
+            <Density.BOUND: '<='>
+        """
+        return max(parts, key=list(Density).index)
+
+
+class Space(NamedTuple):
+    """Where an event lives: an image, code grid, latent, label or attributes.
+
+    Example:
+        >>> mnist = Space((1, 28, 28), levels=256)
+        >>> mnist.features(torch.tensor([[[[0, 255]]]])).flatten().tolist()
+        [-1.0, 1.0]
+        >>> Space((), levels=10, ordered=False).feature_shape  # a label
+        (10,)
+    """
+
+    shape: Shape
+    levels: int | None = None  # values an element takes; None: real numbers
+    ordered: bool = True  # False: codes and labels, whose numbers are names
+
+    @property
+    def dtype(self) -> torch.dtype:
+        if self.levels is None:
+            return torch.get_default_dtype()
+        return torch.uint8 if self.ordered and self.levels <= 256 else torch.int64
+
+    @property
+    def dims(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def feature_shape(self) -> Shape:
+        if self.levels is None or self.ordered:
+            return self.shape
+        return (self.levels, *self.shape)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Events [B, *shape] -> what networks see: float [B, *feature_shape]; pixels in [-1, 1], codes one-hot."""
+        if self.levels is None:
+            return x
+        if self.ordered:
+            return to_unit(x.to(torch.get_default_dtype()), self.levels)
+        return F.one_hot(x.long(), self.levels).movedim(-1, 1).to(torch.get_default_dtype())
+
+
+class Loss(NamedTuple):
+    value: Tensor  # the scalar to descend
+    terms: dict[str, Tensor]  # [B] each, nats per image, for the log
+
+
+class Turn(NamedTuple):
+    """One optimizer's move; a GAN has two."""
+
+    parts: tuple[nn.Module, ...]
+    loss: Callable[[Tensor, Y, int], Loss]
+    name: str = ""
+
+
+class Stage(NamedTuple):
+    """One step of a training in several; `prepare` turns the images into what the stage is trained on."""
+
+    name: str
+    turns: tuple[Turn, ...]
+    prepare: Callable | None = None
+
+
+class Context(nn.Module):
+    """The condition as one vector per image: labels are embedded, attribute vectors mapped, and all added up.
+
+    y -> [B, width]; None where nothing is given.
+    """
+
+    def __init__(self, given: tuple[Space, ...], width: int):
+        super().__init__()
+        self.given = given
+        self.width = width if given else 0
+        self.maps = nn.ModuleList(
+            nn.Embedding(s.levels, width) if s.levels is not None else nn.Linear(s.dims, width) for s in given
+        )
+
+    def forward(self, y: Y) -> Tensor | None:
+        parts = conditions(y, self.given)
+        return torch.stack([m(c) for m, c in zip(self.maps, parts, strict=True)]).sum(0) if parts else None
+
+
+def conditions(y: Y, given: tuple[Space, ...]) -> tuple[Tensor, ...]:
+    """The condition as a tuple that matches `given`. Raises ModelError where it doesn't."""
+    parts = () if y is None else (y,) if isinstance(y, Tensor) else tuple(y)
+    if len(parts) != len(given):
+        raise ModelError(f"this model is given {len(given)} condition(s) (labels, attributes), got {len(parts)}")
+    for part, space in zip(parts, given, strict=True):
+        if tuple(part.shape[1:]) != space.shape:
+            raise ModelError(f"a condition of shape {tuple(part.shape[1:])} was given, expected {space.shape}")
+    return parts
+
+
+class Model(nn.Module):
+    """A model of events in `space`, perhaps given a condition y.
+
+    Events are uint8 [B, C, H, W] with values in [0, levels), int64 codes, or real numbers. A log-probability is in
+    nats per event, shape [B], with the sign of log p. A subclass is final and has a nested `Config` whose `build`
+    makes it.
+    """
+
+    class Config(Component, abstract=True):
+        @abstractmethod
+        def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Model": ...
+
+        @classmethod
+        @abstractmethod
+        def example(cls) -> tuple["Model.Config", Space, tuple[Space, ...]]:
+            """The smallest valid instance: configuration, space, condition. The batteries run over it."""
+
+    def __init__(self, config: "Model.Config", space: Space, given: tuple[Space, ...] = ()):
+        super().__init__()
+        self.config: Any = config
+        self.space = space
+        self.given = given
+
+    @property
+    @abstractmethod
+    def density(self) -> Density:
+        """What `log_density` is worth: the worst of the parts."""
+
+    @property
+    @abstractmethod
+    def unbiased(self) -> bool:
+        """Whether E exp(log_density(x)) <= p(x), so that draws may be importance-weighted."""
+
+    @abstractmethod
+    def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+        """The loss of a batch in training."""
+
+    @abstractmethod
+    def _sample(self, n: int, y: Y, temperature: float) -> Tensor: ...
+
+    @abstractmethod
+    def _log_density(self, x: Tensor, y: Y, draws: int) -> Tensor: ...
+
+    def after_step(self) -> None:
+        """Called once after every optimizer step: moving-average codebooks and the like."""
+
+    def stages(self) -> tuple[Stage, ...]:
+        return (Stage("model", (Turn((self,), self.loss),)),)
+
+    @torch.no_grad()
+    def sample(self, n: int, y: Y = None, temperature: float = 1.0) -> Tensor:
+        """n events of `space`, drawn from the model: [n, *space.shape]."""
+        check_draw(n, y, self.given, temperature)
+        return self._sample(n, y, temperature)
+
+    def log_density(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+        """log p(x), or its bound with this many draws, in nats: [B]. Raises ModelError where `density` is NONE."""
+        if self.density is Density.NONE:
+            raise ModelError(f"{type(self).__name__} as configured says nothing of log p(x): {self.why_no_density()}")
+        if draws < 1:
+            raise ModelError(f"draws: expected a whole number of at least 1, got {draws}")
+        check_events(x, self.space)
+        return self._log_density(x, y, draws)
+
+    def why_no_density(self) -> str:
+        return "one of its parts has no density"
+
+
+class ExactModel(Model):
+    """log p(x) itself. `density` may still be BOUND for events it reaches through dequantization."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, y: Y = None) -> Tensor:
+        """log p(x) in nats: [B]."""
+
+    @property
+    def density(self) -> Density:
+        return Density.EXACT
+
+    @property
+    def unbiased(self) -> bool:
+        return True
+
+    def _log_density(self, x: Tensor, y: Y, draws: int) -> Tensor:
+        return self.log_prob(x, y)
+
+    def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+        nll = -self.log_prob(x, y)
+        return Loss(nll.mean(), {"nll": nll.detach()})
+
+
+class BoundModel(Model):
+    """A lower bound of log p(x)."""
+
+    @abstractmethod
+    def elbo(self, x: Tensor, y: Y = None) -> Tensor:
+        """One draw of the evidence lower bound in nats: [B]."""
+
+
+class ElboTerms(NamedTuple):
+    """The parts of the bound for K draws of L levels of latents."""
+
+    log_px: Tensor  # [K, B], log p(x|z)
+    log_pz: Tensor  # [K, B, L]
+    log_qz: Tensor  # [K, B, L], log q(z|x)
+    z: tuple[Tensor, ...]  # [K, B, *latent] each
+    q: tuple[Distribution, ...]
+    p: tuple[Distribution | None, ...]  # the priors as distributions, where they are
+    kl: Tensor | None  # [K, B, L] where it is closed
+
+    @property
+    def log_weight(self) -> Tensor:
+        """log p(x, z) - log q(z|x): [K, B]."""
+        return self.log_px + (self.log_pz - self.log_qz).sum(-1)
+
+
+class LatentModel(BoundModel):
+    """A model with latents z: a prior p(z|y), a posterior q(z|x, y) and a likelihood p(x|z, y)."""
+
+    @abstractmethod
+    def elbo_terms(self, x: Tensor, y: Y = None, draws: int = 1) -> ElboTerms:
+        """Everything of the bound, for this many draws of z. Every draw of noise is [draws, B, ...]."""
+
+    @abstractmethod
+    def posteriors(self, x: Tensor, y: Y = None) -> tuple[Distribution, ...]:
+        """q(z|x) level by level, the coarsest first; the finer ones given the means of the coarser."""
+
+    @abstractmethod
+    def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
+        """p(x|z) for z of [..., B, *latent] each; leading dimensions are kept."""
+
+    def encode(self, x: Tensor, y: Y = None) -> Any:
+        """The posterior q(z|x): one Distribution, or a tuple of them where there are several levels."""
+        check_events(x, self.space)
+        q = self.posteriors(x, y)
+        return q[0] if len(q) == 1 else q
+
+    def decode(self, z: Tensor | tuple[Tensor, ...], y: Y = None) -> Distribution:
+        """The likelihood p(x|z); leading dimensions of z are kept: z [5, 16, D] -> batch shape [5, 16]."""
+        return self.likelihood((z,) if isinstance(z, Tensor) else z, y)
+
+    def elbo(self, x: Tensor, y: Y = None) -> Tensor:
+        """log p(x, z) - log q(z|x) for one draw of z, in nats: [B]."""
+        return self.elbo_terms(x, y).log_weight[0]
+
+    def _log_density(self, x: Tensor, y: Y, draws: int) -> Tensor:
+        """The importance-weighted bound (Burda et al. 2016, eq. 8) where draws may be weighted, else their mean."""
+        log_w = self.elbo_terms(x, y, draws).log_weight
+        return torch.logsumexp(log_w, 0) - math.log(draws) if self.unbiased else log_w.mean(0)
+
+
+def check_events(x: Tensor, space: Space) -> None:
+    """Raise ModelError unless x is a batch of events of the space."""
+    if tuple(x.shape[1:]) != space.shape:
+        raise ModelError(f"this model takes {list(space.shape)}, got a batch of {list(x.shape[1:])}")
+    if space.levels is None:
+        return
+    if x.is_floating_point():
+        raise ModelError(f"this model takes whole numbers in [0, {space.levels}), got {x.dtype}")
+    if x.numel() and not x.is_meta and int(x.max()) >= space.levels:
+        raise ModelError(f"this model takes values in [0, {space.levels}), got {int(x.max())}")
+
+
+def check_draw(n: int, y: Y, given: tuple[Space, ...], temperature: float) -> None:
+    """Raise ModelError unless n events can be drawn given y at this temperature."""
+    if n < 1:
+        raise ModelError(f"n: expected a whole number of at least 1, got {n}")
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise ModelError(f"temperature: expected a number of at least 0, got {temperature}")
+    for part, space in zip(conditions(y, given), given, strict=True):
+        if len(part) != n:
+            raise ModelError(f"{n} samples were asked for, but {len(part)} conditions given")
+        if space.levels is not None and not (0 <= int(part.min()) and int(part.max()) < space.levels):
+            raise ModelError(f"label: expected a whole number in [0, {space.levels}), got {part.tolist()}")
