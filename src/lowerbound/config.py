@@ -55,8 +55,8 @@ class Component(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
     abstract: ClassVar[bool] = True
 
-    @classmethod
-    def __pydantic_init_subclass__(cls, *, abstract: bool = False, **_: Any) -> None:
+    def __init_subclass__(cls, *, abstract: bool = False) -> None:
+        super().__init_subclass__()
         for base in cls.__mro__[1:]:
             if issubclass(base, Component) and not base.abstract:
                 raise TypeError(f"{cls.__name__} subclasses {base.__name__}, which is final")
