@@ -1,0 +1,43 @@
+"""A network maps one tensor to another, perhaps given a context vector."""
+
+from abc import abstractmethod
+
+from torch import Tensor, nn
+
+from lowerbound.config import Component
+from lowerbound.errors import ModelError
+
+Shape = tuple[int, ...]
+
+
+class Network(nn.Module):
+    """x [B, *in_shape], c [B, context] -> [B, *out_shape]. Subclasses are final, with a nested Config that builds them."""
+
+    class Config(Component, abstract=True):
+        @abstractmethod
+        def build(self, in_shape: Shape, out_shape: Shape, context: int = 0) -> "Network": ...
+
+        @classmethod
+        @abstractmethod
+        def example(cls) -> tuple["Network.Config", Shape, Shape]:
+            """The smallest valid instance: configuration, input shape, output shape."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor: ...
+
+
+def halvings(shape: Shape, strides: int) -> Shape:
+    """[C, H, W] -> (H, W) after this many strides of 2. Raises ModelError for a size that they don't divide."""
+    sizes = shape[-2:]
+    factor = 2**strides
+    if any(s % factor for s in sizes):
+        height, width = (max(factor, round(s / factor) * factor) for s in sizes)
+        raise ModelError(
+            f"images of {sizes[0]}x{sizes[1]} can't be halved {strides} times: height and width must be multiples of "
+            f"{factor} (such as {height}x{width}); set data.size, or fewer network widths"
+        )
+    return tuple(s // factor for s in sizes)
+
+
+def is_image(shape: Shape) -> bool:
+    return len(shape) == 3

@@ -1,0 +1,102 @@
+"""A trace of the bound -> the loss that is descended."""
+
+import math
+from abc import abstractmethod
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lowerbound.config import Component
+from lowerbound.distributions import detached, kl_per_dimension
+from lowerbound.errors import ConfigError
+from lowerbound.models.base import ElboTerms, Loss
+from lowerbound.units import nats
+
+
+class Objective(Component, abstract=True):
+    """What is made of the terms of `draws` draws of the latents."""
+
+    draws: int = Field(1, gt=0)
+
+    @abstractmethod
+    def __call__(self, terms: ElboTerms, step: int) -> Loss: ...
+
+
+class ELBO(Objective):
+    r"""The evidence lower bound, :math:`E_q[\log p(x|z)] - \beta\, KL(q(z|x) \| p(z))`, averaged over the draws.
+
+    The KL is closed where it can be, else sampled. beta: Higgins et al. (2017); it grows from 0 over the first `warmup`
+    steps (Sønderby et al. 2016). Free bits (Kingma et al. 2016, eq. 15): a group whose mean KL over the batch is below
+    its allowance costs the allowance, and pulls no more; a group is one latent dimension, or one level of latents.
+    """
+
+    beta: float = Field(1.0, ge=0)
+    warmup: int = Field(0, ge=0)
+    free_bits_dimension: float = Field(0.0, ge=0)
+    free_bits_level: float = Field(0.0, ge=0)
+
+    def __call__(self, terms: ElboTerms, step: int) -> Loss:
+        distortion = -terms.log_px.mean(0)  # [B]
+        kl = (terms.log_qz - terms.log_pz if terms.kl is None else terms.kl).mean(0)  # [B, L]
+        beta = self.beta * min(1.0, (step + 1) / self.warmup) if self.warmup else self.beta
+        penalty = kl.mean(0).sum() if not self._free else self._penalty(terms, kl)
+        shown = {"distortion": distortion.detach(), "kl": kl.detach().sum(-1)}
+        return Loss(distortion.mean() + beta * penalty, {"elbo": -(shown["distortion"] + shown["kl"]), **shown})
+
+    @property
+    def _free(self) -> bool:
+        return self.free_bits_dimension > 0 or self.free_bits_level > 0
+
+    def _penalty(self, terms: ElboTerms, kl: Tensor) -> Tensor:
+        levels = kl.mean(0)  # [L]
+        if self.free_bits_dimension > 0:
+            floor = nats(self.free_bits_dimension)
+            levels = torch.stack([k.clamp(min=floor).sum() for k in _dimension_means(terms)])
+        return levels.clamp(min=nats(self.free_bits_level)).sum()
+
+
+class IWAE(Objective):
+    r"""The importance-weighted bound (Burda et al. 2016, eq. 8),
+    :math:`E[\log \frac1K \sum_k w_k], w_k = p(x, z_k) / q(z_k|x)`.
+
+    With `dreg`, the doubly reparameterized gradient of the encoder (Tucker et al. 2019, eq. 8): the path through
+    each z_k is weighted by the square of its normalized weight, and the score of q is left out. The decoder's gradient
+    is the same either way.
+    """
+
+    draws: int = Field(5, gt=0)
+    dreg: bool = False
+
+    def __call__(self, terms: ElboTerms, step: int) -> Loss:
+        bound = torch.logsumexp(terms.log_weight, 0) - math.log(self.draws)  # [B]
+        shown = {
+            "iwae": bound.detach(),
+            "elbo": terms.log_weight.detach().mean(0),
+            "distortion": -terms.log_px.detach().mean(0),
+            "kl": (terms.log_qz - terms.log_pz).detach().sum(-1).mean(0),
+        }
+        return Loss(self._dreg(terms) if self.dreg else -bound.mean(), shown)
+
+    def _dreg(self, terms: ElboTerms) -> Tensor:
+        log_q = sum(detached(q).log_prob(z) for q, z in zip(terms.q, terms.z, strict=True))
+        log_w = terms.log_px + terms.log_pz.sum(-1) - log_q  # [K, B]
+        weight = torch.softmax(log_w.detach(), 0)
+        for z in terms.z:
+            if z.requires_grad:
+                z.register_hook(lambda g: g * weight.reshape(*weight.shape, *[1] * (g.dim() - 2)))
+        return -(weight * log_w).sum(0).mean()
+
+
+def _dimension_means(terms: ElboTerms) -> list[Tensor]:
+    """The mean KL of every latent dimension over the batch, level by level: [*latent] each."""
+    means = []
+    for q, p in zip(terms.q, terms.p, strict=True):
+        kl = None if p is None else kl_per_dimension(q, p)
+        if kl is None:
+            raise ConfigError(
+                "model.objective.free_bits_dimension: the KL of this posterior and prior is not a sum over dimensions; "
+                "use free_bits_level"
+            )
+        means.append(kl.mean(0))
+    return means
