@@ -259,6 +259,19 @@ class LatentModel(BoundModel):
     def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
         """p(x|z) for z of [..., B, *latent] each; leading dimensions are kept."""
 
+    @abstractmethod
+    def draw_likelihood(self, n: int, y: Y = None, temperature: float = 1.0) -> Distribution:
+        """p(x|z) for n draws of z from the prior. Temperature scales the prior, not the pixels' noise."""
+
+    @torch.no_grad()
+    def sample_mean(self, n: int, y: Y = None, temperature: float = 1.0) -> Tensor:
+        """The means of p(x|z) for n draws of z, in pixel values, not rounded: float [n, *space.shape]."""
+        check_draw(n, y, self.given, temperature)
+        return self.draw_likelihood(n, y, temperature).mean
+
+    def _sample(self, n: int, y: Y, temperature: float) -> Tensor:
+        return self.draw_likelihood(n, y, temperature).sample()
+
     def encode(self, x: Tensor, y: Y = None) -> Any:
         """The posterior q(z|x): one Distribution, or a tuple of them where there are several levels."""
         check_events(x, self.space)

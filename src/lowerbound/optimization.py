@@ -1,0 +1,153 @@
+"""The optimizer's side of training: optimizers, schedules, averaged weights, and the guard against exploding steps."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lowerbound.config import Component
+
+
+class Optimizer(Component, abstract=True):
+    """How parameters move."""
+
+    lr: float = Field(1e-3, gt=0)
+
+    @abstractmethod
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer: ...
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015), fused into one kernel."""
+
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), fused into one kernel."""
+
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        betas, decay = (self.beta1, self.beta2), self.weight_decay
+        return torch.optim.AdamW(parameters, lr=self.lr, betas=betas, eps=self.eps, weight_decay=decay, fused=True)
+
+
+class Schedule(Component, abstract=True):
+    """The learning rate over the steps, as a factor of the optimizer's."""
+
+    warmup: int = Field(0, ge=0)  # steps of linear growth from 0
+
+    def factor(self, step: int, steps: int) -> float:
+        """The factor at `step` of `steps`."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        return self.after_warmup(step, steps)
+
+    @abstractmethod
+    def after_warmup(self, step: int, steps: int) -> float: ...
+
+
+class Constant(Schedule):
+    """The same rate throughout."""
+
+    def after_warmup(self, step: int, steps: int) -> float:
+        return 1.0
+
+
+class Cosine(Schedule):
+    """Half a cosine from 1 down to `final` (Loshchilov & Hutter 2017)."""
+
+    final: float = Field(0.0, ge=0)
+
+    def after_warmup(self, step: int, steps: int) -> float:
+        done = (step - self.warmup) / max(1, steps - self.warmup)
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class Step(Schedule):
+    """Times `factor_each` at each of these fractions of the training."""
+
+    at: tuple[float, ...] = (0.5, 0.75)
+    factor_each: float = Field(0.1, gt=0)
+
+    def after_warmup(self, step: int, steps: int) -> float:
+        return self.factor_each ** sum(step >= a * steps for a in self.at)
+
+
+class Averaging(Component):
+    """An exponential moving average of the weights, updated every `every` steps (the same average, sampled).
+
+    The decay grows with the number of updates, so that the start is forgotten: min(decay, (1 + n) / (10 + n)).
+    """
+
+    decay: float = Field(0.999, ge=0, lt=1)
+    every: int = Field(10, gt=0)
+
+    def update(self, average: list[Tensor], weights: list[Tensor], step: int) -> None:
+        if (step + 1) % self.every == 0:
+            n = (step + 1) // self.every
+            torch._foreach_lerp_(average, weights, 1 - min(self.decay**self.every, (1 + n) / (10 + n)))
+
+
+class Skip(Component):
+    """Leaves out a step whose gradient norm is above `factor` times the median of the last `window`.
+
+    Every finite norm enters the window, that of a skipped step too: where gradients stay large, the threshold follows
+    within half a window, so training always recovers. None is skipped before the window is half full.
+    """
+
+    factor: float = Field(20.0, gt=1)
+    window: int = Field(100, gt=1)
+
+    def threshold(self, norms: Tensor, count: int) -> Tensor | float:
+        """The largest norm that is not skipped; `norms` [window] is a ring of the last norms, `count` all seen."""
+        if count < self.window // 2:
+            return math.inf
+        return self.factor * norms[: min(count, self.window)].median()
+
+
+class Guard:
+    """Clips and skips through the fused optimizers' own inputs, without waiting for the device.
+
+    The gradient is divided by `grad_scale` and the step left out where `found_inf` is set: both are read by the kernel
+    that moves the weights, so clipping costs no pass over the gradients of its own.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, clip: float | None, skip: Skip | None, device: torch.device):
+        self.optimizer = optimizer
+        self.clip = clip
+        self.skip = skip
+        self.norms = torch.zeros(skip.window if skip else 1, device=device)
+        self.count = 0
+        self.skipped = torch.zeros((), device=device)
+
+    def step(self, parameters: list[nn.Parameter]) -> Tensor:
+        """Move the weights, or leave them; returns the gradient's norm before clipping."""
+        grads = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        refused = ~torch.isfinite(norm)
+        if self.skip:
+            refused = refused | (norm > self.skip.threshold(self.norms, self.count))
+            slot = self.count % len(self.norms)
+            self.norms[slot] = torch.where(torch.isfinite(norm), norm, self.norms[slot])
+            self.count += 1
+        refused = refused.float()
+        self.skipped += refused
+        self.optimizer.found_inf = refused  # pyright: ignore[reportAttributeAccessIssue]
+        if self.clip is not None:
+            scale = (norm / self.clip).clamp(min=1.0)
+            self.optimizer.grad_scale = scale  # pyright: ignore[reportAttributeAccessIssue]
+        self.optimizer.step()
+        return norm
