@@ -266,6 +266,7 @@ def test_curves_of_no_log(tmp_path):
 
 
 def test_a_steep_start_does_not_flatten_the_rest():
-    falling = {"train": {s: 500.0 if s == 0 else 90.0 + s % 2 for s in range(100)}}
+    steps = [float(s) for s in range(100)]
+    falling = {"train": {s: 500.0 if s == 0 else 90.0 + s % 2 for s in steps}}
     assert pictures._limits(falling) == pytest.approx((89.94, 91.06))
-    assert pictures._limits({"train": {s: float(s) for s in range(100)}}) is None
+    assert pictures._limits({"train": {s: s for s in steps}}) is None
