@@ -1,0 +1,208 @@
+"""A data set as it is configured, and the images of one of its parts."""
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from lowerbound.config import Component
+from lowerbound.data import cache, decode
+from lowerbound.data.archives import SUFFIXES, check_size
+from lowerbound.data.arrays import Npz
+from lowerbound.data.bundled import bundled
+from lowerbound.data.cache import Progress
+from lowerbound.data.folder import Files, is_image
+from lowerbound.data.source import Preparation, Shape, Source
+from lowerbound.data.split import PARTS
+from lowerbound.errors import DataError, did_you_mean
+
+SPLITS = (*PARTS, "all")
+
+
+class Data(Component):
+    """A data set and how its images are prepared. The run remembers it, so every later verb prepares alike.
+
+    Example:
+        >>> Data(source="digits").open("test").shape
+        (1, 8, 8)
+    """
+
+    source: str = "digits"  # a bundled name or a path
+    size: int | None = Field(None, gt=0)  # shorter side to this many pixels, centre crop
+    gray: bool = False
+    label: bool = False  # condition the model on the label
+    flip: bool = False  # mirror half of the images while training
+    strict: bool = False  # the first unreadable file is an error
+    levels: int | None = Field(None, ge=2, le=256)  # values a pixel takes; None: what the data set says, or 256
+    binarize: bool | None = None  # draw binary pixels while training; None: where the likelihood needs it
+
+    def open(self, split: str, *, progress: Progress | None = None) -> "Images":
+        """The images of train, valid, test or all, decoded now if they never were. Raises DataError.
+
+        progress: called with (done, total) while images are decoded.
+        """
+        if split not in SPLITS:
+            raise DataError(f"no split {split!r}{did_you_mean(split, SPLITS)}")
+        source = find(self.source, self.preparation)
+        stored = cache.load(source, self.preparation, progress)
+        if self.strict and stored.unreadable:
+            path, reason = stored.unreadable[0]
+            raise DataError(f"{self.source}: {path}: {reason}; data.strict=false leaves such files out")
+        if self.label and stored.y is None:
+            raise DataError(f"{self.source} has no labels; set data.label=false")
+        return Images.of(stored, split)
+
+    @property
+    def preparation(self) -> Preparation:
+        return Preparation(self.size, self.gray, self.levels)
+
+    def absolute(self) -> "Data":
+        """The same with an absolute path, to be opened from another working directory."""
+        if self.source in bundled():
+            return self
+        return self.model_copy(update={"source": str(Path(self.source).expanduser().resolve())})
+
+
+@dataclass(frozen=True)
+class Images:
+    """One part of a data set. Image i stays image i as long as the data don't change.
+
+    The arrays are memory mapped and read-only; `x[indices]` is a copy.
+    """
+
+    name: str
+    split: str
+    x: np.ndarray  # uint8 [N, C, H, W], values below `levels`
+    levels: int
+    y: np.ndarray | None = None  # int64 [N]
+    classes: tuple[str, ...] | None = None  # names of the labels, in order
+    paths: Sequence[str] | None = None  # [N], relative to the root
+    factors: np.ndarray | None = None  # [N, F]
+    factor_names: tuple[str, ...] | None = None
+    unreadable: tuple[tuple[str, str], ...] = ()  # (path, reason), of the whole data set
+    ignored: int = 0  # files of the whole data set that are no images by their extension
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def shape(self) -> Shape:
+        """(C, H, W)."""
+        c, h, w = self.x.shape[1:]
+        return c, h, w
+
+    def head(self, n: int) -> "Images":
+        """The first n images, or all where there are fewer."""
+        return self._rows(slice(0, n))
+
+    def _rows(self, rows: slice) -> "Images":
+        def cut(values: Any) -> Any:
+            return None if values is None else values[rows]
+
+        return replace(self, x=self.x[rows], y=cut(self.y), paths=cut(self.paths), factors=cut(self.factors))
+
+    @staticmethod
+    def of(stored: cache.Stored, split: str) -> "Images":
+        """One part of what the cache holds. Raises DataError where it is empty."""
+        ends = np.cumsum([stored.counts[p] for p in PARTS]).tolist()
+        start, end = (0, ends[-1]) if split == "all" else (dict(zip(PARTS, [0, *ends], strict=False))[split], 0)
+        if split != "all":
+            end = start + stored.counts[split]
+        if start == end:
+            raise DataError(f"{stored.name}: its {ends[-1]} images are too few for a {split} part")
+        whole = Images(
+            name=stored.name,
+            split=split,
+            x=stored.x,
+            levels=stored.levels,
+            y=stored.y,
+            classes=stored.classes,
+            paths=stored.paths,
+            factors=stored.factors,
+            factor_names=stored.factor_names,
+            unreadable=stored.unreadable,
+            ignored=stored.ignored,
+        )
+        return whole._rows(slice(start, end))
+
+
+def find(source: str, preparation: Preparation) -> Source:
+    """The bundled data set of this name, or what lies at this path."""
+    if source in (known := bundled()):
+        return known[source].open(preparation)
+    path = Path(source).expanduser()
+    if path.is_dir() or (path.is_file() and path.name.lower().endswith(SUFFIXES)):
+        return Files(path, preparation)
+    if path.is_file() and path.suffix.lower() == ".npz":
+        return Npz(path, preparation)
+    if path.is_file() and is_image(path.name):
+        raise DataError(f"{source} is one image; expected a folder of images, a .zip or .tar of them, or an .npz")
+    if path.is_file():
+        raise DataError(f"{source}: expected a folder, {', '.join(SUFFIXES)} or .npz")
+    raise DataError(f"no data set or path {source!r}{did_you_mean(source, known)}")
+
+
+def open_images(paths: Iterable[str | Path], data: Data, shape: Shape, levels: int = 256) -> np.ndarray:
+    """A user's own image files, prepared as the images of a run: uint8 [n, *shape] with values below `levels`.
+
+    The shorter side is scaled to cover `shape`, the centre cut out. Where the number of levels is the data set's own
+    (digits, an .npz), 0 to 255 are mapped to it, as pictures of such images are made; where `data.levels` gave it, the
+    files hold such values already, as those of the data set did. Raises DataError naming the file.
+    """
+    rescale = levels < 256 and data.levels is None
+    with decode.quiet():
+        x = [_open_one(Path(path), shape, 256 if rescale else levels) for path in paths]
+    if not x:
+        raise DataError("no images were given")
+    pixels = np.stack(x)
+    return np.rint(pixels * ((levels - 1) / 255)).astype(np.uint8) if rescale else pixels
+
+
+def _open_one(path: Path, shape: Shape, levels: int) -> np.ndarray:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; expected an image file")
+    try:
+        check_size(path.stat().st_size)
+        with open(path, "rb") as file:
+            return decode.decode(file, shape, levels, str(path))
+    except decode.Unreadable as e:
+        raise DataError(f"{path}: {e}") from None
+    except OSError as e:
+        raise DataError(f"{path}: {e.strerror or e}") from None
+
+
+def summary(data: Data, *, progress: Progress | None = None) -> dict[str, Any]:
+    """What there is to say about a data set, as plain JSON values.
+
+    mean: the mean pixel of all images, per channel, in values from 0 to levels - 1.
+    """
+    images = data.open("all", progress=progress)
+    splits = {}
+    for part in PARTS:
+        with contextlib.suppress(DataError):  # a part may be empty
+            splits[part] = len(data.open(part))
+    counts = None if images.y is None else np.bincount(images.y, minlength=len(images.classes or ())).tolist()
+    return {
+        "name": images.name,
+        "n": len(images),
+        "splits": splits,
+        "shape": list(images.shape),
+        "levels": images.levels,
+        "classes": None if counts is None else dict(zip(images.classes or (), counts, strict=True)),
+        "factor_names": None if images.factor_names is None else list(images.factor_names),
+        "mean": mean_pixel(images.x),
+        "unreadable": [list(u) for u in images.unreadable],
+        "ignored": images.ignored,
+    }
+
+
+def mean_pixel(x: np.ndarray, block: int = 4096) -> list[float]:
+    """The mean of uint8 [N, C, H, W] per channel, a block of images at a time: [C]."""
+    total = np.zeros(x.shape[1])
+    for start in range(0, len(x), block):
+        total += x[start : start + block].sum((0, 2, 3), dtype=np.int64)
+    return (total / (len(x) * x.shape[2] * x.shape[3])).tolist()

@@ -1,0 +1,108 @@
+"""The data sets that have a name: where their published files lie below the data root.
+
+A file of this package that defines `BUNDLED`, a tuple of them, adds data sets; nothing else needs to know.
+"""
+
+import importlib
+import os
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import lowerbound.data
+from lowerbound.data.archives import file_stamp
+from lowerbound.data.cache import root
+from lowerbound.data.download import Download, fetch
+from lowerbound.data.source import ArraySource, Preparation, Source
+from lowerbound.errors import DataError
+
+
+class Bundled(NamedTuple):
+    """A published data set, read from its own files."""
+
+    name: str
+    description: str
+    files: tuple[tuple[str, ...], ...]  # below the data root; each with its alternatives (unpacked, another archive)
+    source: Callable[[str, list[Path], Preparation], Source]  # (name, files found, preparation)
+    downloads: tuple[Download, ...] = ()
+
+    def missing(self) -> tuple[str, ...]:
+        """The files that are not there, each by its first alternative."""
+        return tuple(options[0] for options in self.files if locate(options) is None)
+
+    def open(self, preparation: Preparation) -> Source:
+        """The source, its files downloaded when they are missing. Raises DataError where that is not possible."""
+        why = ""
+        if self.missing() and self.downloads:
+            wanted = [d for d in self.downloads if d.path.endswith("/") or d.path in self.missing()]
+            why = fetch(wanted, data_root())
+        if self.missing():
+            listed = ", ".join(" or ".join(options) for options in self.files if locate(options) is None)
+            raise DataError(
+                f"{self.name}: missing in {data_root()}: {listed}{why}. Put the published files there, or set "
+                f"LOWERBOUND_DATA to the folder that holds them"
+            )
+        return self.source(self.name, [p for options in self.files if (p := locate(options))], preparation)
+
+
+class Published(ArraySource):
+    """A source of arrays in a few published files."""
+
+    def __init__(self, name: str, files: list[Path], preparation: Preparation):
+        self.name, self.files, self.preparation = name, files, preparation
+        self.origin = f"{name} in {files[0].parent.resolve()}" if files else name
+
+    def fingerprint(self) -> Any:
+        return [[str(file), *file_stamp(file)] for file in self.files]
+
+
+class Known(NamedTuple):
+    """A line of the list of bundled data sets."""
+
+    name: str
+    description: str
+    present: bool
+    missing: tuple[str, ...]  # files below the data root
+
+
+def names() -> list[Known]:
+    """Every bundled data set, and whether its files are there."""
+    return [Known(b.name, b.description, not b.missing(), b.missing()) for b in bundled().values()]
+
+
+def bundled() -> dict[str, Bundled]:
+    """Name -> data set, found by walking this package."""
+    found: list[Bundled] = []
+    for info in pkgutil.iter_modules(lowerbound.data.__path__, "lowerbound.data."):
+        found += vars(importlib.import_module(info.name)).get("BUNDLED", ())
+    return {b.name: b for b in sorted(found)}
+
+
+def data_root() -> Path:
+    """`$LOWERBOUND_DATA`, by default the folder `data` of the cache."""
+    given = os.environ.get("LOWERBOUND_DATA")
+    return Path(given).expanduser() if given else root() / "data"
+
+
+def locate(options: tuple[str, ...]) -> Path | None:
+    """The first of the alternatives that is there."""
+    return next((data_root() / name for name in options if (data_root() / name).exists()), None)
+
+
+def published_parts(train: int, valid: int | None, test: int) -> np.ndarray:
+    """Parts of rows in the order train, valid, test: int8 [N].
+
+    Without a published valid it is the last 5,000 of train (of a stand-in with few rows, the last tenth).
+    """
+    if valid is None:
+        valid = min(5000, max(1, train // 10))
+        train -= valid
+    return np.repeat(np.array([0, 1, 2], np.int8), [train, valid, test])
+
+
+def damaged(file: Path, error: object) -> DataError:
+    """What to raise for a published file that can't be read."""
+    return DataError(f"{file}: not the published file, or damaged: {error}")

@@ -1,0 +1,274 @@
+"""Images decoded once, into memory-mapped files that are never half-written and never stale.
+
+    $XDG_CACHE_HOME/lowerbound/images/
+      NAME-ORIGIN-KEY/        x.npy uint8 [N, C, H, W], the parts one after another; meta.json; y, factors, paths
+      NAME-ORIGIN-KEY.part/   being built, by whoever holds the lock; else left over from a build that was killed
+      NAME-ORIGIN-KEY.lock
+
+ORIGIN is where the source lies and how its images are prepared; KEY also depends on its content. A new KEY replaces the
+older ones of its ORIGIN (processes that have those mapped keep them until they end).
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lowerbound.data.source import Contents, Preparation, Shape, Source
+from lowerbound.data.split import PARTS, assign
+from lowerbound.errors import DataError
+
+FORMAT = 1  # of the cache's files and of the way images are prepared
+Progress = Callable[[int, int], None]  # (done, total) images
+
+
+class Paths(Sequence[str]):
+    """Many file names without a Python object for each: UTF-8 in one buffer, and where each one ends."""
+
+    def __init__(self, text: np.ndarray, ends: np.ndarray):
+        self.text, self.ends = text, ends
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        i = range(len(self))[i]
+        return bytes(self.text[self.ends[i] : self.ends[i + 1]]).decode("utf-8", "surrogateescape")
+
+
+class Stored(NamedTuple):
+    """A data set in the cache, memory mapped; the parts lie one after another."""
+
+    name: str
+    x: np.ndarray  # uint8 [N, C, H, W]
+    y: np.ndarray | None  # int64 [N]
+    factors: np.ndarray | None  # [N, F]
+    paths: Paths | None  # [N]
+    counts: dict[str, int]  # rows in each part
+    levels: int
+    classes: tuple[str, ...] | None
+    factor_names: tuple[str, ...] | None
+    unreadable: tuple[tuple[str, str], ...]
+    ignored: int
+
+
+def root() -> Path:
+    """`$XDG_CACHE_HOME/lowerbound`, or `~/.cache/lowerbound`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "lowerbound"
+
+
+def load(source: Source, preparation: Preparation, progress: Progress | None = None) -> Stored:
+    """The source's images, decoded now if they are not in the cache as they are now."""
+    with _disk_errors():
+        folder = root() / "images"
+        folder.mkdir(parents=True, exist_ok=True)
+        fingerprint = source.fingerprint()
+        origin = _digest([FORMAT, source.origin, preparation])[:12]
+        family = f"{re.sub(r'[^A-Za-z0-9._-]+', '_', source.name)[:40]}-{origin}"
+        final = folder / f"{family}-{_digest([fingerprint])[:20]}"
+        with locked(final.with_name(final.name + ".lock")):
+            if not final.exists():
+                _sweep(folder, family, final.name)
+                _build(final, source, fingerprint, progress or (lambda done, total: None))
+            return _read(final)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Alone among processes and threads, as long as it lasts; a killed process lets go."""
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build(final: Path, source: Source, fingerprint: Any, progress: Progress) -> None:
+    temporary = final.with_name(final.name + ".part")
+    temporary.mkdir()
+    try:
+        _write(temporary, source, progress)
+        if source.fingerprint() != fingerprint:
+            raise DataError(f"{source.origin} changed while it was read; start again when it is complete")
+        temporary.rename(final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(folder: Path, source: Source, progress: Progress) -> None:
+    """Write all files of a cache entry. Pixels go straight to disk: memory does not grow with the data set."""
+    contents = source.contents()
+    total = len(contents.keys)
+    part = assign(contents.keys, contents.part, contents.carve)
+    order = np.argsort(part, kind="stable")  # rows in the order they are stored
+    place = np.empty(total, np.int64)
+    place[order] = np.arange(total)
+    bad: dict[int, str] = {}
+    done = 0
+    with _RowFile(folder / "x.npy", total, contents.shape) as out:
+        for i, block in source.rows(contents):
+            if isinstance(block, str):
+                bad[i] = block
+            else:
+                out.write(place[i : i + len(block)], block)
+            done += 1 if isinstance(block, str) else len(block)
+            progress(done, total)
+    if bad:
+        contents, part, order = _drop(folder / "x.npy", contents, place, bad, source.origin)
+    _write_rest(folder, source.name, contents, part, order)
+
+
+def _drop(
+    file: Path, contents: Contents, place: np.ndarray, bad: dict[int, str], origin: str
+) -> tuple[Contents, np.ndarray, np.ndarray]:
+    """Rewrite x.npy without the rows that could not be read; the parts are dealt anew, none may become empty."""
+    keep = np.array([i for i in range(len(contents.keys)) if i not in bad], np.int64)
+    names = contents.paths or contents.keys
+    unreadable = tuple(sorted((*contents.unreadable, *((names[i], reason) for i, reason in bad.items()))))
+    if not len(keep):
+        raise DataError(f"{origin}: none of its {len(unreadable)} images can be read; the first: {_line(unreadable)}")
+    contents = contents._replace(
+        keys=[contents.keys[i] for i in keep],
+        part=contents.part[keep],
+        y=None if contents.y is None else contents.y[keep],
+        paths=None if contents.paths is None else [contents.paths[i] for i in keep],
+        factors=None if contents.factors is None else contents.factors[keep],
+        unreadable=unreadable,
+    )
+    part = assign(contents.keys, contents.part, contents.carve)
+    order = np.argsort(part, kind="stable")
+    whole = file.with_name("whole.npy")
+    file.rename(whole)
+    old = np.load(whole, mmap_mode="r")
+    with _RowFile(file, len(keep), contents.shape) as out:
+        for new, row in enumerate(order):
+            out.write(np.array([new]), old[place[keep[row]]][None])
+    whole.unlink()
+    return contents, part, order
+
+
+def _line(unreadable: tuple[tuple[str, str], ...]) -> str:
+    path, reason = unreadable[0]
+    return f"{path}: {reason}"
+
+
+def _write_rest(folder: Path, name: str, contents: Contents, part: np.ndarray, order: np.ndarray) -> None:
+    if contents.y is not None:
+        np.save(folder / "y.npy", contents.y[order].astype(np.int64))
+    if contents.factors is not None:
+        np.save(folder / "factors.npy", contents.factors[order])
+    if contents.paths is not None:
+        names = [contents.paths[i].encode("utf-8", "surrogateescape") for i in order]
+        np.save(folder / "paths.npy", np.frombuffer(b"".join(names), np.uint8))
+        np.save(folder / "ends.npy", np.cumsum([0, *map(len, names)], dtype=np.int64))
+    meta = {
+        "name": name,
+        "counts": {p: int((part == i).sum()) for i, p in enumerate(PARTS)},
+        "levels": contents.levels,
+        "classes": contents.classes,
+        "factor_names": contents.factor_names,
+        "unreadable": contents.unreadable,
+        "ignored": contents.ignored,
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def _read(folder: Path) -> Stored:
+    meta = json.loads((folder / "meta.json").read_text())
+    text, ends = _mapped(folder / "paths.npy"), _mapped(folder / "ends.npy")
+    x = _mapped(folder / "x.npy")
+    assert x is not None
+    return Stored(
+        name=meta["name"],
+        x=x,
+        y=_mapped(folder / "y.npy"),
+        factors=_mapped(folder / "factors.npy"),
+        paths=None if text is None or ends is None else Paths(text, ends),
+        counts=meta["counts"],
+        levels=meta["levels"],
+        classes=meta["classes"] and tuple(meta["classes"]),
+        factor_names=meta["factor_names"] and tuple(meta["factor_names"]),
+        unreadable=tuple((path, reason) for path, reason in meta["unreadable"]),
+        ignored=meta["ignored"],
+    )
+
+
+def _mapped(file: Path) -> np.ndarray | None:
+    return np.load(file, mmap_mode="r") if file.exists() else None
+
+
+def _sweep(folder: Path, family: str, keep: str) -> None:
+    """Remove what killed builds left, and the older versions of this data set, unless somebody is at them."""
+    for old in folder.iterdir():
+        stale = old.name.startswith(family + "-") and old.is_dir() and old.suffix != ".part"
+        if old.suffix != ".part" and not stale:
+            continue
+        name = old.name.removesuffix(".part")
+        if name == keep:  # our own lock is held already
+            shutil.rmtree(old)
+            continue
+        with open(folder / f"{name}.lock", "ab") as file, contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+class _RowFile:
+    """A .npy file uint8 [rows, *shape] written in any order.
+
+    Written by `pwrite`: a full disk is an error here, where writing through a memory map would kill the process.
+    """
+
+    def __init__(self, path: Path, rows: int, shape: Shape):
+        self.width = int(np.prod(shape))
+        free = shutil.disk_usage(path.parent).free
+        if rows * self.width > free:
+            raise OSError(errno.ENOSPC, f"{rows * self.width / 2**20:,.0f} MiB are needed, {free / 2**20:,.0f} free")
+        self.file = open(path, "wb", buffering=0)  # noqa: SIM115, closed by __exit__
+        header = {"descr": "|u1", "fortran_order": False, "shape": (rows, *shape)}
+        np.lib.format.write_array_header_1_0(self.file, header)
+        self.start = self.file.tell()
+        self.file.truncate(self.start + rows * self.width)
+
+    def write(self, places: np.ndarray, x: np.ndarray) -> None:
+        """Put x [n, *shape] at these rows [n]; neighbours are written together."""
+        x = np.ascontiguousarray(x)
+        for run in np.split(np.arange(len(places)), np.flatnonzero(np.diff(places) != 1) + 1):
+            data = memoryview(x[run[0] : run[-1] + 1]).cast("B")
+            offset = self.start + int(places[run[0]]) * self.width
+            while data:
+                written = os.pwrite(self.file.fileno(), data, offset)
+                data, offset = data[written:], offset + written
+
+    def __enter__(self) -> "_RowFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self.file:
+            os.fsync(self.file.fileno())
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(f"no space left for decoded images in {root()}: {e.strerror}; set XDG_CACHE_HOME") from None
+        if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            what = e.filename or root()
+            raise DataError(f"{what}: {e.strerror}; the image cache is {root()}, XDG_CACHE_HOME moves it") from None
+        raise
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

@@ -1,0 +1,81 @@
+"""What a source of images answers: what it holds, whether it changed, and its pixels row by row."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lowerbound.data.decode import check_levels, prepare
+from lowerbound.errors import DataError
+
+Shape = tuple[int, int, int]  # (C, H, W)
+
+
+class Preparation(NamedTuple):
+    """How images become pixels: what of a data set's configuration the cache depends on."""
+
+    size: int | None = None  # shorter side to this many pixels, centre crop; None: as they are
+    gray: bool = False
+    levels: int | None = None  # None: what the source says
+
+
+class Contents(NamedTuple):
+    """What a source holds, before its pixels are read. A row is one image."""
+
+    keys: Sequence[str]  # [N], what is hashed into a part: relative path, row number, identity
+    part: np.ndarray  # int8 [N], index into split.PARTS, or split.UNDECIDED
+    carve: tuple[str, ...]  # the parts that undecided rows are dealt to, besides train
+    shape: Shape  # after preparation
+    levels: int
+    y: np.ndarray | None = None  # int64 [N]
+    classes: tuple[str, ...] | None = None  # names of the labels, in order
+    paths: Sequence[str] | None = None  # [N], relative to the root
+    factors: np.ndarray | None = None  # [N, F]
+    factor_names: tuple[str, ...] | None = None
+    unreadable: tuple[tuple[str, str], ...] = ()  # (path, reason)
+    ignored: int = 0  # files that are no images by their extension
+
+
+class Source(ABC):
+    """A data set where it lies."""
+
+    name: str
+    origin: str  # where it lies; one origin keeps one version in the cache for each preparation
+
+    @abstractmethod
+    def fingerprint(self) -> Any:
+        """JSON values that differ whenever the content may differ. Reads no pixels."""
+
+    @abstractmethod
+    def contents(self) -> Contents:
+        """What it holds. Raises DataError where that can't be trained on."""
+
+    @abstractmethod
+    def rows(self, contents: Contents) -> Iterator[tuple[int, np.ndarray | str]]:
+        """(i, uint8 [n, C, H, W]): rows i to i + n, prepared; or (i, reason) where row i can't be read. Any order."""
+
+
+class ArraySource(Source):
+    """A source that holds arrays: every row is readable and of one shape."""
+
+    preparation: Preparation
+    raw_shape: Shape  # (C, H, W) before preparation; known once `contents` was called
+
+    @abstractmethod
+    def blocks(self) -> Iterator[np.ndarray]:
+        """uint8 [n, C, H, W] in the order of the rows, each a small part of the whole."""
+
+    def prepared_shape(self) -> Shape:
+        channels, height, width = self.raw_shape
+        size = self.preparation.size
+        return (1 if self.preparation.gray else channels, size or height, size or width)
+
+    def rows(self, contents: Contents) -> Iterator[tuple[int, np.ndarray | str]]:
+        start = 0
+        for block in self.blocks():
+            check_levels(block, contents.levels, f"{self.origin}, rows {start} to {start + len(block) - 1}")
+            yield start, prepare(block, contents.shape)
+            start += len(block)
+        if start != len(contents.keys):
+            raise DataError(f"{self.origin}: {len(contents.keys)} images were announced, {start} are there")
