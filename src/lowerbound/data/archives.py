@@ -109,10 +109,9 @@ class Tar:
 
     def _walk(self) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
         try:
-            with tarfile.open(self.path, "r:*") as tar:
+            with tarfile.open(self.path, "r:*") as tar:  # remembers each member, some 1 KB
                 while member := tar.next():
                     yield member, tar
-                    tar.members = []  # tarfile remembers every member otherwise
         except (tarfile.TarError, OSError, EOFError) as e:
             raise DataError(f"{self.path}: not a readable tar: {e}") from None
 

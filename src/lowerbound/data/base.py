@@ -108,12 +108,11 @@ class Images:
     @staticmethod
     def of(stored: cache.Stored, split: str) -> "Images":
         """One part of what the cache holds. Raises DataError where it is empty."""
-        ends = np.cumsum([stored.counts[p] for p in PARTS]).tolist()
-        start, end = (0, ends[-1]) if split == "all" else (dict(zip(PARTS, [0, *ends], strict=False))[split], 0)
-        if split != "all":
-            end = start + stored.counts[split]
+        before = PARTS[: PARTS.index(split)] if split != "all" else ()
+        start = sum(stored.counts[p] for p in before)
+        end = start + stored.counts[split] if split != "all" else len(stored.x)
         if start == end:
-            raise DataError(f"{stored.name}: its {ends[-1]} images are too few for a {split} part")
+            raise DataError(f"{stored.name}: its {len(stored.x)} images are too few for a {split} part")
         whole = Images(
             name=stored.name,
             split=split,

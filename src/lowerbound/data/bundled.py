@@ -1,6 +1,6 @@
 """The data sets that have a name: where their published files lie below the data root.
 
-A file of this package that defines `BUNDLED`, a tuple of them, adds data sets; nothing else needs to know.
+A file of `published/` that defines `BUNDLED`, a tuple of them, adds data sets; nothing else needs to know.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import lowerbound.data
+from lowerbound.data import published
 from lowerbound.data.archives import file_stamp
 from lowerbound.data.cache import root
 from lowerbound.data.download import Download, fetch
@@ -74,9 +74,9 @@ def names() -> list[Known]:
 
 
 def bundled() -> dict[str, Bundled]:
-    """Name -> data set, found by walking this package."""
+    """Name -> data set, found by walking `published`."""
     found: list[Bundled] = []
-    for info in pkgutil.iter_modules(lowerbound.data.__path__, "lowerbound.data."):
+    for info in pkgutil.iter_modules(published.__path__, published.__name__ + "."):
         found += vars(importlib.import_module(info.name)).get("BUNDLED", ())
     return {b.name: b for b in sorted(found)}
 

@@ -40,11 +40,11 @@ class Paths(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends) - 1
 
-    def __getitem__(self, i: Any) -> Any:
+    def __getitem__(self, i: Any) -> Any:  # of an index or a slice, as a list does
         if isinstance(i, slice):
             return [self[j] for j in range(*i.indices(len(self)))]
         i = range(len(self))[i]
-        return bytes(self.text[self.ends[i] : self.ends[i + 1]]).decode("utf-8", "surrogateescape")
+        return self.text[self.ends[i] : self.ends[i + 1]].tobytes().decode("utf-8", "surrogateescape")
 
 
 class Stored(NamedTuple):
@@ -168,7 +168,7 @@ def _write_rest(folder: Path, name: str, contents: Contents, part: np.ndarray, o
     if contents.factors is not None:
         np.save(folder / "factors.npy", contents.factors[order])
     if contents.paths is not None:
-        names = [contents.paths[i].encode("utf-8", "surrogateescape") for i in order]
+        names = [str(contents.paths[i]).encode("utf-8", "surrogateescape") for i in order.tolist()]
         np.save(folder / "paths.npy", np.frombuffer(b"".join(names), np.uint8))
         np.save(folder / "ends.npy", np.cumsum([0, *map(len, names)], dtype=np.int64))
     meta = {
@@ -243,9 +243,9 @@ class _RowFile:
         """Put x [n, *shape] at these rows [n]; neighbours are written together."""
         x = np.ascontiguousarray(x)
         for run in np.split(np.arange(len(places)), np.flatnonzero(np.diff(places) != 1) + 1):
-            data = memoryview(x[run[0] : run[-1] + 1]).cast("B")
+            data = x[run[0] : run[-1] + 1].reshape(-1)
             offset = self.start + int(places[run[0]]) * self.width
-            while data:
+            while len(data):
                 written = os.pwrite(self.file.fileno(), data, offset)
                 data, offset = data[written:], offset + written
 

@@ -15,7 +15,10 @@ from PIL import Image
 from lowerbound.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-SUFFIXES = frozenset([".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"])
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".webp"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB of RGB
 _GREY_MODES = frozenset(["1", "L", "LA", "La"])
 _MODES_16 = frozenset(["I;16", "I;16L", "I;16B", "I;16N"])

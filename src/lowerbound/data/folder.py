@@ -151,7 +151,7 @@ class Files(Source):
         self.store.close()
 
     def _each(self, work: Callable[[IO[bytes], str], T]) -> Iterator[tuple[int, T | str]]:
-        """`work` over every file in a few threads (Pillow lets go of the interpreter), never far ahead of the reader."""
+        """`work` over every file in a few threads (decoders let go of the interpreter), a few files ahead."""
 
         def run(opener: Opener, name: str) -> T | str:
             try:

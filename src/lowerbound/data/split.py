@@ -27,7 +27,7 @@ def assign(keys: Sequence[str], part: np.ndarray, carve: tuple[str, ...]) -> np.
     free = np.flatnonzero(part == UNDECIDED)
     if not len(free):
         return part
-    u = np.array([hashed(keys[i]) for i in free])
+    u = np.array([hashed(keys[i]) for i in free.tolist()])
     dealt = np.zeros(len(free), np.int8)
     for name in carve:
         low, high = _SPANS[name]
@@ -45,6 +45,6 @@ def _rescue(dealt: np.ndarray, u: np.ndarray, name: str) -> None:
     low, high = _SPANS[name]
     for value in sorted(set(u), key=lambda v: (max(low - v, v - high), v)):
         chosen = u == value
-        if (dealt[~chosen] == dealt[chosen][0]).any():
+        if (dealt[~chosen] == dealt[chosen.argmax()]).any():
             dealt[chosen] = PARTS.index(name)
             return
