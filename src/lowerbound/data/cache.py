@@ -243,9 +243,9 @@ class _RowFile:
         """Put x [n, *shape] at these rows [n]; neighbours are written together."""
         x = np.ascontiguousarray(x)
         for run in np.split(np.arange(len(places)), np.flatnonzero(np.diff(places) != 1) + 1):
-            data = x[run[0] : run[-1] + 1].reshape(-1)
+            data = x[run[0] : run[-1] + 1].data.cast("B")
             offset = self.start + int(places[run[0]]) * self.width
-            while len(data):
+            while data:
                 written = os.pwrite(self.file.fileno(), data, offset)
                 data, offset = data[written:], offset + written
 
