@@ -10,9 +10,10 @@ from abc import abstractmethod
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from lowerbound import distributions as dist
 from lowerbound.config import Component
@@ -157,6 +158,61 @@ class SharedScaleNormal(Family):
         return _over(mean, log_scale.clamp(*LOG_SCALE).exp(), space)
 
 
+class FullNormal(Family):
+    r"""A normal over a vector with any covariance, by its Cholesky factor.
+
+    .. math:: p(x) = N(x; \mu, L L^T), \quad L_{dd} = e^{r_d}, \quad L_{de} = e^{r_d} t_{de} \; (e < d)
+
+    Log-scales r are clamped as DiagonalNormal's and t to [-10, 10], so that L can be inverted in single precision;
+    the correlation of two elements stays below 0.995.
+    h: (2D + D(D-1)/2,): means, log-scales, then t row by row (21, 31, 32, ...).
+
+    Example:
+        >>> q = FullNormal()(torch.zeros(5, 9), Space((3,)))
+        >>> q.log_prob(q.rsample((7,))).shape
+        torch.Size([7, 5])
+    """
+
+    def density(self, space: Space) -> Density:
+        _vector(self, space)
+        return Density.EXACT
+
+    def param_shape(self, space: Space) -> Shape:
+        D = _vector(self, space)
+        return (2 * D + D * (D - 1) // 2,)
+
+    def __call__(self, h: Tensor, space: Space, learned: Tensor | None = None) -> Distribution:
+        D = _vector(self, space)
+        mean, log_scale, t = h.split([D, D, D * (D - 1) // 2], -1)
+        # Row d of a unit lower triangle begins at d(d-1)/2; zeros fill it up.
+        rows = [F.pad(t[..., d * (d - 1) // 2 : d * (d + 1) // 2].clamp(-10, 10), (0, D - d)) for d in range(D)]
+        unit = torch.stack(rows, -2) + torch.eye(D, dtype=h.dtype, device=h.device)
+        L = log_scale.clamp(*LOG_SCALE).exp().unsqueeze(-1) * unit
+        return MultivariateNormal(mean, scale_tril=L, validate_args=False)
+
+
+class Point(Family):
+    """All mass on h itself: the posterior of a plain autoencoder. Without a density. h: the value.
+
+    Example:
+        >>> Point()(torch.ones(5, 2), Space((2,))).rsample((3,)).shape
+        torch.Size([3, 5, 2])
+    """
+
+    def density(self, space: Space) -> Density:
+        self.param_shape(space)
+        return Density.NONE
+
+    def param_shape(self, space: Space) -> Shape:
+        if space.levels is not None:
+            raise ConfigError(f"{self.type_name()} is over real numbers, and these events are whole ones")
+        return _times(1, space)
+
+    def __call__(self, h: Tensor, space: Space, learned: Tensor | None = None) -> Distribution:
+        (value,) = _split(h, 1, space)
+        return dist.Point(value, len(space.shape))
+
+
 class Bernoulli(Family):
     """Each element is the highest value with probability sigmoid(h), else 0.
 
@@ -179,6 +235,115 @@ class Bernoulli(Family):
     def __call__(self, h: Tensor, space: Space, learned: Tensor | None = None) -> Distribution:
         (logits,) = _split(h, 1, space)
         return dist.Bernoulli(logits, space)
+
+
+class Categorical(Family):
+    """Each element takes one of `levels` values with a probability of its own: pixels, codes, labels.
+
+    h: logits, (levels * D,), (levels * C, H, W) (channel c of value k at k C + c), (levels, h, w) or (levels,).
+
+    Example:
+        >>> p = Categorical()(torch.zeros(5, 256 * 3, 2, 2), Space((3, 2, 2), levels=256))
+        >>> p.event_shape, p.mean[0, 0, 0, 0]
+        (torch.Size([3, 2, 2]), tensor(127.5000))
+    """
+
+    def density(self, space: Space) -> Density:
+        _whole(self, space)
+        return Density.EXACT
+
+    def param_shape(self, space: Space) -> Shape:
+        return _times(_whole(self, space), space)
+
+    def __call__(self, h: Tensor, space: Space, learned: Tensor | None = None) -> Distribution:
+        return dist.Categorical(_stacked(h, _whole(self, space), space), space)
+
+
+class DiscretizedNormal(Family):
+    """Each value k has the normal's mass on [k - 1/2, k + 1/2]; the lowest and highest take the tails.
+
+    The exact probability, unlike DiagonalNormal on whole numbers; see `distributions.DiscretizedNormal`.
+    h: (2D,) or (2C, H, W): means and log-scales on the scale of [-1, 1]; the log-scales are clamped to [-7, 2].
+
+    Example:
+        >>> DiscretizedNormal()(torch.zeros(5, 2, 4, 4), Space((1, 4, 4), levels=17)).mode[0, 0, 0, 0]
+        tensor(8, dtype=torch.uint8)
+    """
+
+    def density(self, space: Space) -> Density:
+        self.param_shape(space)
+        return Density.EXACT
+
+    def param_shape(self, space: Space) -> Shape:
+        _whole(self, space)
+        _ordered(self, space)
+        return _times(2, space)
+
+    def __call__(self, h: Tensor, space: Space, learned: Tensor | None = None) -> Distribution:
+        mean, log_scale = _split(h, 2, space)
+        # A bin's mass is a difference of two numbers near 1/2 where the scale is wide: 2 keeps four digits in float32.
+        return dist.DiscretizedNormal(mean, log_scale.clamp(LOG_SCALE[0], 2.0), space)
+
+
+class LogisticMixture(Family):
+    """A mixture of discretized logistics for all channels of a pixel, each coupled to the ones before it.
+
+    Salimans et al. (2017), PixelCNN++, https://arxiv.org/abs/1701.05517; see `distributions.LogisticMixture`. The
+    coupling is the tanh of h, as in its code. Shared by all channels of a pixel: a network need not order them.
+    h of an image (C, H, W): (M (1 + 2C + C(C-1)/2), H, W): M logits, M C means (all channels of the first component
+    first), as many log-scales (clamped to [-7, 7]), then the coupling. Of a vector (D,): (3 M D,); of a grid (h, w):
+    (3M, h, w).
+
+    Example:
+        >>> family, space = LogisticMixture(components=5), Space((3, 8, 8), levels=256)
+        >>> family.param_shape(space)
+        (50, 8, 8)
+        >>> family(torch.zeros(2, 50, 8, 8), space).mode.shape
+        torch.Size([2, 3, 8, 8])
+    """
+
+    joint: ClassVar[bool] = True
+    components: int = Field(10, gt=0)
+
+    def density(self, space: Space) -> Density:
+        self.param_shape(space)
+        return Density.EXACT
+
+    def param_shape(self, space: Space) -> Shape:
+        _whole(self, space)
+        _ordered(self, space)
+        C, grid = _pixels(space)
+        n = self.components * (1 + 2 * C + C * (C - 1) // 2)
+        return (n * grid[0],) if len(space.shape) == 1 else (n, *grid)
+
+    def __call__(self, h: Tensor, space: Space, learned: Tensor | None = None) -> Distribution:
+        C, grid = _pixels(space)
+        M, axis = self.components, -len(grid) - 1
+        h = h.unflatten(-1, (-1, *grid)) if len(space.shape) == 1 else h
+        logits, loc, log_scale, coupling = h.split([M, M * C, M * C, M * C * (C - 1) // 2], axis)
+        return dist.LogisticMixture(
+            logits,
+            loc.unflatten(axis, (M, C)),
+            log_scale.unflatten(axis, (M, C)).clamp(*LOG_SCALE),
+            coupling.unflatten(axis, (M, C * (C - 1) // 2)).tanh(),
+            space,
+        )
+
+
+def _pixels(space: Space) -> tuple[int, Shape]:
+    """Channels, and the grid of pixels; all but images have one channel."""
+    return (space.shape[0], space.shape[1:]) if len(space.shape) == 3 else (1, space.shape)
+
+
+def _vector(family: Family, space: Space) -> int:
+    """The length of the real vectors of the space."""
+    if space.levels is not None or len(space.shape) != 1:
+        raise ConfigError(f"{family.type_name()} is over vectors of real numbers, and these events are {_words(space)}")
+    return space.shape[0]
+
+
+def _words(space: Space) -> str:
+    return f"of shape {list(space.shape)}" + ("" if space.levels is None else f" with {space.levels} levels")
 
 
 def _has_channels(space: Space) -> bool:

@@ -126,8 +126,8 @@ def clean(name: str) -> str:
 
 def check_name(archive: Path, name: str) -> None:
     """Raise DataError for a member that would land outside of the folder it is unpacked to."""
-    parts = name.replace("\\", "/").split("/")
-    if parts[0] == "" or ".." in parts or parts[0].endswith(":"):
+    name = name.replace("\\", "/")
+    if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
         raise DataError(f"{archive}: the member {name!r} points outside of the archive; it is refused as a whole")
 
 

@@ -204,7 +204,7 @@ def _read(folder: Path) -> Stored:
 
 
 def _mapped(file: Path) -> np.ndarray | None:
-    return np.load(file, mmap_mode="r") if file.exists() else None
+    return np.load(file, mmap_mode="c") if file.exists() else None
 
 
 def _sweep(folder: Path, family: str, keep: str) -> None:

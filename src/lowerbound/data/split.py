@@ -21,7 +21,8 @@ def assign(keys: Sequence[str], part: np.ndarray, carve: tuple[str, ...]) -> np.
     """The part of each row: int8 [N] of indices into PARTS.
 
     Undecided rows go to the parts of `carve` (valid, test or both, 10 % each) by their hash, else to train. A part of
-    `carve` that would be empty takes the nearest hash from a part that keeps another. Rows of one key stay together.
+    `carve` that would be empty takes the nearest hash from a part that keeps another; train comes first. Rows of one key
+    stay together.
     """
     part = part.copy()
     free = np.flatnonzero(part == UNDECIDED)
@@ -39,12 +40,12 @@ def assign(keys: Sequence[str], part: np.ndarray, carve: tuple[str, ...]) -> np.
 
 
 def _rescue(dealt: np.ndarray, u: np.ndarray, name: str) -> None:
-    """Give an empty part the rows of the nearest hash, where the part they leave keeps others."""
+    """Give an empty part the rows of the nearest hash, where the part they leave keeps others (train always)."""
     if (dealt == PARTS.index(name)).any():
         return
     low, high = _SPANS[name]
     for value in sorted(set(u), key=lambda v: (max(low - v, v - high), v)):
         chosen = u == value
-        if (dealt[~chosen] == dealt[chosen.argmax()]).any():
+        if name == "train" or (dealt[~chosen] == dealt[chosen.argmax()]).any():
             dealt[chosen] = PARTS.index(name)
             return

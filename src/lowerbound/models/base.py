@@ -145,6 +145,10 @@ class Model(nn.Module):
         def example(cls) -> tuple["Model.Config", Space, tuple[Space, ...]]:
             """The smallest valid instance: configuration, space, condition. The batteries run over it."""
 
+        def binary(self) -> bool:
+            """Whether the model is one of binary values, so that grey images are binarized for it."""
+            return False
+
     def __init__(self, config: "Model.Config", space: Space, given: tuple[Space, ...] = ()):
         super().__init__()
         self.config: Any = config
@@ -169,7 +173,11 @@ class Model(nn.Module):
     def _sample(self, n: int, y: Y, temperature: float) -> Tensor: ...
 
     @abstractmethod
-    def _log_density(self, x: Tensor, y: Y, draws: int) -> Tensor: ...
+    def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+        """[K, B]: log p(x) up to noise. Where `unbiased`, the mean of exp over draws is p(x); else it is a bound of it.
+
+        Every draw of noise is [draws, B, ...]. K may be 1 where there is no noise.
+        """
 
     def after_step(self) -> None:
         """Called once after every optimizer step: moving-average codebooks and the like."""
@@ -190,7 +198,9 @@ class Model(nn.Module):
         if draws < 1:
             raise ModelError(f"draws: expected a whole number of at least 1, got {draws}")
         check_events(x, self.space)
-        return self._log_density(x, y, draws)
+        log_w = self.log_weights(x, y, draws)
+        # Burda et al. 2016, eq. 8, where draws may be weighted
+        return torch.logsumexp(log_w, 0) - math.log(len(log_w)) if self.unbiased else log_w.mean(0)
 
     def why_no_density(self) -> str:
         return "one of its parts has no density"
@@ -211,8 +221,8 @@ class ExactModel(Model):
     def unbiased(self) -> bool:
         return True
 
-    def _log_density(self, x: Tensor, y: Y, draws: int) -> Tensor:
-        return self.log_prob(x, y)
+    def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+        return self.log_prob(x, y).unsqueeze(0)
 
     def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         nll = -self.log_prob(x, y)
@@ -286,10 +296,8 @@ class LatentModel(BoundModel):
         """log p(x, z) - log q(z|x) for one draw of z, in nats: [B]."""
         return self.elbo_terms(x, y).log_weight[0]
 
-    def _log_density(self, x: Tensor, y: Y, draws: int) -> Tensor:
-        """The importance-weighted bound (Burda et al. 2016, eq. 8) where draws may be weighted, else their mean."""
-        log_w = self.elbo_terms(x, y, draws).log_weight
-        return torch.logsumexp(log_w, 0) - math.log(draws) if self.unbiased else log_w.mean(0)
+    def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+        return self.elbo_terms(x, y, draws).log_weight
 
 
 def check_events(x: Tensor, space: Space) -> None:

@@ -53,6 +53,9 @@ class VAE(LatentModel):
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "VAE":
             return VAE(self, space, given)
 
+        def binary(self) -> bool:
+            return isinstance(self.likelihood, Bernoulli)
+
         @classmethod
         def example(cls) -> tuple["VAE.Config", Space, tuple[Space, ...]]:
             small = MLP.Config(hidden=(4,))

@@ -1,0 +1,71 @@
+"""What Python users call: train, load, evaluate."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lowerbound import verbs
+from lowerbound.config import allowing
+from lowerbound.models.base import Model
+from lowerbound.progress import Progress, Terminal
+from lowerbound.run import Run
+from lowerbound.train import pick_device
+from lowerbound.train import train as _train
+
+
+def train(
+    recipe: str | Path,
+    *,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    model: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    progress: bool = False,
+    allow: Iterable[str] = (),
+) -> Run:
+    """Train a recipe; the same as the command.
+
+    Args:
+        recipe: a bundled name, or a TOML or JSON file.
+        data: a bundled name or a path; None: the recipe's.
+        out: the run's folder; None: runs/RECIPE.
+        model, train, options: changes to the recipe's tables, `options` to that of the data, as in
+            `train={"steps": 2000}`.
+        progress: whether to show bars on standard error.
+        allow: packages besides lowerbound that components may come from.
+
+    Raises UserError, with a message that names the mistake.
+    """
+    tables = {"model": model, "train": train, "data": options}
+    changes = {name: table for name, table in tables.items() if table is not None}
+    shown = Terminal() if progress else Progress()
+    with allowing(allow):
+        return _train(
+            recipe,
+            data=data,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+            changes=changes,
+            seed=seed,
+            device=device,
+            progress=shown,
+        )
+
+
+def load(path: str | Path, *, device: str = "auto", allow: Iterable[str] = ()) -> Model:
+    """The trained model of a run, an nn.Module in eval mode. Nothing in a run is ever executed.
+
+    `allow`: packages besides lowerbound that its components may come from. Raises RunError.
+    """
+    return Run.open(path, allow).load(pick_device(device))
+
+
+def evaluate(path: str | Path, *, device: str = "auto", **options: Any) -> dict[str, Any]:
+    """The report of `lowerbound evaluate --json`; options as those of `verbs.evaluate`."""
+    return verbs.evaluate(Run.open(path), device=pick_device(device), **options)

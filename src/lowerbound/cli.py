@@ -1,0 +1,325 @@
+"""The command line: parse, call, print."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from lowerbound.errors import UserError
+
+if TYPE_CHECKING:
+    from lowerbound.progress import Progress
+
+app = App(
+    name="lowerbound",
+    help="Train, measure and sample latent-variable models of images. Every likelihood says whether it is exact (=) or a bound (<=).",
+    version_flags=["--version"],
+)
+data_app = App(name="data", help="Data sets: what there is, and what is in one.")
+app.command(data_app)
+
+Device = Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N")]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="one JSON document on standard output")]
+Out = Annotated[Path, Parameter(help="ends in .png: a grid; .npz: an array x; else a folder of PNGs")]
+Label = Annotated[str | None, Parameter(help="a class, by name or number (conditional models)")]
+
+
+def _flag(text: str) -> Parameter:
+    return Parameter(negative="", help=text)
+
+
+@app.command
+def train(
+    recipe: Annotated[str, Parameter(help="a bundled name (see `lowerbound recipes`), or a TOML or JSON file")],
+    /,
+    *changes: Annotated[str, Parameter(help="KEY=VALUE, such as train.steps=500 model.latent=10")],
+    data: Annotated[str | None, Parameter(help="a bundled name, a folder, .zip, .tar or .npz")] = None,
+    out: Annotated[Path | None, Parameter(help="the run's folder; by default runs/RECIPE")] = None,
+    resume: Annotated[bool, _flag("go on where the run was stopped, exactly")] = False,
+    overwrite: Annotated[bool, _flag("start over where a run exists")] = False,
+    stage: Annotated[str | None, Parameter(help="only this stage")] = None,
+    dry_run: Annotated[bool, _flag("show parameters, memory, FLOPs and expected time, and stop")] = False,
+    device: Device = "auto",
+    seed: int | None = None,
+    json: Json = False,
+) -> None:
+    """Train a recipe into a run folder, then write pictures and a short evaluation."""
+    from lowerbound import dry, verbs
+    from lowerbound.train import Interrupted, pick_device
+    from lowerbound.train import train as run_training
+
+    shown = _progress()
+    if dry_run:
+        report = dry.run(recipe, data=data, changes=list(changes), device=device, progress=shown)
+        _print(report, json, _table)
+        return
+    try:
+        run = run_training(
+            recipe,
+            data=data,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+            stage=stage,
+            changes=list(changes),
+            seed=seed,
+            device=device,
+            progress=shown,
+        )
+    except Interrupted as e:
+        words = [w for w in sys.argv[1:] if w not in ("--resume", "--overwrite")]
+        shown.say(f"stopped; {e} is saved. Go on with: lowerbound {' '.join(words)} --resume")
+        raise SystemExit(130) from None
+    where = pick_device(device)
+    verbs.draw_pictures(run, where)
+    report = verbs.evaluate(run, split="valid", draws=50, device=where, progress=shown)
+    _print(report, json, _metrics)
+    shown.say(f"{run.path}: model.safetensors, log.jsonl, pictures/samples.png, pictures/reconstructions.png, …")
+
+
+@app.command
+def evaluate(
+    run: Path,
+    /,
+    *,
+    data: str | None = None,
+    split: str = "test",
+    metrics: Annotated[str | None, Parameter(help="a,b: only these")] = None,
+    draws: Annotated[int, Parameter(help="importance-weighted draws for nll and bits_per_dim")] = 500,
+    limit: Annotated[int | None, Parameter(help="only the first so many images")] = None,
+    device: Device = "auto",
+    seed: int = 0,
+    json: Json = False,
+) -> None:
+    """Measure a run: likelihoods and their relation to the truth, reconstruction, use of the latents."""
+    from lowerbound import verbs
+    from lowerbound.run import Run
+    from lowerbound.train import pick_device
+
+    report = verbs.evaluate(
+        Run.open(run),
+        data=data,
+        split=split,
+        metrics=metrics.split(",") if metrics else None,
+        draws=draws,
+        limit=limit,
+        seed=seed,
+        device=pick_device(device),
+        progress=_progress(),
+    )
+    _print(report, json, _metrics)
+
+
+@app.command
+def sample(
+    run: Path,
+    /,
+    *,
+    out: Out,
+    n: Annotated[int, Parameter(name=["-n", "--n"])] = 16,
+    label: Label = None,
+    temperature: Annotated[
+        float, Parameter(help="times the standard deviation of the prior's noise; 0 is its mode; not p(x)^(1/T)")
+    ] = 1.0,
+    mean: Annotated[bool, _flag("show the means of p(x|z) instead of draws from it")] = False,
+    device: Device = "auto",
+    seed: int | None = None,
+    json: Json = False,
+) -> None:
+    """Draw images from a model."""
+    import secrets
+
+    from lowerbound import pictures, verbs
+    from lowerbound.run import Run
+    from lowerbound.train import pick_device
+
+    used = secrets.randbelow(2**31) if seed is None else seed
+    x, levels = verbs.sample(
+        Run.open(run), n, label=label, temperature=temperature, mean=mean, seed=used, device=pick_device(device)
+    )
+    pictures.save_images(x, levels, out)
+    _print({"out": str(out), "n": n, "seed": used}, json, lambda r: f"{n} images in {out} (--seed {used})")
+
+
+@app.command
+def reconstruct(
+    run: Path,
+    images: Annotated[list[Path], Parameter(help="image files")],
+    /,
+    *,
+    out: Out = Path("reconstructions.png"),
+    label: Label = None,
+    device: Device = "auto",
+    seed: int = 0,
+    json: Json = False,
+) -> None:
+    """Show images, prepared as the run's data were, above their reconstructions."""
+    from lowerbound import pictures, verbs
+    from lowerbound.run import Run
+    from lowerbound.train import pick_device
+
+    x, r, levels = verbs.reconstruct(Run.open(run), images, label=label, device=pick_device(device))
+    if out.suffix == ".png":
+        pictures.save_png(pictures.pairs(x, r, levels), out)
+    else:
+        pictures.save_images(r, levels, out, [i.stem for i in images])
+    _print({"out": str(out), "n": len(x)}, json, lambda report: f"{len(x)} images in {out}")
+
+
+@app.command
+def encode(
+    run: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="a file ending in .npz: z, label, path")],
+    data: str | None = None,
+    split: str = "train",
+    device: Device = "auto",
+    seed: int = 0,
+    json: Json = False,
+) -> None:
+    """Write the posterior means of all images of a split."""
+    from lowerbound import verbs
+    from lowerbound.run import Run
+    from lowerbound.train import pick_device
+
+    n = verbs.encode(Run.open(run), data=data, split=split, out=out, device=pick_device(device), progress=_progress())
+    _print({"out": str(out), "n": n}, json, lambda report: f"{n} codes in {out}")
+
+
+@app.command
+def recipes(*, json: Json = False) -> None:
+    """The bundled recipes: model, data, time, number reached."""
+    from lowerbound import recipes as bundled
+
+    rows = []
+    for name in bundled.names():
+        recipe = bundled.load(name)
+        about = recipe.about
+        rows.append(
+            {
+                "name": name,
+                "model": about.model,
+                "data": recipe.data.source,
+                "time": about.time,
+                "reached": about.reached,
+            }
+        )
+    _print(rows, json, _table)
+
+
+@data_app.command(name="list")
+def list_data(*, json: Json = False) -> None:
+    """The data sets that have a name, and whether their files are there."""
+    from lowerbound.data import bundled
+
+    _print([dict(row) for row in bundled.names()], json, _table)
+
+
+@data_app.command(name="show")
+def show_data(
+    data: str,
+    /,
+    *changes: Annotated[str, Parameter(help="KEY=VALUE of the data, such as size=64 gray=true")],
+    out: Annotated[Path | None, Parameter(help="write a contact sheet to this .png")] = None,
+    json: Json = False,
+) -> None:
+    """A summary and a contact sheet of a data set."""
+    import numpy as np
+
+    from lowerbound import pictures
+    from lowerbound.config import override
+    from lowerbound.data.base import Data, summary
+
+    config = override(Data(source=data), [c.removeprefix("data.") for c in changes])
+    report = summary(config, progress=_progress().count("decoding"))
+    images = config.open("train")
+    if out is not None:
+        shown = np.linspace(0, len(images) - 1, min(64, len(images))).astype(int)
+        labels = None if images.y is None or images.classes is None else [images.classes[images.y[i]] for i in shown]
+        pictures.save_png(pictures.contact_sheet(images.x[shown], images.levels, labels), out)
+    _print(report | ({"out": str(out)} if out else {}), json, _table)
+
+
+def main() -> None:
+    """The command `lowerbound`: exit status 0, 2 for a user's mistake, 1 for an internal error, 130 for Ctrl-C."""
+    words = [w for w in sys.argv[1:] if w != "--debug"]
+    debug = len(words) < len(sys.argv) - 1
+    try:
+        app(words, exit_on_error=False, print_error=False)
+    except (UserError, CycloptsError) as e:
+        if debug:
+            raise
+        _fail(f"{_plain(e)}", 2)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except Exception as e:
+        if debug:
+            raise
+        _fail(f"internal error: {type(e).__name__}: {e} (--debug shows where)", 1)
+
+
+def _plain(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _fail(message: str, status: int) -> None:
+    sys.stderr.write(f"lowerbound: {message}\n")
+    raise SystemExit(status)
+
+
+def _progress() -> "Progress":
+    from lowerbound.progress import Terminal
+
+    return Terminal()
+
+
+def _print(report: Any, as_json: bool, shown: Callable[[Any], Any]) -> None:
+    """The report on standard output: JSON, or what `shown` makes of it for a person."""
+    if as_json:
+        sys.stdout.write(json.dumps(report, indent=1, allow_nan=False) + "\n")
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
+    console.print(shown(report))
+
+
+def _table(rows: Any) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    if isinstance(rows, dict):
+        table = Table(box=box.SIMPLE, show_header=False)
+        for k, v in rows.items():
+            table.add_row(str(k), v if isinstance(v, str) else json.dumps(v, ensure_ascii=False))
+        return table
+    table = Table(*(rows[0] if rows else []), box=box.SIMPLE)
+    for row in rows:
+        table.add_row(*(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in row.values()))
+    return table
+
+
+def _metrics(report: dict[str, Any]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    data = report["data"]
+    facts = [data["name"], data["split"], f"n={data['n']}", f"levels={data['levels']}"]
+    facts += [f"binarization={data['binarization']}"] if data["binarization"] else []
+    table = Table("metric", "", "value", "± stderr", "unit", "draws", box=box.SIMPLE, title=", ".join(facts))
+    for name, m in report["metrics"].items():
+        if m["value"] is None:
+            table.add_row(name, m["relation"], "says nothing of log p(x)", "", "", "")
+            continue
+        error = "" if m["stderr"] is None else f"{m['stderr']:.3g}"
+        given = f" given the {m['given']}" if "given" in m else ""
+        table.add_row(name, m["relation"], f"{m['value']:.5g}", error, m["unit"] + given, str(m["draws"] or ""))
+    return table

@@ -1,0 +1,95 @@
+"""Likelihoods and bounds."""
+
+import math
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from lowerbound.data.batches import Batches
+from lowerbound.distributions import kl_per_dimension
+from lowerbound.metrics.base import Advance, Metric, Value, keyed_chunks
+from lowerbound.models.base import Density, LatentModel, Model
+from lowerbound.units import bits_per_dim
+
+NATS = "nats/image"
+
+
+class Bound(Metric):
+    """The plain evidence lower bound (beta 1, no free bits) and its two parts, from the sampled ratio
+    log p(x, z) - log q(z|x): elbo = -(distortion + kl). The KL of each latent dimension, where it is a sum of them, is
+    in the saved report."""
+
+    names: ClassVar[tuple[str, ...]] = ("elbo", "kl", "distortion")
+
+    def applies(self, model: Model) -> bool:
+        return isinstance(model, LatentModel) and model.density is not Density.NONE
+
+    def __call__(self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance) -> dict[str, Value]:
+        assert isinstance(model, LatentModel)
+        parts: list[np.ndarray] = []
+        dimensions: list[np.ndarray] = []
+        for batch, chunks in keyed_chunks(model, images, 1, seed, limit):
+            for draws in chunks:
+                terms = model.elbo_terms(batch.x, batch.y, draws)
+            kl = (terms.log_qz - terms.log_pz).sum(-1)  # [1, B]
+            parts.append(torch.stack([terms.log_weight[0], kl[0], -terms.log_px[0]]).double().cpu().numpy())
+            each = [kl_per_dimension(q, p) for q, p in zip(terms.q, terms.p, strict=True) if p is not None]
+            if len(each) == len(terms.q) and all(k is not None for k in each):
+                dimensions.append(torch.cat([k.flatten(1) for k in each if k is not None], 1).double().cpu().numpy())
+            advance(len(batch.index))
+        elbo, kl, distortion = np.concatenate(parts, 1)
+        detail = {"per_dimension": np.concatenate(dimensions).mean(0).tolist()} if dimensions else None
+        return {
+            "elbo": Value.mean(elbo, NATS),
+            "kl": Value.mean(kl, NATS, detail=detail),
+            "distortion": Value.mean(distortion, NATS),
+        }
+
+
+class NLL(Metric):
+    """The negative log-likelihood, exact or a bound of it with this many importance-weighted draws
+    (Burda et al. 2016, eq. 8), in memory that does not grow with them."""
+
+    names: ClassVar[tuple[str, ...]] = ("nll", "bits_per_dim")
+    draws: int = Field(500, gt=0)
+
+    def applies(self, model: Model) -> bool:
+        return True
+
+    def __call__(self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance) -> dict[str, Value]:
+        if model.density is Density.NONE:
+            nothing = Value(None, None, NATS, "?", 0, 0)
+            return {"nll": nothing, "bits_per_dim": nothing._replace(unit="bits/dim")}
+        draws = self.draws if model.density is Density.BOUND else 1
+        nll = -log_density(model, images, draws, seed, limit, advance)
+        relation = model.density.value
+        return {
+            "nll": Value.mean(nll, NATS, relation, draws),
+            "bits_per_dim": Value.mean(bits_per_dim(nll, model.space.dims), "bits/dim", relation, draws),
+        }
+
+
+def log_density(
+    model: Model,
+    images: Batches,
+    draws: int = 1,
+    seed: int = 0,
+    limit: int | None = None,
+    advance: Advance = lambda n: None,
+) -> np.ndarray:
+    """log p(x) of every image, or its bound with this many draws, in nats: float64 [N]."""
+    found = []
+    for batch, chunks in keyed_chunks(model, images, draws, seed, limit):
+        total = None
+        for k in chunks:
+            log_w = model.log_weights(batch.x, batch.y, k).double()  # [k or 1, B]
+            part = torch.logsumexp(log_w, 0) if model.unbiased else log_w.sum(0)
+            count = len(log_w)
+            seen = count if total is None else seen + count
+            total = part if total is None else torch.logaddexp(total, part) if model.unbiased else total + part
+        assert total is not None
+        found.append((total - math.log(seen) if model.unbiased else total / seen).cpu().numpy())
+        advance(len(batch.index))
+    return np.concatenate(found)

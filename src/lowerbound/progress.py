@@ -1,0 +1,94 @@
+"""What a person sees while something runs: bars and lines on standard error. The library itself is silent."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+Report = Callable[[int, Mapping[str, float]], None]
+
+
+class Progress:
+    """Told what happens; this one shows nothing."""
+
+    def say(self, text: str) -> None:
+        """A line for the user."""
+
+    def count(self, what: str) -> Callable[[int, int], None]:
+        """Told (done, total)."""
+        return lambda done, total: None
+
+    @contextlib.contextmanager
+    def bar(self, total: int, start: int = 0) -> Iterator[Report]:
+        """Yields what is told (step, terms) of a training of `total` steps."""
+        yield lambda step, terms: None
+
+
+class Terminal(Progress):
+    """Bars where standard error is a terminal; else a line now and then."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.live = self.console.is_terminal
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def count(self, what: str) -> Callable[[int, int], None]:
+        last = time.monotonic()
+
+        def told(done: int, total: int) -> None:
+            nonlocal last
+            if time.monotonic() - last > (0.2 if self.live else 10) or (self.live and done == total):
+                last = time.monotonic()
+                end = "\r" if self.live and done < total else "\n"
+                sys.stderr.write(f"{what}: {done:,} of {total:,}{end}")
+                sys.stderr.flush()
+
+        return told
+
+    @contextlib.contextmanager
+    def bar(self, total: int, start: int = 0) -> Iterator[Report]:
+        if not self.live:
+            yield self._lines(total)
+            return
+        columns = (
+            BarColumn(30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[shown]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        with Bars(*columns, console=self.console) as bars:
+            task = bars.add_task("", total=total, completed=start, shown="")
+            yield lambda step, terms: bars.update(task, completed=step, shown=_shown(terms))
+
+    def _lines(self, total: int) -> Report:
+        begun = last = time.monotonic()
+        first: int | None = None
+
+        def told(step: int, terms: Mapping[str, float]) -> None:
+            nonlocal last, first
+            first = step if first is None else first
+            now = time.monotonic()
+            if now - last > 10 or step == total:
+                left = (now - begun) / max(1, step - first) * (total - step)
+                self.say(f"step {step:,} of {total:,}  {_shown(terms)}  {left:,.0f} s left")
+                last = now
+
+        return told
+
+
+def _shown(terms: Mapping[str, float]) -> str:
+    parts = []
+    if "elbo" in terms:
+        parts.append(f"bound {terms['elbo']:.2f} nats, {terms['bits_per_dim']:.3f} bits/dim")
+    elif "loss" in terms:
+        parts.append(f"loss {terms['loss']:.4g}")
+    parts.append(f"{terms['images_per_second']:,.0f} images/s")
+    return "  ".join(parts)

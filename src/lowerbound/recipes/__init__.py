@@ -1,0 +1,74 @@
+"""A recipe: a data set, a model and a training, in one file. Bundled ones are the TOML files of this folder."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from lowerbound.config import Component, override, parse, read
+from lowerbound.data.base import Data
+from lowerbound.errors import ConfigError, did_you_mean
+from lowerbound.models.base import Model
+from lowerbound.optimization import Adam, Averaging, Constant, Optimizer, Schedule, Skip
+
+FOLDER = Path(__file__).parent
+
+
+class About(Component):
+    """What `lowerbound recipes` shows: the model in words, the time it takes and where, the number it reached."""
+
+    model: str = ""
+    time: str = "not measured"
+    reached: str = "not measured"
+
+
+class Training(Component):
+    """How a model is trained. It ends after `steps` or `epochs`, whichever comes first."""
+
+    steps: int | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0)
+    batch: int = Field(128, gt=0)
+    optimizer: Optimizer = Adam()
+    schedule: Schedule = Constant()
+    averaging: Averaging | None = Averaging()
+    clip: float | None = Field(200.0, gt=0)  # the largest norm of the gradient, in nats per unit of weight
+    skip: Skip | None = Skip()
+    log_every: int = Field(100, gt=0)  # steps
+    valid_every: int | None = Field(None, gt=0)  # steps; null: 20 times in a training
+    valid_images: int = Field(5000, gt=0)  # at most so many of the validation split
+    patience: int | None = Field(None, gt=0)  # stop after so many validations without a better one
+    save_seconds: float = Field(60.0, gt=0)  # between saved states
+    tensorboard: bool = False
+
+    def total_steps(self, images: int) -> int:
+        """The number of steps for a training split of this many images."""
+        if self.steps is None and self.epochs is None:
+            raise ConfigError("train: set train.steps or train.epochs")
+        limits = [self.steps or 0, round((self.epochs or 0) * images / self.batch)]
+        return max(1, min(n for n in limits if n))
+
+
+class Recipe(Component):
+    """The whole configuration of a run."""
+
+    about: About = About()
+    seed: int = Field(0, ge=0)
+    data: Data = Data()
+    model: Model.Config
+    train: Training = Training()
+
+
+def names() -> list[str]:
+    """The bundled recipes."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load(recipe: str | Path, changes: Iterable[str] | Mapping[str, Any] = ()) -> Recipe:
+    """A recipe by its bundled name or its TOML or JSON file, with changes. Raises ConfigError."""
+    path = FOLDER / f"{recipe}.toml"
+    if str(recipe) not in names():
+        path = Path(recipe)
+        if path.suffix not in (".toml", ".json") or not path.is_file():
+            raise ConfigError(f"no recipe {str(recipe)!r}{did_you_mean(str(recipe), names())}")
+    return override(parse(Recipe, read(path)), changes)

@@ -1,0 +1,227 @@
+"""The run folder: the only file that knows its layout.
+
+    config.json           the whole configuration and what was found of the data; rebuilds the model
+    model.safetensors     the weights every verb uses
+    log.jsonl             one line per logged step
+    state/                what resuming needs: one file, replaced atomically
+    pictures/ evaluation/
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from lowerbound.config import Component, allowing, dump, parse
+from lowerbound.data.base import Images
+from lowerbound.errors import RunError, UserError, did_you_mean
+from lowerbound.files import replacing
+from lowerbound.models.base import Model, Space
+from lowerbound.noise import key
+from lowerbound.recipes import Recipe
+
+FORMAT = 1  # of config.json; a run of a higher one was made by a newer version
+
+
+class Facts(Component):
+    """What was found of the data, so that a run needs them no more."""
+
+    name: str
+    shape: tuple[int, ...]  # (C, H, W)
+    levels: int
+    binarization: str | None = None  # fixed, dynamic or none
+    classes: tuple[str, ...] | None = None
+    counts: tuple[int, ...] | None = None  # training images of each class
+    images: int  # in the training split
+
+    @staticmethod
+    def of(images: Images, recipe: Recipe) -> "Facts":
+        """The facts of a training split. Raises RunError for a condition that the data do not have."""
+        binary = recipe.model.binary() if recipe.data.binarize is None else recipe.data.binarize
+        binarization = "fixed" if images.levels == 2 else "dynamic" if binary else None
+        if recipe.data.label and images.classes is None:
+            raise RunError(f"data.label=true, but {images.name} has no labels")
+        counts = None
+        if images.classes is not None and images.y is not None:
+            counts = tuple(np.bincount(images.y, minlength=len(images.classes)).tolist())
+        return Facts(
+            name=images.name,
+            shape=images.shape,
+            levels=images.levels,
+            binarization=binarization,
+            classes=images.classes,
+            counts=counts,
+            images=len(images),
+        )
+
+    @property
+    def binarizes(self) -> bool:
+        return self.binarization == "dynamic"
+
+    @property
+    def space(self) -> Space:
+        return Space(self.shape, levels=2 if self.binarizes else self.levels)
+
+    def given(self, recipe: Recipe) -> tuple[Space, ...]:
+        return (Space((), levels=len(self.classes or ()), ordered=False),) if recipe.data.label else ()
+
+
+class Run:
+    """A folder that holds one training and all that came of it."""
+
+    def __init__(self, path: Path, name: str, recipe: Recipe, facts: Facts):
+        self.path = path
+        self.name = name
+        self.recipe = recipe
+        self.facts = facts
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @staticmethod
+    def create(path: Path, name: str, recipe: Recipe, facts: Facts) -> "Run":
+        """Begin a run in an empty or new folder."""
+        run = Run(path, name, recipe, facts)
+        _make_folder(path)
+        values = {"version": version("lowerbound"), "format": FORMAT, "recipe": name}
+        run.write_json("config.json", values | {"data": dump(facts), "config": dump(recipe)})
+        return run
+
+    @staticmethod
+    def open(path: str | Path, allow: Iterable[str] = ()) -> "Run":
+        """An existing run. Raises RunError for a folder that isn't one."""
+        path = Path(path)
+        if not (path / "config.json").is_file():
+            near = did_you_mean(path.name, [p.parent.name for p in path.parent.glob("*/config.json")])
+            what = "is not a run: it has no config.json" if path.is_dir() else "no such run"
+            raise RunError(f"{path}: {what}{near}")
+        try:
+            values = json.loads((path / "config.json").read_text(encoding="utf-8"))
+            made_by, form = values["version"], values["format"]
+        except (ValueError, KeyError, TypeError) as e:
+            raise RunError(f"{path}/config.json is damaged: {e!r}") from None
+        if form > FORMAT:
+            raise RunError(f"{path} was made by lowerbound {made_by}, newer than this one ({version('lowerbound')})")
+        with allowing(allow):
+            recipe = parse(Recipe, values["config"], f"{path}/config.json: config")
+        return Run(path, values["recipe"], recipe, parse(Facts, values["data"], f"{path}/config.json: data"))
+
+    # ---- the model and its weights
+
+    def build(self) -> Model:
+        """The model with new weights, keyed by the run's seed."""
+        return self.recipe.model.build(self.facts.space, self.facts.given(self.recipe))
+
+    def load(self, device: str | torch.device = "cpu") -> Model:
+        """The trained model, in eval mode. Raises RunError where the training has not got so far."""
+        path = self.path / "model.safetensors"
+        if not path.is_file():
+            raise RunError(f"{self.path} has no weights yet: train it on with `lowerbound train … --resume`")
+        model = self.build()
+        try:
+            weights = load_file(path)
+            model.load_state_dict(weights)
+        except (SafetensorError, RuntimeError) as e:
+            raise RunError(f"{path} does not fit the model of config.json: {str(e).splitlines()[0]}") from None
+        return model.to(device).eval()
+
+    def labels(self, n: int, given: str | int | None = None, seed: int = 0) -> Tensor | None:
+        """n labels [n]: all the given one (a class's name or number), or drawn by their frequencies in training.
+
+        None for a model that is not conditional. Raises RunError for a label that does not exist.
+        """
+        classes, counts = self.facts.classes, self.facts.counts
+        if not self.recipe.data.label or classes is None or counts is None:
+            if given is not None:
+                raise RunError(f"--label {given}: {self.path} is not conditional; train it with data.label=true")
+            return None
+        if given is not None:
+            return torch.full((n,), _class_number(str(given), classes))
+        generator = torch.Generator().manual_seed(key(seed, "labels"))
+        return torch.multinomial(torch.tensor(counts, dtype=torch.float64), n, replacement=True, generator=generator)
+
+    def save_model(self, model: nn.Module) -> None:
+        _save(self.path / "model.safetensors", model.state_dict(), {})
+
+    # ---- the state that resuming needs
+
+    def _state(self, stage: str) -> Path:
+        return self.path / "state" / f"{stage}.safetensors"
+
+    def save_state(self, stage: str, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        _save(self._state(stage), tensors, {"values": json.dumps(values)})
+
+    def load_state(self, stage: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The tensors and values of the last state; None before the first. Raises RunError where it is damaged."""
+        path = self._state(stage)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["values"])  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError, ValueError) as e:
+            raise RunError(f"{path} is damaged ({e}); start over with --overwrite") from None
+
+    # ---- the log, pictures and evaluations
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log.jsonl"
+
+    def picture(self, name: str) -> Path:
+        return self.path / "pictures" / name
+
+    def write_json(self, name: str, values: Any) -> Path:
+        with replacing(self.path / name) as temporary:
+            temporary.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        return self.path / name
+
+    def save_evaluation(self, report: dict[str, Any], per_image: Mapping[str, np.ndarray]) -> None:
+        split = report["data"]["split"]
+        self.write_json(f"evaluation/{split}.json", report)
+        with replacing(self.path / "evaluation" / f"{split}.npz") as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **dict(per_image))  # pyright: ignore[reportArgumentType]
+
+
+def _class_number(name: str, classes: tuple[str, ...]) -> int:
+    if name in classes:
+        return classes.index(name)
+    if name.isdigit() and int(name) < len(classes):
+        return int(name)
+    raise RunError(f"--label {name}: no such class{did_you_mean(name, classes)}")
+
+
+def clear(path: Path) -> None:
+    """Remove an earlier run. Raises RunError for a folder that holds something else."""
+    if not path.exists():
+        return
+    if not (path / "config.json").is_file() and any(path.iterdir()):
+        raise RunError(f"{path} is not a run (it has no config.json), so --overwrite does not touch it; choose another --out")
+    shutil.rmtree(path)
+
+
+def occupied(path: Path) -> bool:
+    """Whether something is at the path already. Raises RunError when that is a file."""
+    if path.exists() and not path.is_dir():
+        raise RunError(f"--out {path}: is a file, expected a folder")
+    return path.is_dir() and any(path.iterdir())
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"can't write {path}: {e.strerror}") from None
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, metadata))

@@ -1,0 +1,477 @@
+"""Training: one loop, in named sections, that can be killed at any moment and resumed exactly."""
+
+import json
+import math
+import platform
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowerbound import pictures, recipes
+from lowerbound.config import dump
+from lowerbound.data.batches import Batches
+from lowerbound.errors import ConfigError, RunError, TrainingError, UserError, did_you_mean
+from lowerbound.metrics.likelihood import log_density
+from lowerbound.models.base import Density, LatentModel, Loss, Model, Stage
+from lowerbound.noise import key, seeded
+from lowerbound.optimization import Guard
+from lowerbound.progress import Progress
+from lowerbound.recipes import Recipe, Training
+from lowerbound.run import Facts, Run, clear, occupied
+from lowerbound.units import bits_per_dim
+
+
+class Interrupted(Exception):
+    """The user pressed Ctrl-C, or the machine wants to stop; the state is saved."""
+
+
+def train(
+    recipe: str | Path,
+    *,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    stage: str | None = None,
+    changes: list[str] | Mapping[str, Any] = (),  # pyright: ignore[reportArgumentType]
+    seed: int | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Run:
+    """Train a recipe into a run folder: every stage, then pictures and a short evaluation.
+
+    `changes`: dotted KEY=VALUE lines or nested tables. Raises UserError; Interrupted after saving on Ctrl-C.
+    """
+    progress = progress or Progress()
+    where = pick_device(device)
+    config = recipes.load(recipe, changes)
+    more: dict[str, Any] = {} if data is None else {"data": {"source": str(data)}}
+    config = recipes.override(config, more if seed is None else more | {"seed": seed})
+    path = Path(out) if out is not None else Path("runs") / Path(recipe).stem
+    run, parts = _open(path, Path(recipe).stem, config, resume, overwrite, progress)
+    torch.manual_seed(key(run.recipe.seed, "weights"))
+    model = run.build().to(where)
+    stages = model.stages()
+    if stage is not None and stage not in [s.name for s in stages]:
+        raise ConfigError(f"--stage {stage}: no such stage{did_you_mean(stage, [s.name for s in stages])}")
+    chosen = [s for s in stages if stage in (None, s.name)]
+    with _interruptible() as stop:
+        for part in chosen:
+            Loop(run, model, part, parts(where), progress, stop).run_through()
+    return run
+
+
+def _open(path: Path, name: str, config: Recipe, resume: bool, overwrite: bool, progress: Progress):
+    """The run folder, new or old, and what opens its training and validation images on a device."""
+    if resume and occupied(path):
+        run = Run.open(path)
+        _check_same(run.recipe, config)
+        run.recipe = config
+    elif occupied(path) and not overwrite:
+        raise RunError(f"{path} already holds something; --resume goes on with it, --overwrite starts over")
+    else:
+        if resume:
+            progress.say(f"{path}: nothing to resume, starting from the beginning")
+        run = None
+    images = config.data.open("train", progress=progress.count("decoding"))
+    valid = config.data.open("valid")
+    if images.unreadable:
+        progress.say(_unreadable(images))
+    facts = Facts.of(images, config)
+    config.train.total_steps(len(images))
+    if run is None:
+        config.model.build(facts.space, facts.given(config)).to("meta")  # a mistake in the model leaves no folder
+        if overwrite:
+            clear(path)
+        run = Run.create(path, name, config, facts)
+    elif facts != run.facts:
+        raise RunError(f"{path} was trained on other data ({run.facts.name}, {run.facts.images} images); now found: {facts}")
+
+    def batches(device: torch.device) -> tuple[Batches, Batches]:
+        options = {"binarize": facts.binarizes, "label": config.data.label}
+        return (
+            Batches(images, device, **options, flip=config.data.flip),
+            Batches(valid, device, **options),
+        )
+
+    return run, batches
+
+
+def _unreadable(images: Any) -> str:
+    shown = "; ".join(f"{path}: {reason}" for path, reason in images.unreadable[:5])
+    return f"{len(images.unreadable)} files can't be read and are left out: {shown}"
+
+
+def _check_same(old: Recipe, new: Recipe) -> None:
+    """Resuming repeats the run's configuration; only how the training goes on may change, not what is trained."""
+    a, b = _flat(dump(old)), _flat(dump(new))
+    kept = ("model.", "data.", "seed", "train.averaging", "train.skip", "train.optimizer.type")
+    changed = [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and k.startswith(kept)]
+    if changed:
+        k = changed[0]
+        raise ConfigError(
+            f"{', '.join(changed)}: differ from the run's ({k} was {a.get(k)}, now {b.get(k)}); "
+            "resume with the options it was begun with, or --overwrite"
+        )
+
+
+def _flat(table: dict[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for k, v in table.items():
+        flat |= _flat(v, f"{path}{k}.") if isinstance(v, dict) else {path + k: v}
+    return flat
+
+
+def pick_device(name: str) -> torch.device:
+    """auto, cpu, cuda or cuda:N as a device that is there. Raises ConfigError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise ConfigError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here; use --device cpu")
+    return torch.device(name)
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Inside, the first Ctrl-C (or SIGTERM) asks the loop to stop after its step; the second is the usual one."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(number, old[signal.Signals(number)])
+
+    for s in old:
+        signal.signal(s, ask)
+    try:
+        yield stop
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)
+
+
+class Loop:
+    """The training of one stage. Everything random is a function of (seed, stage, step)."""
+
+    def __init__(
+        self,
+        run: Run,
+        model: Model,
+        stage: Stage,
+        images: tuple[Batches, Batches],
+        progress: Progress,
+        stop: threading.Event,
+    ):
+        self.run, self.model, self.stage, self.progress, self.stop = run, model, stage, progress, stop
+        self.images, self.valid = images
+        self.config: Training = run.recipe.train
+        self.seed = key(run.recipe.seed, stage.name)
+        self.device = self.images.device
+        self.steps = self.config.total_steps(len(self.images))
+        self.valid_every = self.config.valid_every or max(1, math.ceil(self.steps / 20))
+        # what a saved state holds
+        self.step = 0
+        self.seconds = 0.0
+        self.best = -math.inf
+        self.since_best = 0
+        self.finished = False
+        self.window: dict[str, Tensor] = {}  # sums of the terms since the last line of the log
+        self.window_steps = 0
+        self.parameters = [[p for part in turn.parts for p in part.parameters()] for turn in stage.turns]
+        self.optimizers = [self.config.optimizer.build(ps) for ps in self.parameters]
+        self.guards = [Guard(o, self.config.clip, self.config.skip, self.device) for o in self.optimizers]
+        self.weights = [p.detach() for ps in self.parameters for p in ps]
+        self.average = [p.clone() for p in self.weights] if self.config.averaging else []
+
+    # ---- the loop
+
+    def run_through(self) -> None:
+        """From the saved state, or the beginning, to the end."""
+        self._restore()
+        if self.finished and self.step >= self.steps:
+            self.progress.say(f"{self.run.path} is finished ({self.step} steps); nothing to resume")
+            return
+        self.model.train()
+        saved = time.monotonic()
+        with self.progress.bar(self.steps, self.step) as bar:
+            while self.step < self.steps and not self._out_of_patience():
+                started = time.monotonic()
+                loss, norm = self._step()
+                self.step += 1
+                self._check_finite(loss, norm)
+                self._add(loss, norm)
+                self.seconds += time.monotonic() - started
+                if self.step % self.config.log_every == 0 or self.step == self.steps:
+                    bar(self.step, self._log())
+                if self.step % self.valid_every == 0 or self.step == self.steps:
+                    self._validate()
+                if self.stop.is_set():
+                    self._save()
+                    raise Interrupted(str(self.run.path))
+                if time.monotonic() - saved > self.config.save_seconds:
+                    self._save()
+                    saved = time.monotonic()
+        self._save()
+        self._finish()
+
+    def _step(self) -> tuple[Loss, Tensor]:
+        """One step of every optimizer of the stage."""
+        torch.manual_seed(key(self.seed, "step", self.step))
+        x, y = self.images.training(self.step, self.config.batch, self.seed)
+        factor = self.config.schedule.factor(self.step, self.steps)
+        for turn, optimizer, guard, parameters in zip(
+            self.stage.turns, self.optimizers, self.guards, self.parameters, strict=True
+        ):
+            optimizer.param_groups[0]["lr"] = self.config.optimizer.lr * factor
+            loss = turn.loss(x, y, self.step)
+            optimizer.zero_grad(set_to_none=True)
+            loss.value.backward()
+            norm = guard.step(parameters)
+        self.model.after_step()
+        if self.config.averaging:
+            self.config.averaging.update(self.average, self.weights, self.step)
+        return Loss(loss.value.detach(), loss.terms), norm
+
+    # ---- what can go wrong
+
+    def _check_finite(self, loss: Loss, norm: Tensor) -> None:
+        """Stop at a loss or gradient that is not finite. The guard has left the weights as they were."""
+        if self.device.type == "cuda" and self.step % self.config.log_every:
+            return  # reading the number would make the device wait
+        if not (math.isfinite(float(loss.value)) and math.isfinite(float(norm))):
+            self.step -= 1
+            self._save()
+            terms = [name for name, t in loss.terms.items() if not torch.isfinite(t).all()]
+            raise TrainingError(
+                f"step {self.step}: the {'loss' if terms else 'gradient'} is not finite"
+                f"{' (' + ', '.join(terms) + ')' if terms else ''}; first in {self._first_not_finite()}. "
+                f"The last good state is in {self.run.path}; try a smaller train.optimizer.lr or train.clip"
+            )
+
+    def _first_not_finite(self) -> str:
+        """The first layer whose output, or else whose parameters' gradient, is not finite, repeating the step."""
+        found: list[str] = []
+        names = {m: n for n, m in self.model.named_modules()}
+
+        def look(module: nn.Module, _: Any, output: Any) -> None:
+            if not found and isinstance(output, Tensor) and not torch.isfinite(output).all():
+                found.append(names[module])
+
+        hooks = [m.register_forward_hook(look) for m in self.model.modules() if not list(m.children())]
+        try:
+            torch.manual_seed(key(self.seed, "step", self.step))
+            x, y = self.images.training(self.step, self.config.batch, self.seed)
+            for turn in self.stage.turns:
+                turn.loss(x, y, self.step)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        bad = [n for n, p in self.model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+        return f"the layer {found[0]}" if found else f"the gradient of {bad[0]}" if bad else "the objective"
+
+    # ---- the log
+
+    def _add(self, loss: Loss, norm: Tensor) -> None:
+        terms = {"loss": loss.value, "grad_norm": norm} | {k: t.mean() for k, t in loss.terms.items()}
+        for name, t in terms.items():
+            t = t.detach().double()
+            self.window[name] = self.window[name] + t if name in self.window else t
+        self.window_steps += 1
+
+    def _log(self) -> dict[str, float]:
+        """One line: the means of the terms since the last."""
+        means = {name: float(t) / self.window_steps for name, t in self.window.items()}
+        rate = self.window_steps * self.config.batch / max(1e-9, self.seconds - self._logged_seconds)
+        means["lr"] = self.optimizers[0].param_groups[0]["lr"]
+        means["skipped"] = sum(float(g.skipped) for g in self.guards)
+        self._write({"split": "train", "seconds": round(self.seconds, 3), "images_per_second": round(rate, 1), **means})
+        self.window, self.window_steps, self._logged_seconds = {}, 0, self.seconds
+        if "elbo" in means:
+            means["bits_per_dim"] = bits_per_dim(-means["elbo"], self.model.space.dims)
+        return means | {"images_per_second": rate}
+
+    _logged_seconds = 0.0
+
+    def _write(self, values: dict[str, Any]) -> None:
+        line = json.dumps({"step": self.step, "stage": self.stage.name, **values})
+        try:
+            with self.run.log_path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as e:
+            raise UserError(f"can't write {self.run.log_path}: {e.strerror}") from None
+        if self.config.tensorboard:
+            self._tensorboard(values)
+
+    def _tensorboard(self, values: dict[str, Any]) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ConfigError("train.tensorboard: install it with `pip install 'lowerbound[tensorboard]'`") from None
+        with SummaryWriter(str(self.run.path / "tensorboard")) as writer:
+            for name, value in values.items():
+                if isinstance(value, float):
+                    writer.add_scalar(f"{values['split']}/{name}", value, self.step)
+
+    # ---- validation, on noise of its own
+
+    def _validate(self) -> None:
+        """Measure the weights and their average; keep the average (or the weights) if it is the best so far."""
+        values = {"weights": self._bound()}
+        with self._averaged():
+            values["elbo"] = self._bound() if self.average else values["weights"]
+            self.since_best += 1
+            if values["elbo"] > self.best:
+                self.best, self.since_best = values["elbo"], 0
+                self.run.save_model(self.model)
+            self._live_pictures()
+        self._write({"split": "valid", "seconds": round(self.seconds, 3), **values})
+        bits = bits_per_dim(-values["elbo"], self.model.space.dims)
+        self.progress.say(f"step {self.step:,}: validation bound {values['elbo']:.2f} nats, {bits:.3f} bits/dim")
+
+    def _bound(self) -> float:
+        """The mean bound on the validation images, in nats; minus the loss for a model that has none."""
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                if self.model.density is not Density.NONE:
+                    return float(log_density(self.model, self.valid, limit=self.config.valid_images).mean())
+                return self._minus_loss()
+        finally:
+            self.model.train()
+
+    def _minus_loss(self) -> float:
+        total, n = 0.0, 0
+        with seeded(self.seed, "valid", device=self.device):
+            for batch in self.valid.in_order(self.config.batch, self.config.valid_images):
+                total += float(self.stage.turns[0].loss(batch.x, batch.y, self.step).value) * len(batch.x)
+                n += len(batch.x)
+        return -total / n
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Inside, the model has its averaged weights."""
+        kept = [w.clone() for w in self.weights] if self.average else []
+        for w, a in zip(self.weights, self.average, strict=False):
+            w.copy_(a)
+        try:
+            yield
+        finally:
+            for w, k in zip(self.weights, kept, strict=False):
+                w.copy_(k)
+
+    def _live_pictures(self) -> None:
+        if not (len(self.model.space.shape) == 3 and isinstance(self.model, LatentModel)):
+            return
+        self.model.eval()
+        with seeded(self.seed, "pictures", device=self.device):
+            draw_samples(self.run, self.model)
+        self.model.train()
+
+    def _out_of_patience(self) -> bool:
+        return self.config.patience is not None and self.since_best >= self.config.patience
+
+    # ---- the state
+
+    def _save(self) -> None:
+        tensors = {f"model.{k}": t for k, t in self.model.state_dict().items()}
+        tensors |= {f"average.{i}": t for i, t in enumerate(self.average)}
+        tensors |= {f"window.{k}": t for k, t in self.window.items()}
+        for t, (optimizer, guard) in enumerate(zip(self.optimizers, self.guards, strict=True)):
+            tensors |= {f"guard.{t}.norms": guard.norms, f"guard.{t}.skipped": guard.skipped}
+            for i, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{t}.{i}.{k}": v for k, v in state.items()}
+        size = self.run.log_path.stat().st_size if self.run.log_path.exists() else 0
+        values = {name: getattr(self, name) for name in _SAVED} | {
+            "best": None if self.best == -math.inf else self.best,
+            "guard_counts": [g.count for g in self.guards],
+            "log_bytes": size,
+            "machine": _machine(self.device),
+        }
+        self.run.save_state(self.stage.name, tensors, values)
+
+    def _restore(self) -> None:
+        state = self.run.load_state(self.stage.name)
+        if state is None:
+            if self.run.log_path.exists():
+                self.progress.say(f"{self.run.path} was stopped before its first saved state; starting over")
+                self.run.log_path.unlink()
+            return
+        tensors, values = state
+        for name in _SAVED:
+            setattr(self, name, values[name])
+        self.best = -math.inf if values["best"] is None else values["best"]
+        self.model.load_state_dict({k[6:]: t for k, t in tensors.items() if k.startswith("model.")})
+        for i, a in enumerate(self.average):
+            a.copy_(tensors[f"average.{i}"])
+        self.window = {k[7:]: t.to(self.device) for k, t in tensors.items() if k.startswith("window.")}
+        for t, (optimizer, guard) in enumerate(zip(self.optimizers, self.guards, strict=True)):
+            guard.norms.copy_(tensors[f"guard.{t}.norms"])
+            guard.skipped.copy_(tensors[f"guard.{t}.skipped"])
+            guard.count = values["guard_counts"][t]
+            _restore_optimizer(optimizer, tensors, f"optimizer.{t}.")
+        _truncate(self.run.log_path, values["log_bytes"])
+        now = _machine(self.device)
+        changed = [f"{k} was {v}, is {now[k]}" for k, v in values["machine"].items() if v != now[k]]
+        if changed:
+            self.progress.say(f"resuming elsewhere ({'; '.join(changed)}): the weights may differ in their last bits")
+        self.progress.say(f"resuming {self.run.path} at step {self.step}")
+
+    # ---- the end
+
+    def _finish(self) -> None:
+        """Pictures of the best weights, then the mark that all is done."""
+        self.finished = True
+        self._save()
+
+
+_SAVED = ("step", "seconds", "since_best", "finished", "window_steps", "_logged_seconds")
+
+
+def draw_samples(run: Run, model: LatentModel, n: int = 64) -> None:
+    """pictures/samples.png and samples_mean.png: draws from the model, with labels by their frequencies."""
+    y = run.labels(n)
+    y = None if y is None else y.to(next(model.parameters()).device)
+    levels = model.space.levels or 256
+    with torch.no_grad():
+        p = model.draw_likelihood(n, y)
+        pictures.save_png(pictures.grid(p.sample().cpu().numpy(), levels), run.picture("samples.png"))
+        pictures.save_png(pictures.grid(p.mean.cpu().numpy(), levels), run.picture("samples_mean.png"))
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, t in tensors.items():
+        if name.startswith(prefix):
+            i, _, k = name[len(prefix) :].partition(".")
+            state.setdefault(int(i), {})[k] = t
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _truncate(path: Path, size: int) -> None:
+    """Cut the lines that were written after the restored state."""
+    if path.exists() and path.stat().st_size > size:
+        with path.open("r+b") as file:
+            file.truncate(size)
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    """What exact resuming depends on."""
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }

@@ -1,0 +1,216 @@
+"""The verbs of the command line as functions of a run: evaluate, sample, reconstruct, encode."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowerbound import pictures
+from lowerbound.data.base import Data, Images, open_images
+from lowerbound.data.batches import Batches, binarized
+from lowerbound.errors import ModelError, RunError
+from lowerbound.files import replacing
+from lowerbound.metrics.base import Advance, Value, measure, rows_at_once
+from lowerbound.metrics.reconstruction import reconstruct as reconstruction
+from lowerbound.models.base import LatentModel, Model
+from lowerbound.noise import key, seeded
+from lowerbound.progress import Progress
+from lowerbound.run import Run
+
+
+def evaluate(
+    run: Run,
+    *,
+    data: str | None = None,
+    split: str = "test",
+    metrics: Sequence[str] | None = None,
+    draws: int = 500,
+    limit: int | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure a run on a split: the report of `evaluate --json`. A full one is saved in the run.
+
+    Raises ConfigError for an unknown metric, ModelError for one that the model does not have.
+    """
+    progress = progress or Progress()
+    if draws < 1 or (limit is not None and limit < 1):
+        raise ModelError(f"{'--draws' if draws < 1 else '--limit'}: expected a whole number of at least 1")
+    model = run.load(device)
+    images = open_data(run, split, data, progress)
+    batches = as_batches(run, images, torch.device(device))
+    values = measure(
+        model, batches, names=metrics, options={"draws": draws}, seed=seed, limit=limit, advance=_counter(progress, images)
+    )
+    report = {
+        "run": str(run.path),
+        "model": run.recipe.model.type_name(),
+        "seed": seed,
+        "version": version("lowerbound"),
+        "data": {
+            "name": images.name,
+            "split": split,
+            "n": len(images) if limit is None else min(limit, len(images)),
+            "shape": list(run.facts.shape),
+            "levels": run.facts.levels,
+            "binarization": run.facts.binarization,
+        },
+        "metrics": {name: _entry(run, name, value) for name, value in values.items()},
+    }
+    if limit is None and metrics is None:
+        detail = {n: report["metrics"][n] | (v.detail or {}) for n, v in values.items()}
+        run.save_evaluation(report | {"metrics": detail}, {n: v.each for n, v in values.items() if v.each is not None})
+    return report
+
+
+_LIKELIHOODS = ("elbo", "nll", "bits_per_dim", "kl", "distortion")
+
+
+def _entry(run: Run, name: str, value: Value) -> dict[str, Any]:
+    entry = {k: v for k, v in value._asdict().items() if k not in ("each", "detail")}
+    if value.value is None:
+        return {"value": None, "relation": value.relation}
+    return entry | ({"given": "label"} if run.recipe.data.label and name in _LIKELIHOODS else {})
+
+
+def _counter(progress: Progress, images: Images) -> Advance:
+    told, done = progress.count("measuring"), 0
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done = done % len(images) + n
+        told(done, len(images))
+
+    return advance
+
+
+def open_data(run: Run, split: str, source: str | None = None, progress: Progress | None = None) -> Images:
+    """A split of the run's data, or of other data prepared in the same way. Raises RunError where they don't fit."""
+    data: Data = run.recipe.data if source is None else run.recipe.data.model_copy(update={"source": source})
+    images = data.open(split, progress=(progress or Progress()).count("decoding"))
+    facts = run.facts
+    if images.shape != facts.shape or images.levels != facts.levels:
+        found, wanted = f"{images.shape}, {images.levels} levels", f"{facts.shape}, {facts.levels} levels"
+        raise RunError(f"{images.name} has images of {found}; {run.path} was trained on {wanted}")
+    if run.recipe.data.label and images.classes != facts.classes:
+        raise RunError(f"the classes of {images.name} are not those of {facts.name}, which {run.path} is conditioned on")
+    return images
+
+
+def as_batches(run: Run, images: Images, device: torch.device) -> Batches:
+    return Batches(images, device, binarize=run.facts.binarizes, label=run.recipe.data.label)
+
+
+def sample(
+    run: Run,
+    n: int = 16,
+    *,
+    label: str | int | None = None,
+    temperature: float = 1.0,
+    mean: bool = False,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> tuple[np.ndarray, int]:
+    """Images drawn from the model, uint8 [n, C, H, W], and the levels of their pixels; the means of p(x|z) on request."""
+    model = run.load(device)
+    if n < 1:
+        raise ModelError(f"-n {n}: expected a whole number of at least 1")
+    y = run.labels(n, label, seed)
+    drawn = []
+    with seeded(seed, "sample", device=torch.device(device)):
+        for part in torch.arange(n).split(rows_at_once(model)):
+            drawn.append(_drawn(model, len(part), None if y is None else y[part].to(device), temperature, mean))
+    return np.concatenate(drawn), model.space.levels or 256
+
+
+def _drawn(model: Model, n: int, y: Tensor | None, temperature: float, mean: bool) -> np.ndarray:
+    if not mean:
+        return model.sample(n, y, temperature).cpu().numpy()
+    if not isinstance(model, LatentModel):
+        raise ModelError(f"--mean: {type(model).__name__} has no mean of p(x|z) to show")
+    return model.sample_mean(n, y, temperature).round().to(torch.uint8).cpu().numpy()
+
+
+def reconstruct(
+    run: Run, images: Sequence[str | Path], *, label: str | int | None = None, device: torch.device | str = "cpu"
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """The user's images as the run prepares them, their reconstructions (means of p(x|z)), and the levels of both."""
+    model = _latent_model(run, device)
+    x = torch.from_numpy(open_images(images, run.recipe.data, run.facts.shape, run.facts.levels))
+    if run.facts.binarizes:
+        x = binarized(x, run.facts.levels, np.arange(len(x)))
+    y = run.labels(len(x), label)
+    with torch.no_grad():
+        r = reconstruction(model, x.to(device), None if y is None else y.to(device))
+    return x.numpy(), r.cpu().numpy(), model.space.levels or 256
+
+
+def encode(
+    run: Run,
+    *,
+    data: str | None = None,
+    split: str = "train",
+    out: str | Path,
+    scale: bool = False,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> int:
+    """Write the posterior means of a split to an .npz: z float32 [N, D], label and path where there are any."""
+    out = Path(out)
+    if out.suffix != ".npz":
+        raise RunError(f"--out {out}: expected a file ending in .npz")
+    model = _latent_model(run, device)
+    images = open_data(run, split, data, progress)
+    arrays: dict[str, list[np.ndarray]] = {"z": []} | ({"scale": []} if scale else {})
+    with torch.no_grad():
+        for batch in as_batches(run, images, torch.device(device)).in_order(rows_at_once(model)):
+            levels = model.posteriors(batch.x, batch.y)
+            arrays["z"].append(torch.cat([q.mean.flatten(1) for q in levels], 1).float().cpu().numpy())
+            if scale:
+                arrays["scale"].append(torch.cat([q.stddev.flatten(1) for q in levels], 1).float().cpu().numpy())
+    joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in arrays.items()}
+    joined |= {} if images.y is None else {"label": np.asarray(images.y)}
+    joined |= {} if images.paths is None else {"path": np.asarray(images.paths)}
+    with replacing(out) as temporary, temporary.open("wb") as file:
+        np.savez(file, **joined)
+    return len(images)
+
+
+def draw_pictures(run: Run, device: torch.device | str = "cpu") -> None:
+    """Everything in pictures/: samples, their means, reconstructions, the manifold where z is a plane, curves."""
+    model = run.load(device)
+    levels = model.space.levels or 256
+    seed = key(run.recipe.seed, "pictures")
+    for name, mean in (("samples.png", False), ("samples_mean.png", True)):
+        if not mean or isinstance(model, LatentModel):
+            x, _ = sample(run, 64, mean=mean, seed=seed, device=device)
+            pictures.save_png(pictures.grid(x, levels), run.picture(name))
+    if isinstance(model, LatentModel):
+        batch = next(as_batches(run, open_data(run, "valid"), torch.device(device)).in_order(16))
+        with torch.no_grad():
+            r = reconstruction(model, batch.x, batch.y).cpu().numpy()
+        pictures.save_png(pictures.pairs(batch.x.cpu().numpy(), r, levels), run.picture("reconstructions.png"))
+        if getattr(model.config, "latent", None) == (2,) and not model.given:
+            pictures.save_png(_manifold(model, levels, device), run.picture("manifold.png"))
+    if run.log_path.exists():
+        pictures.curves(run.log_path, run.picture("curves.png"))
+
+
+def _manifold(model: LatentModel, levels: int, device: torch.device | str) -> np.ndarray:
+    @torch.no_grad()
+    def decode_mean(z: np.ndarray) -> np.ndarray:
+        return model.decode(torch.from_numpy(z).float().to(device)).mean.cpu().numpy()
+
+    return pictures.manifold(decode_mean, levels=levels)
+
+
+def _latent_model(run: Run, device: torch.device | str) -> LatentModel:
+    model = run.load(device)
+    if not isinstance(model, LatentModel):
+        raise ModelError(f"{run.path}: {type(model).__name__} has no latent code")
+    return model
