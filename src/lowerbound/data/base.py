@@ -32,12 +32,12 @@ class Data(Component):
     """
 
     source: str = "digits"  # a bundled name or a path
-    size: int | None = Field(None, gt=0)  # shorter side to this many pixels, centre crop
+    size: int | None = Field(default=None, gt=0)  # shorter side to this many pixels, centre crop
     gray: bool = False
     label: bool = False  # condition the model on the label
     flip: bool = False  # mirror half of the images while training
     strict: bool = False  # the first unreadable file is an error
-    levels: int | None = Field(None, ge=2, le=256)  # values a pixel takes; None: what the data set says, or 256
+    levels: int | None = Field(default=None, ge=2, le=256)  # values a pixel takes; None: what the data set says, or 256
     binarize: bool | None = None  # draw binary pixels while training; None: where the likelihood needs it
 
     def open(self, split: str, *, progress: Progress | None = None) -> "Images":
@@ -71,7 +71,7 @@ class Data(Component):
 class Images:
     """One part of a data set. Image i stays image i as long as the data don't change.
 
-    The arrays are memory mapped and read-only; `x[indices]` is a copy.
+    The arrays are memory mapped; `x[indices]` is a copy. Writing to them changes neither the cache nor other processes.
     """
 
     name: str

@@ -38,7 +38,7 @@ class Bundled(NamedTuple):
         why = ""
         if self.missing() and self.downloads:
             wanted = [d for d in self.downloads if d.path.endswith("/") or d.path in self.missing()]
-            why = fetch(wanted, data_root())
+            why = fetch(wanted, data_root(), complete=lambda: not self.missing())
         if self.missing():
             listed = ", ".join(" or ".join(options) for options in self.files if locate(options) is None)
             raise DataError(

@@ -14,9 +14,11 @@ import errno
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +30,7 @@ from lowerbound.data.split import PARTS, assign
 from lowerbound.errors import DataError
 
 FORMAT = 1  # of the cache's files and of the way images are prepared
+_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)  # named since Python 3.13
 Progress = Callable[[int, int], None]  # (done, total) images
 
 
@@ -204,7 +207,19 @@ def _read(folder: Path) -> Stored:
 
 
 def _mapped(file: Path) -> np.ndarray | None:
-    return np.load(file, mmap_mode="c") if file.exists() else None
+    """The array of a .npy file, memory mapped; None where there is no file.
+
+    Copy-on-write, because torch takes writable arrays only; and without reserving memory for copies that nobody makes,
+    because numpy's own copy-on-write maps are refused for files larger than the memory.
+    """
+    if not file.exists():
+        return None
+    with open(file, "rb") as f:
+        np.lib.format.read_magic(f)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(f)
+        flags = mmap.MAP_PRIVATE | _NORESERVE
+        buffer = mmap.mmap(f.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        return np.frombuffer(buffer, dtype, offset=f.tell()).reshape(shape)
 
 
 def _sweep(folder: Path, family: str, keep: str) -> None:

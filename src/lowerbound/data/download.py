@@ -6,7 +6,7 @@ import shutil
 import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +23,8 @@ class Download(NamedTuple):
     path: str  # below the data root; ending in / where the url is a .tar of that folder
 
 
-def fetch(downloads: Sequence[Download], root: Path) -> str:
-    """Download what is not there yet. Returns why it failed, as the end of a sentence, or "".
+def fetch(downloads: Sequence[Download], root: Path, complete: Callable[[], bool]) -> str:
+    """Download until the data set is complete. Returns why that failed, as the end of a sentence, or "".
 
     Raises DataError for a file that arrives with another hash than the published one.
     """
@@ -32,7 +32,7 @@ def fetch(downloads: Sequence[Download], root: Path) -> str:
         root.mkdir(parents=True, exist_ok=True)
         with locked(root / ".download.lock"):
             for download in downloads:
-                if not (root / download.path).exists():  # another process may have been first
+                if not complete():  # another process may have been first
                     _fetch(download, root)
     except (OSError, tarfile.TarError) as e:  # URLError and timeouts are OSErrors
         return f" (the download failed: {getattr(e, 'reason', None) or e})"
@@ -41,7 +41,6 @@ def fetch(downloads: Sequence[Download], root: Path) -> str:
 
 def _fetch(download: Download, root: Path) -> None:
     target = root / download.path
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = root / f".{Path(download.path).name}.part"
     shutil.rmtree(temporary, ignore_errors=True)
     digest = hashlib.new(download.algorithm)
@@ -59,9 +58,17 @@ def _fetch(download: Download, root: Path) -> None:
         if download.path.endswith("/"):
             with tarfile.open(file) as tar:
                 tar.extractall(temporary, filter="data")
-            os.replace(temporary / target.name, target)
+            for unpacked in (temporary / target.name).iterdir():
+                _place(unpacked, target / unpacked.name)
         else:
-            os.replace(file, target)
+            _place(file, target)
     finally:
         file.unlink(missing_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _place(file: Path, target: Path) -> None:
+    """Give a file its name, unless that is taken: what is there is the user's."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        os.replace(file, target)

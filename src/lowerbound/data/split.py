@@ -21,8 +21,8 @@ def assign(keys: Sequence[str], part: np.ndarray, carve: tuple[str, ...]) -> np.
     """The part of each row: int8 [N] of indices into PARTS.
 
     Undecided rows go to the parts of `carve` (valid, test or both, 10 % each) by their hash, else to train. A part of
-    `carve` that would be empty takes the nearest hash from a part that keeps another; train comes first. Rows of one key
-    stay together.
+    `carve` that would be empty takes the nearest hash from a part that keeps another; train comes first. Rows of one
+    key stay together.
     """
     part = part.copy()
     free = np.flatnonzero(part == UNDECIDED)

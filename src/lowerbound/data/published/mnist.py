@@ -83,7 +83,8 @@ def _binary_images(file: Path) -> Iterator[np.ndarray]:
         bits = np.concatenate([rest, a[digit] - np.uint8(ord("0"))])
         whole = len(bits) // _DIMS * _DIMS
         rest = bits[whole:]
-        yield bits[:whole].reshape(-1, 1, 28, 28)
+        if whole:
+            yield bits[:whole].reshape(-1, 1, 28, 28)
     if len(rest):
         raise damaged(file, f"the number of pixels is no multiple of {_DIMS}")
 
