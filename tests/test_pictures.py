@@ -198,7 +198,7 @@ def test_other_suffixes_say_what_is_possible(tmp_path):
 @pytest.mark.parametrize("name", ["a.png", "a.npz", "a"])
 def test_a_file_in_the_way_is_named(name, tmp_path):
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(UserError, match=rf"file/{name}(/0000\.png)?: can't be written: \w+"):
+    with pytest.raises(UserError, match=rf"can't write .*file/{name}(/0000\.png)?: \w+"):
         pictures.save_images(np.zeros((1, 1, 2, 2)), 256, tmp_path / "file" / name)
     assert (tmp_path / "file").read_text() == "kept"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_nothing(name, tmp_path, monkeypatch):
     (tmp_path / "log.jsonl").touch()
     monkeypatch.setattr("os.replace", full)
     images = np.zeros((2, 1, 2, 2))
-    message = rf"{name}.*: can't be written: No space left on device"
+    message = rf"can't write .*{name}.*: No space left on device"
     with pytest.raises(UserError, match=message):
         pictures.save_images(images, 256, tmp_path / name)
     with pytest.raises(UserError, match=message):
@@ -241,6 +241,13 @@ def test_log_is_read_term_by_term(tmp_path):
     }
     two = log(tmp_path / "log2.jsonl", {"step": 1, "stage": "a", "loss": 1.0}, {"step": 1, "stage": "b", "loss": 1.0})
     assert list(pictures._series(two)) == [("a", "loss"), ("b", "loss")]
+
+
+def test_the_bound_is_drawn_first_and_the_speed_last(tmp_path):
+    terms = {"lr": 1, "images_per_second": 2, "kl": 3, "grad_norm": 4, "elbo": 5, "loss": 6}
+    path = log(tmp_path / "log.jsonl", {"step": 1, "stage": "b", **terms}, {"step": 1, "stage": "a", **terms})
+    order = ["elbo", "loss", "kl", "lr", "grad_norm", "images_per_second"]
+    assert list(pictures._series(path)) == [(stage, name) for stage in "ba" for name in order]
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def tree() -> list[Path]:
         folders.append((indent, here[0]))
         paths += here
         if not indent:  # several names in one line: `tests/  docs/  scripts/check`
-            paths += [Path(word) for word in words[1:] if "/" in word and " " not in word]
+            paths += [Path(word) for word in words[1:] if re.search(r"/|\.\w+$", word) and " " not in word]
     return paths
 
 

@@ -24,6 +24,8 @@ from lowerbound.units import to_bytes
 PAPER = 255  # what shows between the images
 SMALLEST = 56  # pixels: a cell's longer side is enlarged by a whole number until it is at least this
 NOT_CURVES = {"step", "epoch", "seconds", "time"}
+FIRST_CURVES = ["elbo", "loss"]
+LAST_CURVES = ["lr", "grad_norm", "skipped", "images_per_second"]  # how it is trained, after what is learned
 
 
 def grid(
@@ -249,7 +251,7 @@ def _written(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as e:
-        raise UserError(f"{path}: can't be written: {e.strerror or e}") from None
+        raise UserError(f"can't write {path}: {e.strerror or e}") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -275,7 +277,7 @@ def _save_folder(x: np.ndarray, out: Path, names: Sequence[str] | None) -> None:
         for file in files:
             os.replace(temporary / file, out / file)
     except OSError as e:
-        raise UserError(f"{out}: can't be written: {e.strerror or e}") from None
+        raise UserError(f"can't write {out}: {e.strerror or e}") from None
     except UserError as e:
         raise UserError(str(e).replace(str(temporary), str(out))) from None
     finally:
@@ -307,7 +309,7 @@ Splits = dict[str, dict[float, float]]  # split -> step -> value
 
 
 def _series(log_path: Path) -> dict[Term, Splits]:
-    """The numbers of a log, term by term, in the order in which they first appear; the speed comes last."""
+    """The numbers of a log, term by term, stage by stage."""
     try:
         lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as e:
@@ -320,7 +322,14 @@ def _series(log_path: Path) -> dict[Term, Splits]:
         for name, value in _numbers(r):
             split = panels.setdefault(Term(stage, name), {}).setdefault(str(r.get("split", "train")), {})
             split[r["step"]] = value  # a step logged again after resuming replaces the first
-    return dict(sorted(panels.items(), key=lambda item: item[0].name == "images_per_second"))
+    stages = list(dict.fromkeys(term.stage for term in panels))
+    return {term: panels[term] for term in sorted(panels, key=lambda t: (stages.index(t.stage), _rank(t.name)))}
+
+
+def _rank(name: str) -> int:
+    if name in FIRST_CURVES:
+        return FIRST_CURVES.index(name) - len(FIRST_CURVES)
+    return LAST_CURVES.index(name) + 1 if name in LAST_CURVES else 0
 
 
 def _record(line: str) -> dict[str, Any] | None:
@@ -350,6 +359,7 @@ def _draw(axes: Any, title: str, splits: Splits) -> None:
         few = len(steps) <= 20
         axes.plot(steps, values, color=color, label=split, lw=1.3, marker="o" if few else None, ms=3)
     axes.set_title(title.replace("_", " "), fontsize=10, loc="left")
+    axes.set_xlim(0, 1.03 * max(max(values) for values in splits.values()) or 1)
     axes.set_xlabel("step", fontsize=8, color="0.35")
     axes.tick_params(labelsize=8, colors="0.35")
     axes.grid(color="0.92", lw=0.8)
@@ -365,7 +375,7 @@ def _draw(axes: Any, title: str, splits: Splits) -> None:
 def _colors(splits: Splits) -> list[tuple[str, str]]:
     known = {"train": "tab:blue", "valid": "tab:orange"}
     spare = iter(["tab:green", "tab:red", "tab:purple"] * len(splits))
-    return [(split, known.get(split) or next(spare)) for split in splits]
+    return [(split, known.get(split) or next(spare)) for split in sorted(splits)]
 
 
 def _limits(splits: Splits) -> tuple[float, float] | None:
