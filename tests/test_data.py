@@ -1,5 +1,6 @@
 """Where images come from and which part they belong to: folders, splits, labels, levels, npz."""
 
+import os
 import shutil
 import tarfile
 import zipfile
@@ -201,6 +202,16 @@ def test_other_files_are_counted_and_ignored(tmp_path):
         (root / name).write_bytes(b"x")
     images = opened(root)
     assert (len(images), images.ignored, images.unreadable) == (3, 2, ())
+
+
+def test_names_of_any_bytes(tmp_path):
+    root = numbered(tmp_path / "mine", 3)
+    odd = os.fsdecode(b"\xff\n.png")
+    save(root / "good.png", 9).rename(root / odd)
+    (root / (odd + "2.png")).write_bytes(b"")
+    images = opened(root)
+    assert content(images)[odd] == 9
+    assert images.unreadable == ((odd + "2.png", "empty file"),)
 
 
 def test_links_are_followed_and_cycles_are_not(tmp_path):

@@ -114,6 +114,16 @@ def test_exif_orientation(root, orientation, suffix):
     assert opened(root, size=4).shape == (3, 4, 4)
 
 
+def test_large_jpegs_are_reduced_while_decoding(root):
+    y, x = np.mgrid[:300, :400]
+    pixels = (127 + 60 * np.sin(x / 40) + 60 * np.cos(y / 30)).astype(np.uint8)
+    Image.fromarray(pixels).save(root / "a.jpg", quality=95)
+    Image.fromarray(pixels).save(root / "b.png")
+    images = opened(root, size=24)
+    a, b = images.x.astype(int)
+    assert np.abs(a - b).max() <= 3
+
+
 def test_damaged_exif_is_no_reason_to_refuse(root):
     Image.new("L", (4, 4)).save(root / "a.jpg", exif=b"Exif\0\0nonsense")
     assert len(opened(root)) == 1
@@ -212,6 +222,21 @@ def test_what_is_left_keeps_its_pixels_labels_and_parts(damaged):
     for path in list(images.unreadable):
         (root / path[0]).unlink()
     assert {p: set(Data(source=str(root)).open(p).paths or ()) for p in parts} == parts
+
+
+def test_given_parts_keep_their_pixels_beside_damage(root):
+    for i in range(60):
+        file = root / ("train", "valid", "test")[i % 3] / f"{i}.png"
+        file.parent.mkdir(exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (32, 32), np.uint8)
+        pixels[0, 0] = i
+        Image.fromarray(pixels).save(file)
+        if i % 7 == 0:
+            file.write_bytes(file.read_bytes()[:300])
+    for k, part in enumerate(("train", "valid", "test")):
+        images = Data(source=str(root)).open(part)
+        assert sorted(images.x[:, 0, 0, 0].tolist()) == [i for i in range(60) if i % 3 == k and i % 7]
+        assert [f"{part}/{v}.png" for v in images.x[:, 0, 0, 0]] == list(images.paths or ())
 
 
 def test_no_part_is_emptied_by_damage(root):

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lowerbound.data import Data, Images, cache
-from lowerbound.data.folder import Files
+from lowerbound.data import Data, Images, archives, cache
+from lowerbound.data import folder as folder_module
+from lowerbound.data.archives import Zip, file_stamp
+from lowerbound.data.folder import Files, Folder
 from lowerbound.errors import DataError
 
 
@@ -112,6 +114,25 @@ def test_files_written_within_one_tick_of_the_clock(tmp_path):
     for value in range(20):
         Image.new("L", (8, 8), value).save(tmp_path / "mine" / "a.bmp")
         assert (opened(tmp_path / "mine").x == value).all()
+
+
+@pytest.mark.parametrize("kind", [Folder, Zip])
+def test_a_clock_of_coarse_ticks_hides_no_change(tmp_path, monkeypatch, kind):
+    tick = 10_000_000  # ns
+
+    def coarse(path: Path) -> list[int]:
+        return [t // tick * tick for t in file_stamp(path)]
+
+    monkeypatch.setattr(archives, "file_stamp", coarse)
+    monkeypatch.setattr(folder_module, "file_stamp", coarse)
+    path = tmp_path / "mine"
+    store = kind(path / "a.zip" if kind is Zip else path)
+    path.mkdir()
+    seen = set()
+    for content in range(20):
+        (path / "a.zip").write_bytes(bytes([content]))
+        seen.add(str(store.fingerprint()))
+    assert len(seen) == 20
 
 
 def test_a_changed_npz_is_seen(tmp_path):

@@ -113,7 +113,9 @@ def test_binarized_mnist(root, suffix):
         assert (images.levels, images.y) == (2, None)
 
 
-@pytest.mark.parametrize("content", [b"0 1 2\n", b"0 1 0\n", b"0 " * 784 + b"\n" + b"0 " * 784 + b"\n1"])
+@pytest.mark.parametrize(
+    "content", [b"0 1 2\n", b"0 1 0\n", b"0 " * 1568 + b"\n", b"0 " * 784 + b"\n" + b"0 " * 784 + b"\n1"]
+)
 def test_damaged_amat_is_named(root, content):
     put_binarized(root, "")
     put(root / "mnist-binarized" / "binarized_mnist_valid.amat", content)

@@ -7,6 +7,7 @@ honest compression gives) is refused as a whole.
 import io
 import stat
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,9 +17,27 @@ from lowerbound.data.decode import Unreadable
 from lowerbound.errors import DataError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+TICK = 0.02  # seconds; file systems stamp changes at least this finely
 MAX_FILE = 2**28  # bytes that one image file may take
 MAX_RATIO = 1100  # deflate reaches 1032 at best; more means members that share their bytes
 Opener = Callable[[], IO[bytes]]
+
+
+def settled(stamp: Callable[[], tuple[Any, int]]) -> Any:
+    """The fingerprint that `stamp` gives, with the newest ctime in ns in it, once that is in the past.
+
+    File systems stamp changes in ticks: a file just written could change once more and keep its stamp.
+    """
+    fingerprint, newest = stamp()
+    if newest > time.time_ns() - TICK * 1e9:
+        time.sleep(TICK)
+        fingerprint, _ = stamp()
+    return fingerprint
+
+
+def file_fingerprint(path: Path) -> list[int]:
+    """What tells one content of a file from another: a whole archive, an array."""
+    return settled(lambda: (stamp := file_stamp(path), stamp[2]))
 
 
 def file_stamp(path: Path) -> list[int]:
@@ -34,7 +53,7 @@ class Zip:
         self.path = path
 
     def fingerprint(self) -> Any:
-        return file_stamp(self.path)
+        return file_fingerprint(self.path)
 
     def names(self) -> list[str]:
         """Names of all files, relative to the archive's root. Raises DataError for an archive that is not safe."""
@@ -76,7 +95,7 @@ class Tar:
         self.path = path
 
     def fingerprint(self) -> Any:
-        return file_stamp(self.path)
+        return file_fingerprint(self.path)
 
     def names(self) -> list[str]:
         """Names of all files, relative to the archive's root. Raises DataError for an archive that is not safe."""

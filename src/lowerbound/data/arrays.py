@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from lowerbound.data.archives import file_stamp
+from lowerbound.data.archives import file_fingerprint
 from lowerbound.data.source import ArraySource, Contents, Preparation
 from lowerbound.data.split import PARTS, UNDECIDED
 from lowerbound.errors import DataError
@@ -26,7 +26,7 @@ class Npz(ArraySource):
         self.origin = str(path.resolve())
 
     def fingerprint(self) -> Any:
-        return file_stamp(self.path)
+        return file_fingerprint(self.path)
 
     def contents(self) -> Contents:
         n, *image = self._header()

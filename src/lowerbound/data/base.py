@@ -31,7 +31,7 @@ class Data(Component):
         (1, 8, 8)
     """
 
-    source: str = "digits"  # a bundled name or a path
+    source: str = Field(default="digits", min_length=1)  # a bundled name, else a path
     size: int | None = Field(default=None, gt=0)  # shorter side to this many pixels, centre crop
     gray: bool = False
     label: bool = False  # condition the model on the label

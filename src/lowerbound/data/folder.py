@@ -1,7 +1,7 @@
 """A folder of images, or of class folders, or a .zip/.tar of either."""
 
+import hashlib
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 import numpy as np
 
 from lowerbound.data import decode
-from lowerbound.data.archives import SUFFIXES, Opener, Tar, Zip, check_size, file_stamp
+from lowerbound.data.archives import SUFFIXES, Opener, Tar, Zip, check_size, file_stamp, settled
 from lowerbound.data.decode import Header, Unreadable
 from lowerbound.data.source import Contents, Preparation, Shape, Source
 from lowerbound.data.split import PARTS, UNDECIDED, hashed
@@ -19,7 +19,6 @@ from lowerbound.errors import DataError
 
 T = TypeVar("T")
 _PART_NAMES = {"train": 0, "training": 0, "valid": 1, "val": 1, "validation": 1, "test": 2, "testing": 2}
-_TICK = 0.02  # seconds; file systems stamp changes no finer than this
 
 
 class Folder:
@@ -29,17 +28,19 @@ class Folder:
         self.path = path
 
     def fingerprint(self) -> Any:
-        stamps = self._stamps()
-        if any(stamp[2] > time.time_ns() - _TICK * 1e9 for _, stamp in stamps):
-            time.sleep(_TICK)  # a file just written could change once more within one tick of the clock
-            stamps = self._stamps()
-        return stamps
+        return settled(self._stamp)
 
-    def _stamps(self) -> list[tuple[str, list[int]]]:
+    def _stamp(self) -> tuple[str, int]:
+        """A hash of the names and stamps of all files, and the newest ctime in ns."""
+        digest, newest = hashlib.sha256(), 0
         try:
-            return [(name, file_stamp(self.path / name)) for name in self.names()]
+            for name in self.names():
+                stamp = file_stamp(self.path / name)
+                newest = max(newest, stamp[2])
+                digest.update(f"{name}\0{stamp}\0".encode("utf-8", "surrogateescape"))
         except FileNotFoundError as e:
             raise DataError(f"{self.path} changed while it was read: {e.filename} is gone") from None
+        return digest.hexdigest(), newest
 
     def names(self) -> list[str]:
         """Relative paths of all files, sorted."""
@@ -160,7 +161,7 @@ class Files(Source):
             except Unreadable as e:
                 return str(e)
 
-        workers = min(8, len(os.sched_getaffinity(0)))
+        workers = min(8, os.cpu_count() or 1)
         waiting: deque[tuple[int, Future[T | str]]] = deque()
         with decode.quiet(), ThreadPoolExecutor(workers) as pool:
             for i, opener in self.store.openers(self.names):
