@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 app = App(
     name="lowerbound",
-    help="Train, measure and sample latent-variable models of images. Every likelihood says whether it is exact (=) or a bound (<=).",
+    help="Train, measure and sample latent-variable models of images. "
+    "Every likelihood says whether it is exact (=) or a bound (<=).",
     version_flags=["--version"],
 )
 data_app = App(name="data", help="Data sets: what there is, and what is in one.")
@@ -217,7 +218,7 @@ def list_data(*, json: Json = False) -> None:
     """The data sets that have a name, and whether their files are there."""
     from lowerbound.data import bundled
 
-    _print([dict(row) for row in bundled.names()], json, _table)
+    _print([row._asdict() for row in bundled.names()], json, _table)
 
 
 @data_app.command(name="show")

@@ -138,7 +138,7 @@ def override(config: C, changes: Iterable[str] | Mapping[str, Any]) -> C:
     """
     values = dump(config)
     for table in [changes] if isinstance(changes, Mapping) else [_nested(line) for line in changes]:
-        values = _merge(values, table, "")
+        values = _merge(values, table)
     return parse(type(config), values)
 
 
@@ -214,15 +214,12 @@ def _nested(line: str) -> dict[str, Any]:
     return value
 
 
-def _merge(old: dict[str, Any], new: Mapping[str, Any], path: str) -> dict[str, Any]:
-    merged = dict(old)
+def _merge(old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {"type": new["type"]} if "type" in new and new["type"] != old.get("type") else dict(old)
     for key, value in new.items():
-        if key == "type":
-            merged = {"type": value} if value != old.get("type") else merged
-        elif key not in merged and "type" not in new:
-            raise ConfigError(f"{path}{key}: unknown key{did_you_mean(key, merged)}")
-        elif isinstance(value, Mapping) and isinstance(merged.get(key), dict):
-            merged[key] = _merge(merged[key], value, f"{path}{key}.")
+        if isinstance(value, Mapping):
+            inner = merged.get(key)
+            merged[key] = _merge(inner if isinstance(inner, dict) else {}, value)
         else:
             merged[key] = dump(value) if isinstance(value, Component) else value
     return merged

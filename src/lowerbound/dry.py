@@ -19,7 +19,7 @@ from lowerbound.train import pick_device
 def run(
     recipe: str | Path, *, data: str | None, changes: list[str], device: str = "auto", progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Parameters, memory, FLOPs of a step (counted, forward and backward), steps, and the time they are expected to take."""
+    """Parameters, memory, counted FLOPs of a step (forward and backward), steps, and the time expected for them."""
     config = recipes.load(recipe, changes)
     config = config if data is None else recipes.override(config, {"data": {"source": data}})
     where = pick_device(device)

@@ -1,11 +1,11 @@
 """What can go wrong by a user's hand. Each message names the thing, the value and what would be right.
 
-    UserError            exit status 2, no traceback
-    ├── ConfigError      a key, a value or a component of a configuration
-    ├── DataError        a data set: missing, unreadable, of the wrong kind
-    ├── RunError         a run folder: missing, unfinished, made by a newer version, in the way
-    ├── ModelError       a model asked for what it does not have: a density, another image size, a label
-    └── TrainingError    training that cannot go on: a non-finite loss, a full disk
+UserError            exit status 2, no traceback
+├── ConfigError      a key, a value or a component of a configuration
+├── DataError        a data set: missing, unreadable, of the wrong kind
+├── RunError         a run folder: missing, unfinished, made by a newer version, in the way
+├── ModelError       a model asked for what it does not have: a density, another image size, a label
+└── TrainingError    training that cannot go on: a non-finite loss, a full disk
 """
 
 from collections.abc import Iterable

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lowerbound.errors import UserError
@@ -24,4 +24,5 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as e:
         raise UserError(f"can't write {path}: {e.strerror or e}") from e
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

@@ -17,7 +17,7 @@ from lowerbound.units import nats
 class Objective(Component, abstract=True):
     """What is made of the terms of `draws` draws of the latents."""
 
-    draws: int = Field(1, gt=0)
+    draws: int = Field(default=1, gt=0)
 
     @abstractmethod
     def __call__(self, terms: ElboTerms, step: int) -> Loss: ...
@@ -31,10 +31,10 @@ class ELBO(Objective):
     its allowance costs the allowance, and pulls no more; a group is one latent dimension, or one level of latents.
     """
 
-    beta: float = Field(1.0, ge=0)
-    warmup: int = Field(0, ge=0)
-    free_bits_dimension: float = Field(0.0, ge=0)
-    free_bits_level: float = Field(0.0, ge=0)
+    beta: float = Field(default=1.0, ge=0)
+    warmup: int = Field(default=0, ge=0)
+    free_bits_dimension: float = Field(default=0.0, ge=0)
+    free_bits_level: float = Field(default=0.0, ge=0)
 
     def __call__(self, terms: ElboTerms, step: int) -> Loss:
         distortion = -terms.log_px.mean(0)  # [B]
@@ -65,7 +65,7 @@ class IWAE(Objective):
     is the same either way.
     """
 
-    draws: int = Field(5, gt=0)
+    draws: int = Field(default=5, gt=0)
     dreg: bool = False
 
     def __call__(self, terms: ElboTerms, step: int) -> Loss:

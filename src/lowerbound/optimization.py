@@ -14,7 +14,7 @@ from lowerbound.config import Component
 class Optimizer(Component, abstract=True):
     """How parameters move."""
 
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
 
     @abstractmethod
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer: ...
@@ -23,9 +23,9 @@ class Optimizer(Component, abstract=True):
 class Adam(Optimizer):
     """Adam (Kingma & Ba 2015), fused into one kernel."""
 
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
@@ -34,10 +34,10 @@ class Adam(Optimizer):
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019), fused into one kernel."""
 
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         betas, decay = (self.beta1, self.beta2), self.weight_decay
@@ -47,7 +47,7 @@ class AdamW(Optimizer):
 class Schedule(Component, abstract=True):
     """The learning rate over the steps, as a factor of the optimizer's."""
 
-    warmup: int = Field(0, ge=0)  # steps of linear growth from 0
+    warmup: int = Field(default=0, ge=0)  # steps of linear growth from 0
 
     def factor(self, step: int, steps: int) -> float:
         """The factor at `step` of `steps`."""
@@ -69,7 +69,7 @@ class Constant(Schedule):
 class Cosine(Schedule):
     """Half a cosine from 1 down to `final` (Loshchilov & Hutter 2017)."""
 
-    final: float = Field(0.0, ge=0)
+    final: float = Field(default=0.0, ge=0)
 
     def after_warmup(self, step: int, steps: int) -> float:
         done = (step - self.warmup) / max(1, steps - self.warmup)
@@ -80,7 +80,7 @@ class Step(Schedule):
     """Times `factor_each` at each of these fractions of the training."""
 
     at: tuple[float, ...] = (0.5, 0.75)
-    factor_each: float = Field(0.1, gt=0)
+    factor_each: float = Field(default=0.1, gt=0)
 
     def after_warmup(self, step: int, steps: int) -> float:
         return self.factor_each ** sum(step >= a * steps for a in self.at)
@@ -92,13 +92,14 @@ class Averaging(Component):
     The decay grows with the number of updates, so that the start is forgotten: min(decay, (1 + n) / (10 + n)).
     """
 
-    decay: float = Field(0.999, ge=0, lt=1)
-    every: int = Field(10, gt=0)
+    decay: float = Field(default=0.999, ge=0, lt=1)
+    every: int = Field(default=10, gt=0)
 
     def update(self, average: list[Tensor], weights: list[Tensor], step: int) -> None:
         if (step + 1) % self.every == 0:
             n = (step + 1) // self.every
-            torch._foreach_lerp_(average, weights, 1 - min(self.decay**self.every, (1 + n) / (10 + n)))
+            weight = 1 - min(self.decay**self.every, (1 + n) / (10 + n))
+            torch._foreach_lerp_(average, weights, weight)  # pyright: ignore[reportPrivateImportUsage]
 
 
 class Skip(Component):
@@ -108,8 +109,8 @@ class Skip(Component):
     within half a window, so training always recovers. None is skipped before the window is half full.
     """
 
-    factor: float = Field(20.0, gt=1)
-    window: int = Field(100, gt=1)
+    factor: float = Field(default=20.0, gt=1)
+    window: int = Field(default=100, gt=1)
 
     def threshold(self, norms: Tensor, count: int) -> Tensor | float:
         """The largest norm that is not skipped; `norms` [window] is a ring of the last norms, `count` all seen."""
@@ -136,7 +137,8 @@ class Guard:
     def step(self, parameters: list[nn.Parameter]) -> Tensor:
         """Move the weights, or leave them; returns the gradient's norm before clipping."""
         grads = [p.grad for p in parameters if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        norms = torch._foreach_norm(grads)  # pyright: ignore[reportPrivateImportUsage]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
         refused = ~torch.isfinite(norm)
         if self.skip:
             refused = refused | (norm > self.skip.threshold(self.norms, self.count))

@@ -4,7 +4,6 @@ Images come as [N, C, H, W] with values in [0, levels - 1], whole or not, C bein
 [H, W] when grey and [H, W, 3] in colour. Every file is written under another name first and then renamed.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lowerbound.errors import UserError
+from lowerbound.files import replacing
 from lowerbound.units import to_bytes
 
 PAPER = 255  # what shows between the images
@@ -100,7 +100,7 @@ def contact_sheet(
     return _sheet(cells, columns or _near_square(len(cells)), 4, 4)
 
 
-def quantiles(side: int, dims: int = 2) -> np.ndarray:
+def quantiles(side: int) -> np.ndarray:
     """A regular grid in the unit square through the normal's inverse cumulative distribution: float32 [side², 2].
 
     The first coordinate grows to the right, the second upwards, in the order in which `grid` places images. Only the
@@ -131,7 +131,7 @@ def save_png(picture: np.ndarray, path: Path) -> None:
     """Write a picture, uint8 [H, W] or [H, W, 3], as PNG; its folder is made if need be. Raises UserError."""
     from PIL import Image
 
-    with _written(path) as temporary:
+    with replacing(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG", optimize=picture.size < 1 << 22)
 
 
@@ -174,7 +174,7 @@ def curves(log_path: Path, out: Path) -> None:
         _draw(figure.add_subplot(height, width, i + 1), f"{stage}: {term}" if stage else term, splits)
     if not panels:
         figure.text(0.5, 0.5, "nothing logged yet", ha="center", va="center", color="0.4")
-    with _written(out) as temporary:
+    with replacing(out) as temporary:
         figure.savefig(temporary, format="png")
 
 
@@ -242,24 +242,9 @@ def _captions(names: Sequence[str], width: int, channels: int) -> np.ndarray:
 # --- files
 
 
-@contextlib.contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    """A name to write under, in the same folder; it becomes `path` if all goes well and vanishes if not."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as e:
-        raise UserError(f"can't write {path}: {e.strerror or e}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
 def _save_npz(x: np.ndarray, levels: int, out: Path) -> None:
     values = np.rint(np.clip(x, 0, levels - 1)).astype(np.uint8).transpose(0, 2, 3, 1)
-    with _written(out) as temporary, temporary.open("wb") as file:
+    with replacing(out) as temporary, temporary.open("wb") as file:
         if levels == 256:
             np.savez_compressed(file, x=values)
         else:

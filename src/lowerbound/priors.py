@@ -52,7 +52,7 @@ class GaussianMixture(Prior):
     """
 
     class Config(Model.Config):
-        components: int = Field(10, gt=0)
+        components: int = Field(default=10, gt=0)
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "GaussianMixture":
             return GaussianMixture(self, space, given)

@@ -1,10 +1,10 @@
 """The run folder: the only file that knows its layout.
 
-    config.json           the whole configuration and what was found of the data; rebuilds the model
-    model.safetensors     the weights every verb uses
-    log.jsonl             one line per logged step
-    state/                what resuming needs: one file, replaced atomically
-    pictures/ evaluation/
+config.json           the whole configuration and what was found of the data; rebuilds the model
+model.safetensors     the weights every verb uses
+log.jsonl             one line per logged step
+state/                what resuming needs: one file, replaced atomically
+pictures/ evaluation/
 """
 
 import json
@@ -35,7 +35,7 @@ class Facts(Component):
     """What was found of the data, so that a run needs them no more."""
 
     name: str
-    shape: tuple[int, ...]  # (C, H, W)
+    shape: tuple[int, int, int]  # (C, H, W)
     levels: int
     binarization: str | None = None  # fixed, dynamic or none
     classes: tuple[str, ...] | None = None
@@ -204,7 +204,9 @@ def clear(path: Path) -> None:
     if not path.exists():
         return
     if not (path / "config.json").is_file() and any(path.iterdir()):
-        raise RunError(f"{path} is not a run (it has no config.json), so --overwrite does not touch it; choose another --out")
+        raise RunError(
+            f"{path} is not a run (it has no config.json), so --overwrite does not touch it; choose another --out"
+        )
     shutil.rmtree(path)
 
 

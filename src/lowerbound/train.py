@@ -92,7 +92,9 @@ def _open(path: Path, name: str, config: Recipe, resume: bool, overwrite: bool, 
             clear(path)
         run = Run.create(path, name, config, facts)
     elif facts != run.facts:
-        raise RunError(f"{path} was trained on other data ({run.facts.name}, {run.facts.images} images); now found: {facts}")
+        raise RunError(
+            f"{path} was trained on other data ({run.facts.name}, {run.facts.images} images); now found: {facts}"
+        )
 
     def batches(device: torch.device) -> tuple[Batches, Batches]:
         options = {"binarize": facts.binarizes, "label": config.data.label}

@@ -45,7 +45,13 @@ def evaluate(
     images = open_data(run, split, data, progress)
     batches = as_batches(run, images, torch.device(device))
     values = measure(
-        model, batches, names=metrics, options={"draws": draws}, seed=seed, limit=limit, advance=_counter(progress, images)
+        model,
+        batches,
+        names=metrics,
+        options={"draws": draws},
+        seed=seed,
+        limit=limit,
+        advance=_counter(progress, images),
     )
     report = {
         "run": str(run.path),
@@ -98,7 +104,9 @@ def open_data(run: Run, split: str, source: str | None = None, progress: Progres
         found, wanted = f"{images.shape}, {images.levels} levels", f"{facts.shape}, {facts.levels} levels"
         raise RunError(f"{images.name} has images of {found}; {run.path} was trained on {wanted}")
     if run.recipe.data.label and images.classes != facts.classes:
-        raise RunError(f"the classes of {images.name} are not those of {facts.name}, which {run.path} is conditioned on")
+        raise RunError(
+            f"the classes of {images.name} are not those of {facts.name}, which {run.path} is conditioned on"
+        )
     return images
 
 
@@ -116,7 +124,7 @@ def sample(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> tuple[np.ndarray, int]:
-    """Images drawn from the model, uint8 [n, C, H, W], and the levels of their pixels; the means of p(x|z) on request."""
+    """Images drawn from the model (or the means of p(x|z)), uint8 [n, C, H, W], and the levels of their pixels."""
     model = run.load(device)
     if n < 1:
         raise ModelError(f"-n {n}: expected a whole number of at least 1")

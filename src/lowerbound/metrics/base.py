@@ -47,7 +47,9 @@ class Metric(Component, abstract=True):
         """Whether the question makes sense for the model."""
 
     @abstractmethod
-    def __call__(self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance) -> dict[str, Value]:
+    def __call__(
+        self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance
+    ) -> dict[str, Value]:
         """All images, or the first `limit`, once each, in order."""
 
 
@@ -65,7 +67,7 @@ def measure(
 
     Raises ConfigError for an unknown name and ModelError for a quantity that the model does not have.
     """
-    kinds = components(Metric)
+    kinds: list[Any] = components(Metric)
     known = [name for kind in kinds for name in kind.names]
     for name in names or ():
         if name not in known:
@@ -102,7 +104,9 @@ def rows_at_once(model: Model) -> int:
     return max(1, min(4096, 2**21 // model.space.dims))
 
 
-def keyed_chunks(model: Model, images: Batches, draws: int, seed: int, limit: int | None) -> Iterator[tuple[Batch, Iterator[int]]]:
+def keyed_chunks(
+    model: Model, images: Batches, draws: int, seed: int, limit: int | None
+) -> Iterator[tuple[Batch, Iterator[int]]]:
     """Batches of images, each with the sizes of the chunks its draws are cut into, inside noise keyed by
     (seed, image index, draw)."""
     rows = rows_at_once(model)

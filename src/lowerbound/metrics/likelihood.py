@@ -26,7 +26,9 @@ class Bound(Metric):
     def applies(self, model: Model) -> bool:
         return isinstance(model, LatentModel) and model.density is not Density.NONE
 
-    def __call__(self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance) -> dict[str, Value]:
+    def __call__(
+        self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance
+    ) -> dict[str, Value]:
         assert isinstance(model, LatentModel)
         parts: list[np.ndarray] = []
         dimensions: list[np.ndarray] = []
@@ -53,12 +55,14 @@ class NLL(Metric):
     (Burda et al. 2016, eq. 8), in memory that does not grow with them."""
 
     names: ClassVar[tuple[str, ...]] = ("nll", "bits_per_dim")
-    draws: int = Field(500, gt=0)
+    draws: int = Field(default=500, gt=0)
 
     def applies(self, model: Model) -> bool:
         return True
 
-    def __call__(self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance) -> dict[str, Value]:
+    def __call__(
+        self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance
+    ) -> dict[str, Value]:
         if model.density is Density.NONE:
             nothing = Value(None, None, NATS, "?", 0, 0)
             return {"nll": nothing, "bits_per_dim": nothing._replace(unit="bits/dim")}
@@ -82,13 +86,13 @@ def log_density(
     """log p(x) of every image, or its bound with this many draws, in nats: float64 [N]."""
     found = []
     for batch, chunks in keyed_chunks(model, images, draws, seed, limit):
-        total = None
+        total, seen = None, 0
         for k in chunks:
             log_w = model.log_weights(batch.x, batch.y, k).double()  # [k or 1, B]
             part = torch.logsumexp(log_w, 0) if model.unbiased else log_w.sum(0)
-            count = len(log_w)
-            seen = count if total is None else seen + count
-            total = part if total is None else torch.logaddexp(total, part) if model.unbiased else total + part
+            if total is not None:
+                part = torch.logaddexp(total, part) if model.unbiased else total + part
+            total, seen = part, seen + len(log_w)
         assert total is not None
         found.append((total - math.log(seen) if model.unbiased else total / seen).cpu().numpy())
         advance(len(batch.index))

@@ -22,7 +22,9 @@ class Reconstruction(Metric):
     def applies(self, model: Model) -> bool:
         return isinstance(model, LatentModel) and model.space.levels is not None
 
-    def __call__(self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance) -> dict[str, Value]:
+    def __call__(
+        self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance
+    ) -> dict[str, Value]:
         assert isinstance(model, LatentModel)
         assert model.space.levels is not None
         found = []
@@ -44,12 +46,14 @@ class ActiveUnits(Metric):
     (Burda et al. 2016, section 5.2)."""
 
     names: ClassVar[tuple[str, ...]] = ("active_units",)
-    threshold: float = Field(0.01, gt=0)
+    threshold: float = Field(default=0.01, gt=0)
 
     def applies(self, model: Model) -> bool:
         return isinstance(model, LatentModel)
 
-    def __call__(self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance) -> dict[str, Value]:
+    def __call__(
+        self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance
+    ) -> dict[str, Value]:
         assert isinstance(model, LatentModel)
         means = []
         for batch in images.in_order(rows_at_once(model), limit):

@@ -22,7 +22,7 @@ class VAE(LatentModel):
 
     .. math:: \log p(x|y) \ge E_{q(z|x,y)}[\log p(x|z,y) + \log p(z|y) - \log q(z|x,y)]
 
-    Everything that varies is passed as a part: a beta-VAE is `objective=ELBO(beta=4)`, an IWAE `objective=IWAE(draws=5)`.
+    What varies is passed as a part: a beta-VAE is `objective=ELBO(beta=4)`, an IWAE `objective=IWAE(draws=5)`.
 
     Example:
         >>> vae = VAE.Config(latent=2).build(Space((1, 8, 8), levels=2))
@@ -32,14 +32,14 @@ class VAE(LatentModel):
     """
 
     class Config(Model.Config):
-        latent: tuple[int, ...] = Field((20,), min_length=1)  # the shape of z: 20, or [8, 4, 4] for a map
+        latent: tuple[int, ...] = Field(default=(20,), min_length=1)  # the shape of z: 20, or [8, 4, 4] for a map
         posterior: Family = DiagonalNormal()
         likelihood: Family = Bernoulli()
         prior: Model.Config = StandardNormal.Config()
         encoder: Network.Config = MLP.Config()
         decoder: Network.Config = MLP.Config()
         objective: Objective = ELBO()
-        context: int = Field(32, gt=0)  # width of the condition's embedding, where there is a condition
+        context: int = Field(default=32, gt=0)  # width of the condition's embedding, where there is a condition
 
         @field_validator("latent", mode="before")
         @classmethod
@@ -64,14 +64,16 @@ class VAE(LatentModel):
     def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
         super().__init__(config, space, given)
         self.latent = Space(config.latent)
-        self.prior = config.prior.build(self.latent, given)
+        self.prior: Model = config.prior.build(self.latent, given)
         self.posterior_head = Head(config.posterior, self.latent)
         self.likelihood_head = Head(config.likelihood, space)
         self.context = Context(given, config.context)
         self.encoder = config.encoder.build(space.feature_shape, self.posterior_head.in_shape, self.context.width)
         self.decoder = config.decoder.build(config.latent, self.likelihood_head.in_shape, self.context.width)
         if isinstance(config.objective, IWAE) and not self.prior.unbiased:
-            raise ConfigError("model.objective: the bound of this prior is noisy, so its draws can't be weighted; use ELBO")
+            raise ConfigError(
+                "model.objective: the bound of this prior is noisy, so its draws can't be weighted; use ELBO"
+            )
 
     @property
     def density(self) -> Density:
@@ -84,7 +86,9 @@ class VAE(LatentModel):
 
     def why_no_density(self) -> str:
         if self.likelihood_head.density is Density.NONE:
-            return f"its likelihood {self.config.likelihood.type_name()} is no probability of {self.space.levels} levels"
+            return (
+                f"its likelihood {self.config.likelihood.type_name()} is no probability of {self.space.levels} levels"
+            )
         return super().why_no_density()
 
     def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
@@ -120,8 +124,8 @@ class VAE(LatentModel):
     def _log_pz(self, z: Tensor, y: Y) -> Tensor:
         """log p(z|y): [K, B]."""
         if not self.given:
-            return self.prior.log_prob(z.flatten(0, 1)).view(z.shape[:2])
-        return torch.stack([self.prior.log_prob(draw, y) for draw in z])
+            return self.prior.log_density(z.flatten(0, 1)).view(z.shape[:2])
+        return torch.stack([self.prior.log_density(draw, y) for draw in z])
 
     def draw_likelihood(self, n: int, y: Y = None, temperature: float = 1.0) -> Distribution:
         return self.likelihood((self.prior.sample(n, y, temperature),), y)

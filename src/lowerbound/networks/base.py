@@ -11,7 +11,7 @@ Shape = tuple[int, ...]
 
 
 class Network(nn.Module):
-    """x [B, *in_shape], c [B, context] -> [B, *out_shape]. Subclasses are final, with a nested Config that builds them."""
+    """x [B, *in_shape], c [B, context] -> [B, *out_shape]. Subclasses are final, with a nested Config."""
 
     class Config(Component, abstract=True):
         @abstractmethod

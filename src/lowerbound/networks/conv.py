@@ -1,6 +1,7 @@
 """Strided convolutions down, transposed ones back: the classic."""
 
 import math
+from itertools import pairwise
 
 import torch
 from pydantic import Field
@@ -23,7 +24,7 @@ class Conv(Network):
     """
 
     class Config(Network.Config):
-        widths: tuple[int, ...] = Field((32, 64), min_length=1)
+        widths: tuple[int, ...] = Field(default=(32, 64), min_length=1)
 
         def build(self, in_shape: Shape, out_shape: Shape, context: int = 0) -> "Conv":
             return Conv(self, in_shape, out_shape, context)
@@ -44,7 +45,7 @@ class Conv(Network):
             self.layers = nn.Sequential(*strided, from_map(small, inner))
         else:
             steps = (*reversed(widths), out_shape[0])
-            for i, o in zip(steps, steps[1:], strict=False):
+            for i, o in pairwise(steps):
                 strided += [nn.ReLU(), nn.ConvTranspose2d(i, o, 4, stride=2, padding=1)]
             self.layers = nn.Sequential(to_map(inner, small, context), *strided)
 
@@ -71,9 +72,7 @@ def from_map(small: Shape, out_shape: Shape) -> nn.Module:
     if is_image(out_shape):
         check_same_size(small, out_shape)
         return nn.Conv2d(small[0], out_shape[0], 3, padding=1)
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(math.prod(small), math.prod(out_shape)), nn.Unflatten(1, out_shape)
-    )
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(small), math.prod(out_shape)), nn.Unflatten(1, out_shape))
 
 
 def to_map(in_shape: Shape, small: Shape, context: int) -> nn.Module:

@@ -1,6 +1,7 @@
 """Fully connected layers."""
 
 import math
+from itertools import pairwise
 
 import torch
 from pydantic import field_validator
@@ -60,7 +61,7 @@ class MLP(Network):
         self.out_shape = out_shape
         widths = [math.prod(in_shape) + context, *config.hidden, math.prod(out_shape)]
         layers: list[nn.Module] = []
-        for i, o in zip(widths[:-1], widths[1:], strict=True):
+        for i, o in pairwise(widths):
             layers += [nn.Linear(i, o), ACTIVATIONS[config.activation]()]
         self.layers = nn.Sequential(*layers[:-1])
 

@@ -1,6 +1,7 @@
 """Residual convolutions, halved or doubled between levels."""
 
-import torch
+from itertools import pairwise
+
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -12,8 +13,9 @@ from lowerbound.networks.conv import from_map, goes_down, join, to_map
 class ResNet(Network):
     """Residual blocks at every level: one width each, the first at half the image's size, each next at half of that.
 
-    Down: a convolution of stride 2 and blocks for each level, then to the latent's shape. Up: the other order. Blocks are pre-activated, of two 3x3 convolutions, the last of which begins at
-    zero, so that a new network is a chain of identities (Zhang et al. 2019, Fixup, without normalization).
+    Down: a convolution of stride 2 and blocks for each level, then to the latent's shape. Up: the other order. Blocks
+    are pre-activated, of two 3x3 convolutions, the last of which begins at zero, so that a new network is a chain of
+    identities (Zhang et al. 2019, Fixup, without normalization).
 
     Example:
         >>> net = ResNet.Config(widths=(16, 32), blocks=1).build((3, 32, 32), (8, 8, 8))
@@ -22,8 +24,8 @@ class ResNet(Network):
     """
 
     class Config(Network.Config):
-        widths: tuple[int, ...] = Field((32, 64), min_length=1)
-        blocks: int = Field(2, ge=0)
+        widths: tuple[int, ...] = Field(default=(32, 64), min_length=1)
+        blocks: int = Field(default=2, ge=0)
 
         def build(self, in_shape: Shape, out_shape: Shape, context: int = 0) -> "ResNet":
             return ResNet(self, in_shape, out_shape, context)
@@ -45,7 +47,7 @@ class ResNet(Network):
         else:
             steps = (*reversed(widths), out_shape[0])
             layers.append(to_map(inner, small, context))
-            for i, o in zip(steps, steps[1:], strict=False):
+            for i, o in pairwise(steps):
                 layers += [*(Block(i) for _ in range(config.blocks)), nn.SiLU(), Upsampled(i, o)]
         self.layers = nn.Sequential(*layers)
 

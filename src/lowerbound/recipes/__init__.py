@@ -26,19 +26,19 @@ class About(Component):
 class Training(Component):
     """How a model is trained. It ends after `steps` or `epochs`, whichever comes first."""
 
-    steps: int | None = Field(None, gt=0)
-    epochs: float | None = Field(None, gt=0)
-    batch: int = Field(128, gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    batch: int = Field(default=128, gt=0)
     optimizer: Optimizer = Adam()
     schedule: Schedule = Constant()
     averaging: Averaging | None = Averaging()
-    clip: float | None = Field(200.0, gt=0)  # the largest norm of the gradient, in nats per unit of weight
+    clip: float | None = Field(default=200.0, gt=0)  # the largest norm of the gradient, in nats per unit of weight
     skip: Skip | None = Skip()
-    log_every: int = Field(100, gt=0)  # steps
-    valid_every: int | None = Field(None, gt=0)  # steps; null: 20 times in a training
-    valid_images: int = Field(5000, gt=0)  # at most so many of the validation split
-    patience: int | None = Field(None, gt=0)  # stop after so many validations without a better one
-    save_seconds: float = Field(60.0, gt=0)  # between saved states
+    log_every: int = Field(default=100, gt=0)  # steps
+    valid_every: int | None = Field(default=None, gt=0)  # steps; null: 20 times in a training
+    valid_images: int = Field(default=5000, gt=0)  # at most so many of the validation split
+    patience: int | None = Field(default=None, gt=0)  # stop after so many validations without a better one
+    save_seconds: float = Field(default=60.0, gt=0)  # between saved states
     tensorboard: bool = False
 
     def total_steps(self, images: int) -> int:
@@ -53,7 +53,7 @@ class Recipe(Component):
     """The whole configuration of a run."""
 
     about: About = About()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     data: Data = Data()
     model: Model.Config
     train: Training = Training()
