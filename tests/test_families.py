@@ -166,6 +166,17 @@ def test_logistic_mixture_equals_the_paper(levels):
     torch.testing.assert_close(family(h, space).log_prob(x), direct, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("mean", [-200.0, 200.0])
+def test_logistic_mass_holds_in_the_far_tails(mean):
+    """Where σ rounds to 1 the mass is still e^-(distance of the nearer edge) (1 - e^-width), and has a gradient."""
+    h = torch.tensor([0.0, mean, 0.0], requires_grad=True)
+    log_p = LogisticMixture(components=1)(h, Space((1,), 17)).log_prob(torch.tensor([8], dtype=torch.uint8))
+    log_p.backward()
+    assert log_p.item() == pytest.approx(-(200 - 1 / 16) + math.log(-math.expm1(-1 / 8)), rel=1e-6)
+    assert h.grad is not None
+    assert h.grad[1].item() == pytest.approx(-math.copysign(1, mean))
+
+
 def test_discretized_normal_equals_scipy():
     space = Space((40,), 17)
     mean, log_scale = 0.3 * torch.randn(2, 40, dtype=torch.float64)
@@ -244,6 +255,14 @@ def test_dequantized_density_fills_the_bins(family, levels):
     error = draws.std(0) / math.sqrt(20_000)
     assert ((draws.mean(0) - bound).abs() < 4 * error).all()
     torch.testing.assert_close(draws.exp().mean(0), mass[inside], rtol=0.05, atol=1e-3)  # unbiased in exp
+
+
+def test_dequantized_bound_adds_up_over_the_event():
+    """A density that is flat over each bin makes the bound exact: log P(x) = D log(density · 2 / levels)."""
+    space = Space((2, 3, 3), 256)
+    p = FixedScaleNormal(scale=1e4)(torch.zeros(space.shape, dtype=torch.float64), space)
+    expected = space.dims * (math.log(2 / 256) - math.log(1e4 * math.sqrt(2 * math.pi)))
+    assert p.log_prob(torch.zeros(space.shape, dtype=torch.uint8)).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_dequantized_samples_follow_the_bins():
