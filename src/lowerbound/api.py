@@ -45,7 +45,7 @@ def train(
     changes = {name: table for name, table in tables.items() if table is not None}
     shown = Terminal() if progress else Progress()
     with allowing(allow):
-        return _train(
+        run = _train(
             recipe,
             data=data,
             out=out,
@@ -56,6 +56,8 @@ def train(
             device=device,
             progress=shown,
         )
+        verbs.finish(run, device=pick_device(device), progress=shown)
+        return run
 
 
 def load(path: str | Path, *, device: str = "auto", allow: Iterable[str] = ()) -> Model:

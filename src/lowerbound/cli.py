@@ -2,7 +2,9 @@
 
 import json
 import os
+import shlex
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,11 +75,9 @@ def train(
         )
     except Interrupted as e:
         words = [w for w in sys.argv[1:] if w not in ("--resume", "--overwrite")]
-        shown.say(f"stopped; {e} is saved. Go on with: lowerbound {' '.join(words)} --resume")
+        shown.say(f"stopped; {e} is saved. Go on with: lowerbound {shlex.join(words)} --resume")
         raise SystemExit(130) from None
-    where = pick_device(device)
-    verbs.draw_pictures(run, where)
-    report = verbs.evaluate(run, split="valid", draws=50, device=where, progress=shown)
+    report = verbs.finish(run, device=pick_device(device), progress=shown)
     _print(report, json, _metrics)
     shown.say(f"{run.path}: model.safetensors, log.jsonl, pictures/samples.png, pictures/reconstructions.png, …")
 
@@ -253,25 +253,23 @@ def main() -> None:
     try:
         app(words, exit_on_error=False, print_error=False)
     except (UserError, CycloptsError) as e:
-        if debug:
-            raise
-        _fail(f"{_plain(e)}", 2)
+        _fail(_plain(e), 2, debug)
     except KeyboardInterrupt:
         _fail("stopped", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except Exception as e:
-        if debug:
-            raise
-        _fail(f"internal error: {type(e).__name__}: {e} (--debug shows where)", 1)
+        _fail(f"internal error: {type(e).__name__}: {_plain(e)} (--debug shows where)", 1, debug)
 
 
 def _plain(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _fail(message: str, status: int) -> None:
+def _fail(message: str, status: int, debug: bool = False) -> None:
+    if debug:
+        traceback.print_exc()
     sys.stderr.write(f"lowerbound: {message}\n")
     raise SystemExit(status)
 
@@ -300,12 +298,25 @@ def _table(rows: Any) -> Any:
     if isinstance(rows, dict):
         table = Table(box=box.SIMPLE, show_header=False)
         for k, v in rows.items():
-            table.add_row(str(k), v if isinstance(v, str) else json.dumps(v, ensure_ascii=False))
+            table.add_row(str(k), _cell(v))
         return table
     table = Table(*(rows[0] if rows else []), box=box.SIMPLE)
     for row in rows:
-        table.add_row(*(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in row.values()))
+        table.add_row(*map(_cell, row.values()))
     return table
+
+
+def _cell(value: Any) -> str:
+    """A value of a report for a person: 1,797; train 1,459, valid 149; nothing for what isn't there."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {_cell(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_cell, value))
+    return "" if value is None else str(value)
 
 
 def _metrics(report: dict[str, Any]) -> Any:

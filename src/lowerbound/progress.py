@@ -1,12 +1,13 @@
 """What a person sees while something runs: bars and lines on standard error. The library itself is silent."""
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -18,13 +19,16 @@ class Progress:
     def say(self, text: str) -> None:
         """A line for the user."""
 
+    def note(self, text: str, *, last: bool) -> None:
+        """One of many lines, of which some may be left out, but not the last."""
+
     def count(self, what: str) -> Callable[[int, int], None]:
         """Told (done, total)."""
         return lambda done, total: None
 
     @contextlib.contextmanager
     def bar(self, total: int, start: int = 0) -> Iterator[Report]:
-        """Yields what is told (step, terms) of a training of `total` steps."""
+        """Yields what is told (step, terms) of a training of `total` steps; the terms may be empty."""
         yield lambda step, terms: None
 
 
@@ -34,20 +38,29 @@ class Terminal(Progress):
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.live = self.console.is_terminal
+        self.noted = -math.inf
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
 
+    def note(self, text: str, *, last: bool) -> None:
+        if self.live or last or time.monotonic() - self.noted > 10:
+            self.say(text)
+            self.noted = time.monotonic()
+
     def count(self, what: str) -> Callable[[int, int], None]:
         last = time.monotonic()
+        begun = False
 
         def told(done: int, total: int) -> None:
-            nonlocal last
-            if time.monotonic() - last > (0.2 if self.live else 10) or (self.live and done == total):
-                last = time.monotonic()
-                end = "\r" if self.live and done < total else "\n"
-                sys.stderr.write(f"{what}: {done:,} of {total:,}{end}")
-                sys.stderr.flush()
+            nonlocal last, begun
+            if self.live and begun and done >= total:
+                sys.stderr.write("\r\033[K")  # it has served its time
+                begun = False
+            elif done < total and time.monotonic() - last > (0.2 if self.live else 10):
+                last, begun = time.monotonic(), True
+                sys.stderr.write(f"{what}: {done:,} of {total:,}" + ("\033[K\r" if self.live else "\n"))
+            sys.stderr.flush()
 
         return told
 
@@ -57,16 +70,24 @@ class Terminal(Progress):
             yield self._lines(total)
             return
         columns = (
-            BarColumn(30),
+            BarColumn(max(4, min(30, self.console.width - 76))),
             MofNCompleteColumn(),
             TextColumn("{task.fields[shown]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[left]}"),
         )
         with Bars(*columns, console=self.console) as bars:
-            task = bars.add_task("", total=total, completed=start, shown="")
-            yield lambda step, terms: bars.update(task, completed=step, shown=_shown(terms))
+            task = bars.add_task("", total=total, completed=start, shown="", left="left")
+            shown, told = "", 0.0
+
+            def tell(step: int, terms: Mapping[str, float]) -> None:
+                nonlocal shown, told
+                shown = _shown(terms) if terms else shown
+                if terms or time.monotonic() - told > 0.2:
+                    told = time.monotonic()
+                    bars.update(task, completed=step, shown=shown, left="left" if step < total else "")
+
+            yield tell
 
     def _lines(self, total: int) -> Report:
         begun = last = time.monotonic()
@@ -76,7 +97,7 @@ class Terminal(Progress):
             nonlocal last, first
             first = step if first is None else first
             now = time.monotonic()
-            if now - last > 10 or step == total:
+            if terms and (now - last > 10 or step == total):
                 left = (now - begun) / max(1, step - first) * (total - step)
                 self.say(f"step {step:,} of {total:,}  {_shown(terms)}  {left:,.0f} s left")
                 last = now
@@ -90,5 +111,5 @@ def _shown(terms: Mapping[str, float]) -> str:
         parts.append(f"bound {terms['elbo']:.2f} nats, {terms['bits_per_dim']:.3f} bits/dim")
     elif "loss" in terms:
         parts.append(f"loss {terms['loss']:.4g}")
-    parts.append(f"{terms['images_per_second']:,.0f} images/s")
+    parts.append(f"{terms['images_per_second']:,.0f}/s")
     return "  ".join(parts)

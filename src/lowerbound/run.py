@@ -8,8 +8,10 @@ pictures/ evaluation/
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -91,9 +93,12 @@ class Run:
         """Begin a run in an empty or new folder."""
         run = Run(path, name, recipe, facts)
         _make_folder(path)
-        values = {"version": version("lowerbound"), "format": FORMAT, "recipe": name}
-        run.write_json("config.json", values | {"data": dump(facts), "config": dump(recipe)})
+        run.save_config()
         return run
+
+    def save_config(self) -> None:
+        values = {"version": version("lowerbound"), "format": FORMAT, "recipe": self.name}
+        self.write_json("config.json", values | {"data": dump(self.facts), "config": dump(self.recipe)})
 
     @staticmethod
     def open(path: str | Path, allow: Iterable[str] = ()) -> "Run":
@@ -105,14 +110,19 @@ class Run:
             raise RunError(f"{path}: {what}{near}")
         try:
             values = json.loads((path / "config.json").read_text(encoding="utf-8"))
-            made_by, form = values["version"], values["format"]
+            made_by, form, name = values["version"], values["format"], values["recipe"]
+            config, data = values["config"], values["data"]
+            newer = form > FORMAT
+        except OSError as e:
+            raise RunError(f"{path}/config.json can't be read: {e.strerror}") from None
         except (ValueError, KeyError, TypeError) as e:
-            raise RunError(f"{path}/config.json is damaged: {e!r}") from None
-        if form > FORMAT:
+            reason = f"it has no {e}" if isinstance(e, KeyError) else str(e)
+            raise RunError(f"{path}/config.json is damaged, or no run's: {reason}") from None
+        if newer:
             raise RunError(f"{path} was made by lowerbound {made_by}, newer than this one ({version('lowerbound')})")
-        with allowing(allow):
-            recipe = parse(Recipe, values["config"], f"{path}/config.json: config")
-        return Run(path, values["recipe"], recipe, parse(Facts, values["data"], f"{path}/config.json: data"))
+        with allowing(allow) if allow else nullcontext():
+            recipe = parse(Recipe, config, f"{path}/config.json: config")
+        return Run(path, name, recipe, parse(Facts, data, f"{path}/config.json: data"))
 
     # ---- the model and its weights
 
@@ -122,16 +132,22 @@ class Run:
 
     def load(self, device: str | torch.device = "cpu") -> Model:
         """The trained model, in eval mode. Raises RunError where the training has not got so far."""
+        model = self.build()
+        self.load_weights(model)
+        return model.to(device).eval()
+
+    def load_weights(self, model: nn.Module) -> None:
+        """Put the trained weights into a model. Raises RunError where there are none, or not of this model."""
         path = self.path / "model.safetensors"
         if not path.is_file():
             raise RunError(f"{self.path} has no weights yet: train it on with `lowerbound train … --resume`")
-        model = self.build()
         try:
-            weights = load_file(path)
-            model.load_state_dict(weights)
-        except (SafetensorError, RuntimeError) as e:
-            raise RunError(f"{path} does not fit the model of config.json: {str(e).splitlines()[0]}") from None
-        return model.to(device).eval()
+            model.load_state_dict(load_file(path))
+        except (SafetensorError, OSError) as e:
+            raise RunError(f"{path} is damaged: {e}") from None
+        except RuntimeError as e:
+            reason = " ".join(str(e).split()[:40])
+            raise RunError(f"{path} does not fit the model of config.json: {reason}") from None
 
     def labels(self, n: int, given: str | int | None = None, seed: int = 0) -> Tensor | None:
         """n labels [n]: all the given one (a class's name or number), or drawn by their frequencies in training.
@@ -159,6 +175,15 @@ class Run:
     def save_state(self, stage: str, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         _save(self._state(stage), tensors, {"values": json.dumps(values)})
 
+    def has_state(self) -> bool:
+        return any(self._state("*").parent.glob("*.safetensors"))
+
+    def tidy(self) -> None:
+        """Remove the files that a killed process was writing."""
+        for entry in (*self.path.glob(".*"), *self.path.glob("*/.*")):
+            if _UNFINISHED.fullmatch(entry.name) and entry.is_file():
+                entry.unlink(missing_ok=True)
+
     def load_state(self, stage: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The tensors and values of the last state; None before the first. Raises RunError where it is damaged."""
         path = self._state(stage)
@@ -167,7 +192,7 @@ class Run:
         try:
             with safe_open(path, "pt") as file:
                 return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["values"])  # noqa: SIM118
-        except (SafetensorError, KeyError, TypeError, ValueError) as e:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
             raise RunError(f"{path} is damaged ({e}); start over with --overwrite") from None
 
     # ---- the log, pictures and evaluations
@@ -200,21 +225,38 @@ def _class_number(name: str, classes: tuple[str, ...]) -> int:
 
 
 def clear(path: Path) -> None:
-    """Remove an earlier run. Raises RunError for a folder that holds something else."""
-    if not path.exists():
+    """Remove an earlier run, and nothing else that lies there. Raises RunError for a folder that is no run."""
+    if not occupied(path):
         return
-    if not (path / "config.json").is_file() and any(path.iterdir()):
+    try:
+        values = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        is_run = isinstance(values, dict) and {"format", "recipe", "config"} <= values.keys()
+    except (OSError, ValueError):
+        is_run = False
+    if not is_run:
         raise RunError(
-            f"{path} is not a run (it has no config.json), so --overwrite does not touch it; choose another --out"
+            f"{path} is not a run (no config.json of one), so --overwrite does not touch it; choose another --out"
         )
-    shutil.rmtree(path)
+    for name in _LAYOUT:
+        entry = path / name
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+_LAYOUT = (  # the configuration last: until it goes, the rest is a run
+    *("model.safetensors", "log.jsonl", "state", "directions", "pictures", "evaluation", "tensorboard"),
+    "config.json",
+)
+_UNFINISHED = re.compile(r"\..+\.(\d+\.(safetensors|json|npz)|[0-9a-f]{8})")
 
 
 def occupied(path: Path) -> bool:
     """Whether something is at the path already. Raises RunError when that is a file."""
     if path.exists() and not path.is_dir():
         raise RunError(f"--out {path}: is a file, expected a folder")
-    return path.is_dir() and any(path.iterdir())
+    return path.is_dir() and not all(_UNFINISHED.fullmatch(entry.name) for entry in path.iterdir())
 
 
 def _make_folder(path: Path) -> None:

@@ -51,59 +51,73 @@ def train(
     """
     progress = progress or Progress()
     where = pick_device(device)
-    config = recipes.load(recipe, changes)
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite: expected one of them")
     more: dict[str, Any] = {} if data is None else {"data": {"source": str(data)}}
-    config = recipes.override(config, more if seed is None else more | {"seed": seed})
+    more |= {} if seed is None else {"seed": seed}
+    config = _changed(recipes.load(recipe, changes), more)
     path = Path(out) if out is not None else Path("runs") / Path(recipe).stem
-    run, parts = _open(path, Path(recipe).stem, config, resume, overwrite, progress)
-    torch.manual_seed(key(run.recipe.seed, "weights"))
-    model = run.build().to(where)
-    stages = model.stages()
-    if stage is not None and stage not in [s.name for s in stages]:
-        raise ConfigError(f"--stage {stage}: no such stage{did_you_mean(stage, [s.name for s in stages])}")
-    chosen = [s for s in stages if stage in (None, s.name)]
-    with _interruptible() as stop:
-        for part in chosen:
-            Loop(run, model, part, parts(where), progress, stop).run_through()
-    return run
-
-
-def _open(path: Path, name: str, config: Recipe, resume: bool, overwrite: bool, progress: Progress):
-    """The run folder, new or old, and what opens its training and validation images on a device."""
-    if resume and occupied(path):
-        run = Run.open(path)
-        _check_same(run.recipe, config)
-        run.recipe = config
-    elif occupied(path) and not overwrite:
+    old = Run.open(path) if resume and occupied(path) else None
+    if old is None and not overwrite and occupied(path):
         raise RunError(f"{path} already holds something; --resume goes on with it, --overwrite starts over")
-    else:
-        if resume:
-            progress.say(f"{path}: nothing to resume, starting from the beginning")
-        run = None
-    images = config.data.open("train", progress=progress.count("decoding"))
-    valid = config.data.open("valid")
+    if old is not None:
+        config = _continued(old.recipe, config, _changed(recipes.override(old.recipe, changes), more), progress)
+    elif resume:
+        progress.say(f"{path}: nothing to resume, starting from the beginning")
+    if config.train.tensorboard:
+        _summary_writer()
+    images, valid = config.data.open("train", progress=progress.count("decoding")), config.data.open("valid")
     if images.unreadable:
         progress.say(_unreadable(images))
     facts = Facts.of(images, config)
     config.train.total_steps(len(images))
-    if run is None:
-        config.model.build(facts.space, facts.given(config)).to("meta")  # a mistake in the model leaves no folder
+    if old is not None:
+        _check_same_data(old, facts)
+    with seeded(config.seed, "weights", device=where):
+        model = config.model.build(facts.space, facts.given(config)).to(where)  # a mistake in it leaves no folder
+        stages = _chosen(model.stages(), stage)
         if overwrite:
             clear(path)
-        run = Run.create(path, name, config, facts)
-    elif facts != run.facts:
-        raise RunError(
-            f"{path} was trained on other data ({run.facts.name}, {run.facts.images} images); now found: {facts}"
-        )
-
-    def batches(device: torch.device) -> tuple[Batches, Batches]:
+        run = old or Run.create(path, Path(recipe).stem, config, facts)
+        if run.recipe != config:
+            run.recipe = config
+            run.save_config()
         options = {"binarize": facts.binarizes, "label": config.data.label}
-        return (
-            Batches(images, device, **options, flip=config.data.flip),
-            Batches(valid, device, **options),
-        )
+        batches = Batches(images, where, **options, flip=config.data.flip), Batches(valid, where, **options)
+        if old is not None:
+            _begin_again(run, progress)
+        with _interruptible() as stop:
+            done = [Loop(run, model, part, batches, progress, stop).run_through() for part in stages]
+    if not any(done):
+        progress.say(f"{path} is finished; nothing to resume")
+    return run
 
-    return run, batches
+
+def _changed(config: Recipe, more: dict[str, Any]) -> Recipe:
+    config = recipes.override(config, more)
+    return config.model_copy(update={"data": config.data.absolute()})
+
+
+def _chosen(stages: tuple[Stage, ...], name: str | None) -> list[Stage]:
+    names = [s.name for s in stages]
+    if name is not None and name not in names:
+        raise ConfigError(f"--stage {name}: no such stage{did_you_mean(name, names)}")
+    return [s for s in stages if name in (None, s.name)]
+
+
+def _begin_again(run: Run, progress: Progress) -> None:
+    """Clear away what a kill has left: files half written, and a log without a state."""
+    run.tidy()
+    if not run.has_state():
+        progress.say(f"{run.path} was stopped before its first saved state; starting over from the beginning")
+        run.log_path.unlink(missing_ok=True)
+
+
+def _check_same_data(run: Run, now: Facts) -> None:
+    old, new = dump(run.facts), dump(now)
+    changed = [f"{k} was {old[k]}, is {new[k]}" for k in old if old[k] != new[k]]
+    if changed:
+        raise RunError(f"{run.path} was trained on other data: {'; '.join(changed)}")
 
 
 def _unreadable(images: Any) -> str:
@@ -111,17 +125,28 @@ def _unreadable(images: Any) -> str:
     return f"{len(images.unreadable)} files can't be read and are left out: {shown}"
 
 
-def _check_same(old: Recipe, new: Recipe) -> None:
-    """Resuming repeats the run's configuration; only how the training goes on may change, not what is trained."""
-    a, b = _flat(dump(old)), _flat(dump(new))
-    kept = ("model.", "data.", "seed", "train.averaging", "train.skip", "train.optimizer.type")
-    changed = [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and k.startswith(kept)]
-    if changed:
-        k = changed[0]
-        raise ConfigError(
-            f"{', '.join(changed)}: differ from the run's ({k} was {a.get(k)}, now {b.get(k)}); "
-            "resume with the options it was begun with, or --overwrite"
-        )
+# what a run is; how it goes on (its length, its rate, what it saves) may change
+_FIXED = ("model.", "data.", "seed", "train.batch", "train.averaging", "train.skip", "train.optimizer.type")
+
+
+def _continued(old: Recipe, asked: Recipe, changed: Recipe, progress: Progress) -> Recipe:
+    """A run's own configuration with the changes that were asked for, not all of the recipe's anew.
+
+    Raises ConfigError where another thing would be trained.
+    """
+    a, b, c = _flat(dump(old)), _flat(dump(asked)), _flat(dump(changed))
+    keys = sorted(a.keys() | b.keys() | c.keys())
+    refused = [k for k in keys if a.get(k) != b.get(k) and k.startswith(_FIXED)]
+    if refused:
+        shown = "; ".join(f"{k} was {json.dumps(a.get(k))}, now {json.dumps(b.get(k))}" for k in refused)
+        raise ConfigError(f"{shown}: not the run's options; resume with the ones it was begun with, or --overwrite it")
+    news = [f"{k} was {json.dumps(a.get(k))}, is {json.dumps(c.get(k))}" for k in keys if a.get(k) != c.get(k)]
+    kept = [f"{k}={json.dumps(c.get(k))}" for k in keys if c.get(k) != b.get(k) and not k.startswith("about.")]
+    if news:
+        progress.say(f"resuming with other options: {'; '.join(news)}")
+    if kept:
+        progress.say(f"as the run was begun: {' '.join(kept)}")
+    return changed
 
 
 def _flat(table: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -184,6 +209,8 @@ class Loop:
         self.device = self.images.device
         self.steps = self.config.total_steps(len(self.images))
         self.valid_every = self.config.valid_every or max(1, math.ceil(self.steps / 20))
+        self.saved_step = 0
+        self.writer: Any = None  # of TensorBoard
         # what a saved state holds
         self.step = 0
         self.seconds = 0.0
@@ -200,34 +227,45 @@ class Loop:
 
     # ---- the loop
 
-    def run_through(self) -> None:
-        """From the saved state, or the beginning, to the end."""
+    def run_through(self) -> bool:
+        """From the saved state, or the beginning, to the end; whether anything was left to do.
+
+        The model has the stage's best weights afterwards, for the stages that follow.
+        """
         self._restore()
-        if self.finished and self.step >= self.steps:
-            self.progress.say(f"{self.run.path} is finished ({self.step} steps); nothing to resume")
-            return
+        if self.finished:
+            self.run.load_weights(self.model)
+            return False
         self.model.train()
+        try:
+            self._train()
+        finally:
+            if self.writer is not None:
+                self.writer.close()
+        self.run.load_weights(self.model)
+        return True
+
+    def _train(self) -> None:
         saved = time.monotonic()
         with self.progress.bar(self.steps, self.step) as bar:
             while self.step < self.steps and not self._out_of_patience():
                 started = time.monotonic()
                 loss, norm = self._step()
                 self.step += 1
-                self._check_finite(loss, norm)
                 self._add(loss, norm)
+                looked = self._look()
                 self.seconds += time.monotonic() - started
-                if self.step % self.config.log_every == 0 or self.step == self.steps:
-                    bar(self.step, self._log())
+                bar(self.step, self._log() if self._is_logged() else {})
                 if self.step % self.valid_every == 0 or self.step == self.steps:
                     self._validate()
                 if self.stop.is_set():
                     self._save()
                     raise Interrupted(str(self.run.path))
-                if time.monotonic() - saved > self.config.save_seconds:
+                if looked and time.monotonic() - saved > self.config.save_seconds:
                     self._save()
                     saved = time.monotonic()
+        self.finished = True
         self._save()
-        self._finish()
 
     def _step(self) -> tuple[Loss, Tensor]:
         """One step of every optimizer of the stage."""
@@ -249,19 +287,26 @@ class Loop:
 
     # ---- what can go wrong
 
-    def _check_finite(self, loss: Loss, norm: Tensor) -> None:
-        """Stop at a loss or gradient that is not finite. The guard has left the weights as they were."""
-        if self.device.type == "cuda" and self.step % self.config.log_every:
-            return  # reading the number would make the device wait
-        if not (math.isfinite(float(loss.value)) and math.isfinite(float(norm))):
-            self.step -= 1
-            self._save()
-            terms = [name for name, t in loss.terms.items() if not torch.isfinite(t).all()]
+    def _look(self) -> bool:
+        """Stop at a loss or gradient that is not finite; whether it was looked at, since a GPU would have to wait.
+
+        Nothing is saved: the weights that gave it are suspect, those of the last state are not.
+        """
+        if self.device.type == "cuda" and not self._is_logged() and not self.stop.is_set():
+            return False
+        bad = [name for name, total in self.window.items() if not math.isfinite(float(total))]
+        if bad:
+            terms = [name for name in bad if name not in ("loss", "grad_norm")]
+            what = "gradient" if bad == ["grad_norm"] else "loss"
             raise TrainingError(
-                f"step {self.step}: the {'loss' if terms else 'gradient'} is not finite"
-                f"{' (' + ', '.join(terms) + ')' if terms else ''}; first in {self._first_not_finite()}. "
-                f"The last good state is in {self.run.path}; try a smaller train.optimizer.lr or train.clip"
+                f"step {self.step}: the {what} is not finite{' (' + ', '.join(terms) + ')' if terms else ''}; "
+                f"first in {self._first_not_finite()}. {self.run.path} keeps the last good state, of step "
+                f"{self.saved_step}: resume from it with a smaller train.optimizer.lr or train.clip"
             )
+        return True
+
+    def _is_logged(self) -> bool:
+        return self.step % self.config.log_every == 0 or self.step == self.steps
 
     def _first_not_finite(self) -> str:
         """The first layer whose output, or else whose parameters' gradient, is not finite, repeating the step."""
@@ -274,10 +319,10 @@ class Loop:
 
         hooks = [m.register_forward_hook(look) for m in self.model.modules() if not list(m.children())]
         try:
-            torch.manual_seed(key(self.seed, "step", self.step))
-            x, y = self.images.training(self.step, self.config.batch, self.seed)
+            torch.manual_seed(key(self.seed, "step", self.step - 1))
+            x, y = self.images.training(self.step - 1, self.config.batch, self.seed)
             for turn in self.stage.turns:
-                turn.loss(x, y, self.step)
+                turn.loss(x, y, self.step - 1)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -318,14 +363,11 @@ class Loop:
             self._tensorboard(values)
 
     def _tensorboard(self, values: dict[str, Any]) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ConfigError("train.tensorboard: install it with `pip install 'lowerbound[tensorboard]'`") from None
-        with SummaryWriter(str(self.run.path / "tensorboard")) as writer:
-            for name, value in values.items():
-                if isinstance(value, float):
-                    writer.add_scalar(f"{values['split']}/{name}", value, self.step)
+        if self.writer is None:  # a resumed run hides the events after its state
+            self.writer = _summary_writer()(str(self.run.path / "tensorboard"), purge_step=self.step)
+        for name, value in values.items():
+            if isinstance(value, float):
+                self.writer.add_scalar(f"{values['split']}/{name}", value, self.step)
 
     # ---- validation, on noise of its own
 
@@ -334,6 +376,11 @@ class Loop:
         values = {"weights": self._bound()}
         with self._averaged():
             values["elbo"] = self._bound() if self.average else values["weights"]
+            if not all(map(math.isfinite, values.values())):
+                raise TrainingError(
+                    f"step {self.step}: the bound on the validation images is not finite. {self.run.path} keeps the "
+                    f"last good state, of step {self.saved_step}: resume from it with a smaller train.optimizer.lr"
+                )
             self.since_best += 1
             if values["elbo"] > self.best:
                 self.best, self.since_best = values["elbo"], 0
@@ -341,7 +388,8 @@ class Loop:
             self._live_pictures()
         self._write({"split": "valid", "seconds": round(self.seconds, 3), **values})
         bits = bits_per_dim(-values["elbo"], self.model.space.dims)
-        self.progress.say(f"step {self.step:,}: validation bound {values['elbo']:.2f} nats, {bits:.3f} bits/dim")
+        text = f"step {self.step:,}: validation bound {values['elbo']:.2f} nats, {bits:.3f} bits/dim"
+        self.progress.note(text, last=self.step == self.steps or self._out_of_patience())
 
     def _bound(self) -> float:
         """The mean bound on the validation images, in nats; minus the loss for a model that has none."""
@@ -399,44 +447,51 @@ class Loop:
         values = {name: getattr(self, name) for name in _SAVED} | {
             "best": None if self.best == -math.inf else self.best,
             "guard_counts": [g.count for g in self.guards],
+            "window": list(self.window),
             "log_bytes": size,
             "machine": _machine(self.device),
         }
         self.run.save_state(self.stage.name, tensors, values)
+        self.saved_step = self.step
 
     def _restore(self) -> None:
+        """Take up the saved state; where there is none, save the beginning."""
         state = self.run.load_state(self.stage.name)
         if state is None:
-            if self.run.log_path.exists():
-                self.progress.say(f"{self.run.path} was stopped before its first saved state; starting over")
-                self.run.log_path.unlink()
+            self._save()
             return
-        tensors, values = state
+        try:
+            values = self._take_up(*state)
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as e:
+            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+            raise RunError(
+                f"the state of {self.run.path} does not fit its config.json ({reason}); start over with --overwrite"
+            ) from None
+        self.saved_step = self.step
+        self.finished &= self.step >= self.steps or self._out_of_patience()
+        if self.finished:
+            return
+        _truncate(self.run.log_path, values["log_bytes"])
+        now = _machine(self.device)
+        changed = [f"{k} was {v}, is {now.get(k)}" for k, v in values["machine"].items() if v != now.get(k)]
+        if changed:
+            self.progress.say(f"resuming elsewhere ({'; '.join(changed)}): the weights may differ in their last bits")
+        self.progress.say(f"resuming {self.run.path} at step {self.step} of {self.steps}")
+
+    def _take_up(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> dict[str, Any]:
         for name in _SAVED:
             setattr(self, name, values[name])
         self.best = -math.inf if values["best"] is None else values["best"]
         self.model.load_state_dict({k[6:]: t for k, t in tensors.items() if k.startswith("model.")})
         for i, a in enumerate(self.average):
             a.copy_(tensors[f"average.{i}"])
-        self.window = {k[7:]: t.to(self.device) for k, t in tensors.items() if k.startswith("window.")}
+        self.window = {k: tensors[f"window.{k}"].to(self.device) for k in values["window"]}
         for t, (optimizer, guard) in enumerate(zip(self.optimizers, self.guards, strict=True)):
             guard.norms.copy_(tensors[f"guard.{t}.norms"])
             guard.skipped.copy_(tensors[f"guard.{t}.skipped"])
             guard.count = values["guard_counts"][t]
             _restore_optimizer(optimizer, tensors, f"optimizer.{t}.")
-        _truncate(self.run.log_path, values["log_bytes"])
-        now = _machine(self.device)
-        changed = [f"{k} was {v}, is {now[k]}" for k, v in values["machine"].items() if v != now[k]]
-        if changed:
-            self.progress.say(f"resuming elsewhere ({'; '.join(changed)}): the weights may differ in their last bits")
-        self.progress.say(f"resuming {self.run.path} at step {self.step}")
-
-    # ---- the end
-
-    def _finish(self) -> None:
-        """Pictures of the best weights, then the mark that all is done."""
-        self.finished = True
-        self._save()
+        return values
 
 
 _SAVED = ("step", "seconds", "since_best", "finished", "window_steps", "_logged_seconds")
@@ -460,6 +515,14 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
             i, _, k = name[len(prefix) :].partition(".")
             state.setdefault(int(i), {})[k] = t
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ConfigError("train.tensorboard: install it with `pip install 'lowerbound[tensorboard]'`") from None
+    return SummaryWriter
 
 
 def _truncate(path: Path, size: int) -> None:

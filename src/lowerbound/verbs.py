@@ -189,6 +189,12 @@ def encode(
     return len(images)
 
 
+def finish(run: Run, *, device: torch.device | str = "cpu", progress: Progress | None = None) -> dict[str, Any]:
+    """What follows a training: all pictures, and a short evaluation on valid, which is returned."""
+    draw_pictures(run, device)
+    return evaluate(run, split="valid", draws=50, device=device, progress=progress)
+
+
 def draw_pictures(run: Run, device: torch.device | str = "cpu") -> None:
     """Everything in pictures/: samples, their means, reconstructions, the manifold where z is a plane, curves."""
     model = run.load(device)
