@@ -198,6 +198,7 @@ class Model(nn.Module):
         if draws < 1:
             raise ModelError(f"draws: expected a whole number of at least 1, got {draws}")
         check_events(x, self.space)
+        check_conditions(len(x), y, self.given)
         log_w = self.log_weights(x, y, draws)
         # Burda et al. 2016, eq. 8, where draws may be weighted
         return torch.logsumexp(log_w, 0) - math.log(len(log_w)) if self.unbiased else log_w.mean(0)
@@ -285,6 +286,7 @@ class LatentModel(BoundModel):
     def encode(self, x: Tensor, y: Y = None) -> Any:
         """The posterior q(z|x): one Distribution, or a tuple of them where there are several levels."""
         check_events(x, self.space)
+        check_conditions(len(x), y, self.given)
         q = self.posteriors(x, y)
         return q[0] if len(q) == 1 else q
 
@@ -305,11 +307,13 @@ def check_events(x: Tensor, space: Space) -> None:
     if tuple(x.shape[1:]) != space.shape:
         raise ModelError(f"this model takes {list(space.shape)}, got a batch of {list(x.shape[1:])}")
     if space.levels is None:
+        if not x.is_floating_point():
+            raise ModelError(f"this model takes real numbers, got {x.dtype}")
         return
     if x.is_floating_point():
         raise ModelError(f"this model takes whole numbers in [0, {space.levels}), got {x.dtype}")
-    if x.numel() and not x.is_meta and int(x.max()) >= space.levels:
-        raise ModelError(f"this model takes values in [0, {space.levels}), got {int(x.max())}")
+    if x.numel() and not x.is_meta and not (int(x.min()) >= 0 and int(x.max()) < space.levels):
+        raise ModelError(f"this model takes values in [0, {space.levels}), got {int(x.min())} to {int(x.max())}")
 
 
 def check_draw(n: int, y: Y, given: tuple[Space, ...], temperature: float) -> None:
@@ -318,8 +322,18 @@ def check_draw(n: int, y: Y, given: tuple[Space, ...], temperature: float) -> No
         raise ModelError(f"n: expected a whole number of at least 1, got {n}")
     if not (math.isfinite(temperature) and temperature >= 0):
         raise ModelError(f"temperature: expected a number of at least 0, got {temperature}")
+    check_conditions(n, y, given, wait=True)
+
+
+def check_conditions(n: int, y: Y, given: tuple[Space, ...], *, wait: bool = False) -> None:
+    """Raise ModelError unless y holds a condition for each of n events.
+
+    wait: look at labels on an accelerator too, for which the processor waits; else only at those at hand.
+    """
     for part, space in zip(conditions(y, given), given, strict=True):
         if len(part) != n:
-            raise ModelError(f"{n} samples were asked for, but {len(part)} conditions given")
-        if space.levels is not None and not (0 <= int(part.min()) and int(part.max()) < space.levels):
+            raise ModelError(f"{n} events need as many conditions, got {len(part)}")
+        if space.levels is None or not (wait or part.device.type == "cpu"):
+            continue
+        if not (int(part.min()) >= 0 and int(part.max()) < space.levels):
             raise ModelError(f"label: expected a whole number in [0, {space.levels}), got {part.tolist()}")

@@ -1,0 +1,159 @@
+"""Every component of the package passes its battery: a new class is tested before its author writes a test."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lowerbound import testing
+from lowerbound.config import components
+from lowerbound.data.base import Data
+from lowerbound.data.bundled import bundled
+from lowerbound.families import Bernoulli, Categorical, DiagonalNormal, DiscretizedNormal, Family, FullNormal, Point
+from lowerbound.metrics.base import Metric
+from lowerbound.models.base import Density, Model, Space
+from lowerbound.models.vae import VAE
+from lowerbound.networks.base import Network
+from lowerbound.networks.mlp import MLP
+from lowerbound.objectives import ELBO, IWAE
+from lowerbound.priors import GaussianMixture
+
+torch.set_num_threads(1)
+SMALL = MLP.Config(hidden=(4,))
+
+
+def name(component: object) -> str:
+    if callable(component) and not isinstance(component, type) and hasattr(component, "__name__"):
+        return component.__name__.replace("_", "-")
+    return component.type_name() if hasattr(component, "type_name") else str(component)  # pyright: ignore
+
+
+def vae(**parts: object) -> VAE.Config:
+    return VAE.Config(**{"latent": 2, "encoder": SMALL, "decoder": SMALL, **parts})  # pyright: ignore
+
+
+@pytest.mark.parametrize("check", testing.MODEL_CHECKS, ids=name)
+@pytest.mark.parametrize("config", components(Model.Config), ids=name)
+def test_models(config: type[Model.Config], check):
+    check(testing.ModelCase.of(config))
+
+
+IMAGE = Space((1, 2, 2), levels=3)
+VARIANTS = {
+    "full posterior": (vae(posterior=FullNormal()), Space((1, 2, 2), levels=2)),
+    "mixture prior": (vae(prior=GaussianMixture.Config(components=2)), Space((1, 2, 2), levels=2)),
+    "importance-weighted": (vae(objective=IWAE(draws=3)), Space((1, 2, 2), levels=2)),
+    "doubly reparameterized": (vae(objective=IWAE(draws=3, dreg=True)), Space((1, 2, 2), levels=2)),
+    "free bits": (vae(objective=ELBO(free_bits_level=0.01, warmup=5)), Space((1, 2, 2), levels=2)),
+    "categorical pixels": (vae(likelihood=Categorical()), IMAGE),
+    "discretized pixels": (vae(likelihood=DiscretizedNormal()), IMAGE),
+    "dequantized pixels": (vae(likelihood=DiagonalNormal()), IMAGE),
+    "real events": (vae(likelihood=DiagonalNormal()), Space((3,))),
+    "map of latents": (vae(latent=(1, 2, 2)), Space((1, 2, 2), levels=2)),
+    "no density of grey values": (vae(likelihood=Bernoulli()), IMAGE),
+    "no density of a point": (vae(posterior=Point()), Space((1, 2, 2), levels=2)),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_vae_variants(variant: str):
+    config, space = VARIANTS[variant]
+    testing.check_model(config, space)
+    expected = Density.NONE if variant.startswith("no density") else Density.BOUND
+    assert config.build(space).density is expected
+
+
+def test_conditional_vae():
+    testing.check_model(vae(), Space((1, 2, 2), levels=2), (testing.LABEL,))
+    testing.check_model(vae(), Space((1, 2, 2), levels=2), (testing.LABEL, Space((2,))))
+
+
+@pytest.mark.parametrize("family", components(Family), ids=name)
+def test_families(family: type[Family]):
+    testing.check_family(family)
+
+
+@pytest.mark.parametrize("config", components(Network.Config), ids=name)
+def test_networks(config: type[Network.Config]):
+    testing.check_network(config)
+
+
+def test_networks_go_both_ways():
+    for config in components(Network.Config):
+        example, in_shape, out_shape = config.example()
+        testing.check_network(example, out_shape, in_shape)
+
+
+@pytest.mark.parametrize("metric", components(Metric), ids=name)
+def test_metrics(metric: type[Metric]):
+    testing.check_metric(metric)
+    grey = testing.ModelCase.of(vae(likelihood=DiscretizedNormal()), Space((2, 3, 2), levels=5), (testing.LABEL,))
+    testing.check_metric(metric, grey.build())
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("source", [n for n, b in bundled().items() if not b.missing() and not b.downloads])
+def test_bundled_data_sets(source: str):
+    testing.check_dataset(Data(source=source))
+
+
+def test_a_data_set_of_arrays(tmp_path: Path):
+    draw = np.random.default_rng(0)
+    x = draw.integers(0, 5, (40, 6, 4), dtype=np.uint8)
+    np.savez(tmp_path / "set.npz", x=x, y=draw.integers(0, 3, 40), levels=5)
+    testing.check_dataset(Data(source=str(tmp_path / "set.npz")))
+    testing.check_dataset(Data(source=str(tmp_path / "set.npz"), size=3, label=True))
+
+
+class Broken:
+    """What the batteries must find."""
+
+    @staticmethod
+    def found(check, case) -> str:
+        with pytest.raises(AssertionError) as e:
+            check(case)
+        return str(e.value)
+
+
+def test_the_batteries_find_what_is_broken(monkeypatch: pytest.MonkeyPatch):
+    case = testing.ModelCase.of(VAE.Config)
+    elbo_terms = VAE.elbo_terms
+
+    with monkeypatch.context() as m:  # always as many draws, whatever is asked for
+        m.setattr(VAE, "elbo_terms", lambda self, x, y=None, draws=1: elbo_terms(self, x, y, 100))
+        assert "shape" in Broken.found(testing.model_draws_are_as_many_as_asked, case)
+    with monkeypatch.context() as m:  # a bound that is too good
+
+        def better(self, x, y=None, draws=1):
+            terms = elbo_terms(self, x, y, draws)
+            return terms._replace(log_px=0.5 * terms.log_px)
+
+        m.setattr(VAE, "elbo_terms", better)
+        assert "more than 1" in Broken.found(testing.model_is_a_probability, case)
+    with monkeypatch.context() as m:  # rows that look at each other
+        features = Space.features
+        m.setattr(Space, "features", lambda self, x: features(self, x) - features(self, x).mean(0))
+        assert "alone" in Broken.found(testing.model_rows_are_independent, case)
+    with monkeypatch.context() as m:  # a condition that is not used
+        m.setattr("lowerbound.models.base.Context.forward", lambda self, y: torch.zeros(4, 32).double())
+        assert "the same whatever" in Broken.found(testing.model_uses_its_condition, case)
+    with monkeypatch.context() as m:  # noise for the batch as a whole
+        posteriors = VAE.posteriors
+
+        def noisy(self, x, y=None):
+            torch.rand(3)
+            return posteriors(self, x, y)
+
+        m.setattr(VAE, "posteriors", noisy)
+        with pytest.raises(RuntimeError, match="is not"):
+            testing.model_rows_are_independent(case)
+
+
+def test_the_battery_names_component_and_check():
+    with pytest.raises(AssertionError, match=r"models\.vae\.VAE: model .*: "):
+        testing._run(VAE.Config(), [testing.model_samples_are_events], None)
