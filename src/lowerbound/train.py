@@ -207,7 +207,7 @@ class Loop:
         self.config: Training = run.recipe.train
         self.seed = key(run.recipe.seed, stage.name)
         self.device = self.images.device
-        self.steps = self.config.total_steps(len(self.images))
+        self.steps = 1 if stage.fit else self.config.total_steps(len(self.images))
         self.valid_every = self.config.valid_every or max(1, math.ceil(self.steps / 20))
         self.saved_step = 0
         self.writer: Any = None  # of TensorBoard
@@ -271,6 +271,8 @@ class Loop:
         """One step of every optimizer of the stage."""
         torch.manual_seed(key(self.seed, "step", self.step))
         x, y = self.images.training(self.step, self.config.batch, self.seed)
+        if self.stage.fit:
+            return self._fit(x, y)
         factor = self.config.schedule.factor(self.step, self.steps)
         for turn, optimizer, guard, parameters in zip(
             self.stage.turns, self.optimizers, self.guards, self.parameters, strict=True
@@ -284,6 +286,14 @@ class Loop:
         if self.config.averaging:
             self.config.averaging.update(self.average, self.weights, self.step)
         return Loss(loss.value.detach(), loss.terms), norm
+
+    @torch.no_grad()
+    def _fit(self, x: Tensor, y: Tensor | None) -> tuple[Loss, Tensor]:
+        """The whole stage in closed form; the loss of a batch afterwards is what is logged."""
+        assert self.stage.fit is not None
+        self.stage.fit(self.images)
+        self.average = [w.clone() for w in self.weights] if self.average else []
+        return self.stage.turns[0].loss(x, y, self.step), torch.zeros(())
 
     # ---- what can go wrong
 

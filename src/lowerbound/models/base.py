@@ -91,11 +91,16 @@ class Turn(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """One step of a training in several; `prepare` turns the images into what the stage is trained on."""
+    """One step of a training in several; `prepare` turns the images into what the stage is trained on.
+
+    `fit`: called once with the training Batches in place of all gradient steps, where the best parameters of the turns
+    have a closed form.
+    """
 
     name: str
     turns: tuple[Turn, ...]
     prepare: Callable | None = None
+    fit: Callable | None = None
 
 
 class Context(nn.Module):

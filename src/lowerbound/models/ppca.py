@@ -1,0 +1,203 @@
+"""Probabilistic principal component analysis: the linear Gaussian latent-variable model, in closed form."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field
+from scipy.linalg import eigh
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
+
+from lowerbound.distributions import Dequantized, closed_kl, tempered
+from lowerbound.errors import ConfigError, ModelError
+from lowerbound.models.base import Density, ElboTerms, LatentModel, Loss, Model, Space, Stage, Turn, Y, conditions
+from lowerbound.units import to_unit, unit_bin
+
+if TYPE_CHECKING:
+    from lowerbound.data.batches import Batches
+
+
+class PPCA(LatentModel):
+    r"""Probabilistic PCA (Tipping & Bishop 1999, https://doi.org/10.1111/1467-9868.00196).
+
+    .. math::
+        z \sim N(0, I_L), \quad x | z \sim N(W z + \mu, \sigma^2 I_D), \quad x \sim N(\mu, W W^T + \sigma^2 I),
+        \quad z | x \sim N(M^{-1} W^T (x - \mu), \sigma^2 M^{-1}), \quad M = W^T W + \sigma^2 I
+
+    `fit` finds the maximum of the likelihood: with the eigenvectors U and eigenvalues λ of the covariance of the data,
+    the largest first,
+
+    .. math:: W = U_L (\Lambda_L - \sigma^2 I)^{1/2}, \quad \sigma^2 = \frac{1}{D - L} \sum_{j > L} \lambda_j
+
+    Over real numbers the density is exact. Pixel values are dequantized to s in [-1, 1): `distributions.Dequantized`
+    says how, and log P(x) has a bound, whose mean over the noise is what `fit` maximizes. There z is inferred from the
+    middle of the values' bins, which is the best q(z|x) there is that does not see the noise.
+
+    Example:
+        >>> pca = PPCA.Config(latent=2).build(Space((3,)))
+        >>> pca.fit([torch.randn(1000, 3) * torch.tensor([3.0, 2.0, 1.0])])
+        >>> pca.encode(torch.zeros(5, 3)).mean.shape, pca.density
+        (torch.Size([5, 2]), <Density.EXACT: '='>)
+    """
+
+    class Config(Model.Config):
+        latent: int = Field(20, gt=0)  # dimensions of z, fewer than the event has
+
+        def build(self, space: Space, given: tuple[Space, ...] = ()) -> "PPCA":
+            return PPCA(self, space, given)
+
+        @classmethod
+        def example(cls) -> tuple["PPCA.Config", Space, tuple[Space, ...]]:
+            return cls(latent=1), Space((1, 2, 2), levels=3), ()
+
+    prior_mean: Tensor
+
+    def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
+        super().__init__(config, space, given)
+        D, L = space.dims, config.latent
+        if L >= D:
+            raise ConfigError(f"model.latent: expected a whole number below {D}, the size of an event, got {L}")
+        if space.levels is not None and not space.ordered:
+            raise ConfigError("model: PPCA is over numbers, and these events are names (codes or labels)")
+        if given:
+            raise ConfigError("model: PPCA takes no condition; set data.label=false")
+        self.mean = nn.Parameter(torch.zeros(D))  # μ
+        self.weight = nn.Parameter(torch.eye(D, L))  # W
+        self.log_scale = nn.Parameter(torch.zeros(()))  # log σ
+        self.register_buffer("prior_mean", torch.zeros(L), persistent=False)
+        self.flat = Space((D,), space.levels)  # the events as vectors
+
+    # ---- the fit, in place of gradient steps
+
+    def stages(self) -> tuple[Stage, ...]:
+        return (Stage("model", (Turn((self,), self.loss),), fit=self._fit_images),)
+
+    def _fit_images(self, images: "Batches") -> None:
+        rows = max(1, 2**24 // self.space.dims)
+        batches = (batch.x for batch in images.in_order(rows))
+        self.fit(_mirrored(batches) if images.flip else batches)
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Tensor]) -> None:
+        """Set μ, W and σ to the maximum of the likelihood of all events [B, *space.shape] of the batches, read once.
+
+        Memory: D x D numbers. Raises ModelError where the events are fewer than two, or lie in L dimensions.
+        """
+        n, mean, cov = covariance(self._centres(x) for x in batches)
+        D, L = cov.shape[0], self.config.latent
+        if n < 2:
+            raise ModelError(f"PPCA can't be fitted to {n} events")
+        if self.space.levels is not None:
+            cov.diagonal().add_(unit_bin(self.space.levels + 1) ** 2 / 12)  # the noise of dequantization
+        values, vectors = eigh(cov.cpu().numpy(), subset_by_index=[D - L, D - 1])
+        top, U = torch.from_numpy(values).flip(0), torch.from_numpy(vectors).flip(1)  # [L], [D, L]
+        variance = float(cov.trace() - top.sum()) / (D - L)  # eq. 8
+        if variance <= 1e-12 * float(cov.trace()):
+            raise ModelError(
+                f"model.latent: the events lie in {L} dimensions or fewer; expected fewer latents than that"
+            )
+        U = U * U.gather(0, U.abs().argmax(0, keepdim=True)).sign()  # a sign of our own choice
+        self.mean.copy_(mean)
+        self.weight.copy_(U * (top - variance).clamp(min=0).sqrt())  # eq. 7, with R = I
+        self.log_scale.fill_(0.5 * math.log(variance))
+
+    def _centres(self, x: Tensor) -> Tensor:
+        """Events as the vectors that the model is of: real ones as they are, whole ones at the middle of their bins."""
+        x = x.flatten(1)
+        return x if self.space.levels is None else to_unit(x.to(self.mean.dtype) + 0.5, self.space.levels + 1)
+
+    # ---- densities
+
+    @property
+    def density(self) -> Density:
+        return Density.EXACT if self.space.levels is None else Density.BOUND
+
+    @property
+    def unbiased(self) -> bool:
+        return True
+
+    def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+        nll = -self.log_weights(x, y)[0]
+        return Loss(nll.mean(), {"nll": nll.detach()})
+
+    def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+        """log p(x) of real events, [1, B]; a draw of the bound for each noise of dequantization, [K, B]."""
+        conditions(y, self.given)
+        x, marginal = x.flatten(1), self.marginal
+        if self.space.levels is None:
+            return marginal.log_prob(x).unsqueeze(0)
+        return Dequantized(marginal, self.flat).log_prob(x.expand(draws, *x.shape))
+
+    @property
+    def marginal(self) -> Distribution:
+        """p(x) = N(μ, W Wᵀ + σ² I) over vectors, without batch dimensions."""
+        diagonal = (2 * self.log_scale).exp().expand_as(self.mean)
+        return LowRankMultivariateNormal(self.mean, self.weight, diagonal, validate_args=False)
+
+    @property
+    def prior(self) -> Distribution:
+        return Independent(Normal(self.prior_mean, torch.ones_like(self.prior_mean), validate_args=False), 1)
+
+    # ---- latents
+
+    def posteriors(self, x: Tensor, y: Y = None) -> tuple[Distribution, ...]:
+        conditions(y, self.given)
+        W, scale = self.weight, self.log_scale.exp()
+        M = W.T @ W + scale**2 * torch.eye(W.shape[1], dtype=W.dtype, device=W.device)
+        mean = torch.linalg.solve(M, W.T @ (self._centres(x) - self.mean).T).T  # [B, L]
+        return (MultivariateNormal(mean, precision_matrix=M / scale**2, validate_args=False),)
+
+    def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
+        conditions(y, self.given)
+        (code,) = z
+        mean = (code @ self.weight.T + self.mean).unflatten(-1, self.space.shape)
+        normal = Normal(mean, self.log_scale.exp(), validate_args=False)
+        base = Independent(normal, len(self.space.shape), validate_args=False)
+        return base if self.space.levels is None else Dequantized(base, self.space)
+
+    def elbo_terms(self, x: Tensor, y: Y = None, draws: int = 1) -> ElboTerms:
+        (q,) = self.posteriors(x, y)
+        z = q.rsample((draws,))  # [K, B, L]
+        kl = closed_kl(q, self.prior)
+        assert kl is not None
+        return ElboTerms(
+            log_px=self.likelihood((z,), y).log_prob(x),
+            log_pz=self.prior.log_prob(z).unsqueeze(-1),
+            log_qz=q.log_prob(z).unsqueeze(-1),
+            z=(z,),
+            q=(q,),
+            p=(self.prior,),
+            kl=kl.expand(draws, -1).unsqueeze(-1),
+        )
+
+    def draw_likelihood(self, n: int, y: Y = None, temperature: float = 1.0) -> Distribution:
+        return self.likelihood((tempered(self.prior, temperature).sample((n,)),), y)
+
+
+def covariance(batches: Iterable[Tensor]) -> tuple[int, Tensor, Tensor]:
+    """The number of vectors in batches [B, D], their mean [D] and covariance [D, D] (divided by n), in float64.
+
+    One pass, and stable: batches are joined by the rule of Chan et al. (1979).
+    """
+    n, mean, scatter = 0, torch.zeros(()), torch.zeros(())
+    for x in batches:
+        x = x.double()
+        own = x.mean(0)
+        x, m = x - own, len(x)
+        if n == 0:
+            n, mean, scatter = m, own, x.T @ x
+            continue
+        step = own - mean
+        scatter.addmm_(x.T, x).addr_(step, step, alpha=n * m / (n + m))
+        mean = mean + step * (m / (n + m))
+        n += m
+    return n, mean, scatter / max(1, n)
+
+
+def _mirrored(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Every batch, and then its mirror image."""
+    for x in batches:
+        yield x
+        yield x.flip(-1)
