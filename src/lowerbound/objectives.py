@@ -27,8 +27,9 @@ class ELBO(Objective):
     r"""The evidence lower bound, :math:`E_q[\log p(x|z)] - \beta\, KL(q(z|x) \| p(z))`, averaged over the draws.
 
     The KL is closed where it can be, else sampled. beta: Higgins et al. (2017); it grows from 0 over the first `warmup`
-    steps (Sønderby et al. 2016). Free bits (Kingma et al. 2016, eq. 15): a group whose mean KL over the batch is below
-    its allowance costs the allowance, and pulls no more; a group is one latent dimension, or one level of latents.
+    steps (Sønderby et al. 2016). Free bits (Kingma et al. 2016, eq. 15, https://arxiv.org/abs/1606.04934): a group
+    whose mean KL over the batch is below its allowance costs the allowance, and pulls no more; a group is one latent
+    dimension, or one level of latents.
     """
 
     beta: float = Field(default=1.0, ge=0)
@@ -57,12 +58,12 @@ class ELBO(Objective):
 
 
 class IWAE(Objective):
-    r"""The importance-weighted bound (Burda et al. 2016, eq. 8),
+    r"""The importance-weighted bound (Burda et al. 2016, eq. 8, https://arxiv.org/abs/1509.00519),
     :math:`E[\log \frac1K \sum_k w_k], w_k = p(x, z_k) / q(z_k|x)`.
 
-    With `dreg`, the doubly reparameterized gradient of the encoder (Tucker et al. 2019, eq. 8): the path through
-    each z_k is weighted by the square of its normalized weight, and the score of q is left out. The decoder's gradient
-    is the same either way.
+    With `dreg`, the doubly reparameterized gradient of the encoder (Tucker et al. 2019,
+    https://arxiv.org/abs/1810.04152): the path through each z_k is weighted by the square of its normalized weight, and
+    the score of q is left out. The decoder's and the prior's gradients are the same either way.
     """
 
     draws: int = Field(default=5, gt=0)
