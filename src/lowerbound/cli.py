@@ -21,6 +21,7 @@ app = App(
     help="Train, measure and sample latent-variable models of images. "
     "Every likelihood says whether it is exact (=) or a bound (<=).",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,  # main says what happened
 )
 data_app = App(name="data", help="Data sets: what there is, and what is in one.")
 app.command(data_app)

@@ -33,7 +33,7 @@ class Batches:
         self.x = torch.from_numpy(np.asarray(images.x))
         self.x = self.x.to(device) if resident else self.x
         self.y = torch.from_numpy(np.asarray(images.y)) if label and images.y is not None else None
-        self._orders: dict[int, Tensor] = {}
+        self._orders: dict[tuple[int, int], Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.x)
@@ -74,10 +74,10 @@ class Batches:
         return torch.cat(parts)
 
     def _order(self, epoch: int, seed: int) -> Tensor:
-        if epoch not in self._orders:
+        if (seed, epoch) not in self._orders:
             generator = torch.Generator().manual_seed(key(seed, "order", epoch))
-            self._orders = {epoch: torch.randperm(len(self), generator=generator)}
-        return self._orders[epoch]
+            self._orders = {(seed, epoch): torch.randperm(len(self), generator=generator)}
+        return self._orders[seed, epoch]
 
 
 def binarized(x: Tensor, levels: int, index: np.ndarray) -> Tensor:

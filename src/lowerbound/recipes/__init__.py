@@ -45,8 +45,9 @@ class Training(Component):
         """The number of steps for a training split of this many images."""
         if self.steps is None and self.epochs is None:
             raise ConfigError("train: set train.steps or train.epochs")
-        limits = [self.steps or 0, round((self.epochs or 0) * images / self.batch)]
-        return max(1, min(n for n in limits if n))
+        limits = [] if self.steps is None else [self.steps]
+        limits += [] if self.epochs is None else [round(self.epochs * images / self.batch)]
+        return max(1, min(limits))
 
 
 class Recipe(Component):
