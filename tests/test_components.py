@@ -19,7 +19,6 @@ from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE
 from lowerbound.priors import GaussianMixture
 
-torch.set_num_threads(1)
 SMALL = MLP.Config(hidden=(4,))
 
 

@@ -4,6 +4,7 @@ Every inequality has an equality beside it. Estimates are allowed 4 standard err
 """
 
 import itertools
+import json
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy.stats import chi2
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from lowerbound.data.base import Images
+from lowerbound.data.base import Data, Images
 from lowerbound.data.batches import Batches
 from lowerbound.distributions import closed_kl
 from lowerbound.errors import ConfigError, ModelError
@@ -27,6 +28,7 @@ from lowerbound.networks.mlp import MLP
 from lowerbound.noise import KeyedNoise
 from lowerbound.objectives import ELBO, IWAE
 from lowerbound.priors import GaussianMixture, StandardNormal
+from lowerbound.train import train
 
 ERRORS = 4.0  # standard errors
 LINEAR = MLP.Config(hidden=())
@@ -34,7 +36,6 @@ LINEAR = MLP.Config(hidden=())
 
 @pytest.fixture(autouse=True)
 def double():
-    torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
     yield
@@ -190,6 +191,32 @@ def test_ppca_over_pixels_keeps_the_mass_of_the_scale():
     world = torch.tensor(list(itertools.product(range(4), repeat=2)), dtype=torch.uint8)
     total = model.log_weights(world, draws=20_000).exp().sum(1)
     close(total, 1.0)
+
+
+def test_training_ppca_is_its_fit(tmp_path, monkeypatch):
+    """`train` calls the closed form once, on the training part alone, and the run holds what it found."""
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = train("ppca", out=tmp_path / "run", changes=["model.latent=3", "train.steps=50"], device="cpu")
+    images = Data(source="digits").open("train")
+    model = PPCA.Config(latent=3).build(Space(images.shape, levels=17))
+    model.fit([torch.from_numpy(images.x.copy())])
+    trained = run.load()
+    for name, t in model.state_dict().items():
+        assert torch.allclose(trained.state_dict()[name], t, atol=1e-5), name
+    assert [json.loads(line)["step"] for line in run.log_path.read_text().splitlines()] == [1, 1]
+    train("ppca", out=tmp_path / "run", changes=["model.latent=3"], resume=True, device="cpu")
+    assert len(run.log_path.read_text().splitlines()) == 2
+
+
+def test_ppca_of_mirrored_images_is_that_of_both():
+    space = Space((1, 2, 2), levels=3)
+    x = torch.randint(3, (50, 1, 2, 2), dtype=torch.uint8)
+    images = Images("random", "train", x.numpy(), 3)
+    mirrored, both = (PPCA.Config(latent=1).build(space) for _ in range(2))
+    mirrored.stages()[0].fit(Batches(images, torch.device("cpu"), flip=True))  # pyright: ignore
+    both.fit([torch.cat([x, x.flip(-1)])])
+    assert torch.allclose(mirrored.marginal.covariance_matrix, both.marginal.covariance_matrix)  # pyright: ignore
 
 
 def test_streamed_covariance_is_the_covariance():
@@ -508,6 +535,10 @@ def test_keyed_noise_is_the_same_in_any_batch_and_any_chunk():
     assert torch.equal(draw([2], [6])[:, 0], whole[:, 2])
     assert torch.equal(draw([3, 1], [4, 2]), whole[:, [3, 1]])
     assert len(whole[..., 0].unique()) == whole[..., 0].numel()  # no two are the same
+    with KeyedNoise(3, [0, 1]) as noise:
+        noise.chunk(4)
+        first, second = torch.randn(4, 2), torch.randn(4, 2)
+    assert not torch.isclose(first, second).any()  # nor those of two calls
     normal, uniform = draw(list(range(50)), [400])[..., 0].flatten(), draw(list(range(50)), [400])[..., 2].flatten()
     close(torch.stack([normal, normal**2 - 1, uniform - 0.5, uniform**2 - 1 / 3], 1), 0.0)
 
