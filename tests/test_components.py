@@ -19,6 +19,15 @@ from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE
 from lowerbound.priors import GaussianMixture
 
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # nothing here is large enough for more
+    yield
+    torch.set_num_threads(threads)
+
+
 SMALL = MLP.Config(hidden=(4,))
 
 

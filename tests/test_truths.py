@@ -36,10 +36,13 @@ LINEAR = MLP.Config(hidden=())
 
 @pytest.fixture(autouse=True)
 def double():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # nothing here is large enough for more
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(torch.float32)
+    torch.set_num_threads(threads)
 
 
 def close(estimates: Tensor, truth: Tensor | float, errors: float = ERRORS) -> None:
@@ -143,7 +146,7 @@ def test_ppca_is_scikit_learns():
     assert float((2 * model.log_scale).exp()) == pytest.approx(sk.noise_variance_, rel=1e-12)
     assert np.allclose(model.mean.detach().numpy(), sk.mean_)
     assert np.allclose(model.log_density(torch.from_numpy(x)).detach().numpy(), sk.score_samples(x), atol=1e-9)
-    # the posterior mean: the principal components, shrunk (Tipping & Bishop 1999, section 3.3)
+    # the posterior mean: the principal components, shrunk
     shrunk = sk.transform(x) * np.sqrt(sk.explained_variance_ - sk.noise_variance_) / sk.explained_variance_
     signs = np.sign(model.weight.detach().numpy().T @ sk.components_.T).diagonal()
     q = model.encode(torch.from_numpy(x))

@@ -93,14 +93,16 @@ class PPCA(LatentModel):
             cov.diagonal().add_(unit_bin(self.space.levels + 1) ** 2 / 12)  # the noise of dequantization
         values, vectors = eigh(cov.cpu().numpy(), subset_by_index=[D - L, D - 1])
         top, U = torch.from_numpy(values).flip(0), torch.from_numpy(vectors).flip(1)  # [L], [D, L]
-        variance = float(cov.trace() - top.sum()) / (D - L)  # eq. 8
+        variance = float(cov.trace() - top.sum()) / (D - L)  # σ²
         if variance <= 1e-12 * float(cov.trace()):
             raise ModelError(
                 f"model.latent: the events lie in {L} dimensions or fewer; expected fewer latents than that"
             )
         U = U * U.gather(0, U.abs().argmax(0, keepdim=True)).sign()  # a sign of our own choice
         self.mean.copy_(mean)
-        self.weight.copy_(U * (top - variance).clamp(min=0).sqrt())  # eq. 7, with R = I
+        self.weight.copy_(
+            U * (top - variance).clamp(min=0).sqrt()
+        )  # W, of all its rotations the one whose posterior is diagonal
         self.log_scale.fill_(0.5 * math.log(variance))
 
     def _centres(self, x: Tensor) -> Tensor:
