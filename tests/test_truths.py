@@ -233,8 +233,9 @@ def test_streamed_covariance_is_the_covariance():
 def test_ppca_refuses_what_has_no_fit():
     with pytest.raises(ModelError, match="lie in 2 dimensions"):
         PPCA.Config(latent=2).build(Space((3,))).fit([torch.randn(50, 2) @ torch.randn(2, 3)])
-    with pytest.raises(ModelError, match="fitted to 1 events"):
-        PPCA.Config(latent=2).build(Space((3,))).fit([torch.randn(1, 3)])
+    for n in (0, 1):
+        with pytest.raises(ModelError, match=f"fitted to {n} events"):
+            PPCA.Config(latent=2).build(Space((3,))).fit([torch.randn(1, 3)] * n)
     with pytest.raises(ConfigError, match=r"model\.latent: expected a whole number below 3"):
         PPCA.Config(latent=3).build(Space((3,)))
 

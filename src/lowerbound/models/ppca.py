@@ -86,23 +86,20 @@ class PPCA(LatentModel):
         Memory: D x D numbers. Raises ModelError where the events are fewer than two, or lie in L dimensions.
         """
         n, mean, cov = covariance(self._centres(x) for x in batches)
-        D, L = cov.shape[0], self.config.latent
         if n < 2:
             raise ModelError(f"PPCA can't be fitted to {n} events")
+        cov, D, L = cov.cpu(), self.space.dims, self.config.latent
         if self.space.levels is not None:
             cov.diagonal().add_(unit_bin(self.space.levels + 1) ** 2 / 12)  # the noise of dequantization
-        values, vectors = eigh(cov.cpu().numpy(), subset_by_index=[D - L, D - 1])
+        values, vectors = eigh(cov.numpy(), subset_by_index=[D - L, D - 1])
         top, U = torch.from_numpy(values).flip(0), torch.from_numpy(vectors).flip(1)  # [L], [D, L]
+        U = U * U.gather(0, U.abs().argmax(0, keepdim=True)).sign()  # a sign of our own choice
         variance = float(cov.trace() - top.sum()) / (D - L)  # σ²
         if variance <= 1e-12 * float(cov.trace()):
-            raise ModelError(
-                f"model.latent: the events lie in {L} dimensions or fewer; expected fewer latents than that"
-            )
-        U = U * U.gather(0, U.abs().argmax(0, keepdim=True)).sign()  # a sign of our own choice
+            raise ModelError(f"model.latent: the events lie in {L} dimensions or fewer; expected fewer latents")
         self.mean.copy_(mean)
-        self.weight.copy_(
-            U * (top - variance).clamp(min=0).sqrt()
-        )  # W, of all its rotations the one whose posterior is diagonal
+        # of all rotations of W, the one whose posterior is diagonal
+        self.weight.copy_(U * (top - variance).clamp(min=0).sqrt())
         self.log_scale.fill_(0.5 * math.log(variance))
 
     def _centres(self, x: Tensor) -> Tensor:
