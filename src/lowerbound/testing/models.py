@@ -1,0 +1,350 @@
+"""What holds of every model: its file, loss and gradients, that its density is a probability, its samples, latents."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lowerbound.errors import ModelError, UserError
+from lowerbound.models.base import Density, LatentModel, Model, Space, Y
+from lowerbound.noise import KeyedNoise, seeded
+from lowerbound.priors import Prior
+from lowerbound.testing.base import (
+    MANY,
+    all_events,
+    condition,
+    double,
+    events,
+    example,
+    expect,
+    expect_at_most_one,
+    expect_equal,
+    expect_error,
+    expect_file_round_trip,
+    expect_finite,
+    expect_frequencies,
+    expect_gradients,
+    expect_in_space,
+    expect_mean,
+    expect_round_trip,
+    expect_shape,
+    lattice,
+    run_checks,
+    shake_parameters,
+)
+
+LABEL = Space((), levels=3, ordered=False)
+
+
+def check_model(
+    config: Model.Config | type[Model.Config], space: Space | None = None, given: tuple[Space, ...] = ()
+) -> None:
+    """All of MODEL_CHECKS. Without a space: the one of the configuration's example()."""
+    run_checks(config, MODEL_CHECKS, ModelCase.of(config, space, given))
+
+
+@dataclass(frozen=True)
+class ModelCase:
+    """A model's configuration and the world it is checked in."""
+
+    config: Model.Config
+    space: Space
+    given: tuple[Space, ...] = ()
+
+    @staticmethod
+    def of(
+        config: Model.Config | type[Model.Config], space: Space | None = None, given: tuple[Space, ...] = ()
+    ) -> "ModelCase":
+        own, its_space, its_given = example(config)
+        return ModelCase(own, its_space, its_given) if space is None else ModelCase(own, space, given)
+
+    def build(self, *seed: int | str, given: tuple[Space, ...] | None = None, shake: float = 0.3) -> Model:
+        with seeded("build", *seed):
+            model = self.config.build(self.space, self.given if given is None else given)
+        shake_parameters(model, *seed, scale=shake)
+        return model.eval()
+
+    def x(self, n: int, *seed: int | str) -> Tensor:
+        return events(self.space, n, *seed)
+
+    def y(self, n: int, *seed: int | str) -> Y:
+        return condition(self.given, n, *seed)
+
+    def one_y(self, n: int) -> Y:
+        """One condition, n times."""
+        return _each(self.y(1), lambda part: part[[0] * n])
+
+
+def _each(y: Y, change: Callable[[Tensor], Tensor]) -> Y:
+    return None if y is None else change(y) if isinstance(y, Tensor) else tuple(map(change, y))
+
+
+def _rows(y: Y, rows: slice) -> Y:
+    return _each(y, lambda part: part[rows])
+
+
+def _parts(y: Y) -> tuple[Tensor, ...]:
+    return () if y is None else (y,) if isinstance(y, Tensor) else y
+
+
+def _keyed_weights(model: Model, x: Tensor, y: Y, index: Sequence[int], chunks: Sequence[int]) -> Tensor:
+    """log_weights with noise keyed by image, the draws in these chunks."""
+    with KeyedNoise(0, index) as noise, torch.no_grad():
+        return torch.cat([model.log_weights(x, y, noise.chunk(k)) for k in chunks])
+
+
+def model_round_trips_through_json(case: ModelCase) -> None:
+    expect_round_trip(case.config, Model.Config)
+
+
+def model_round_trips_through_a_file(case: ModelCase) -> None:
+    x, y = case.x(4), case.y(4)
+    expect_file_round_trip(case.build("a"), case.build("b"), lambda m: m.loss(x, y).value.detach())
+
+
+def model_trains_every_parameter_in_one_turn(case: ModelCase) -> None:
+    model = case.build()
+    turns = [turn for stage in model.stages() for turn in stage.turns]
+    trained = [id(p) for turn in turns for part in turn.parts for p in part.parameters()]
+    left = [name for name, p in model.named_parameters() if id(p) not in trained]
+    expect(not left, f"no turn of any stage trains {', '.join(left)}")
+    expect(len(trained) == len(set(trained)), "a parameter is in two turns")
+    expect(len({s.name for s in model.stages()}) == len(model.stages()), "two stages have one name")
+
+
+def model_loss_is_a_scalar_with_terms_per_event(case: ModelCase) -> None:
+    model = case.build().train()
+    loss = model.loss(case.x(5), case.y(5), 3)
+    expect_shape("the loss", loss.value, ())
+    expect_finite("the loss", loss.value)
+    expect(bool(loss.terms), "the loss has no terms")
+    for name, term in loss.terms.items():
+        expect_shape(f"the term {name}", term, (5,))
+        expect_finite(f"the term {name}", term)
+        expect(not term.requires_grad, f"the term {name} holds the graph; detach it")
+    model.after_step()
+
+
+def model_gradients_reach_every_parameter(case: ModelCase) -> None:
+    def losses(i: int) -> Iterator[tuple[nn.Module, Tensor]]:
+        model = case.build("gradient", i).train()
+        for stage in model.stages():
+            for turn in stage.turns if stage.prepare is None else ():
+                parts = nn.ModuleDict({str(n): part for n, part in enumerate(turn.parts)})
+                if any(True for _ in parts.parameters()):
+                    yield parts, turn.loss(case.x(16, i), case.y(16, i), 10**6).value
+
+    expect_gradients(losses)
+
+
+def model_loss_neither_syncs_nor_leaves_its_device(case: ModelCase) -> None:
+    model = case.build().train().to("meta")
+    loss = model.loss(case.x(4).to("meta"), _each(case.y(4), lambda part: part.to("meta")), 1)
+    expect(loss.value.device.type == "meta", f"the loss is on {loss.value.device}")
+
+
+def model_samples_are_events(case: ModelCase) -> None:
+    model, y = case.build(), case.y(6)
+    for temperature in (1.0, 0.5, 0.0):
+        with seeded("sample"):
+            x = model.sample(6, y, temperature)
+        expect_in_space(x, 6, case.space)
+        with seeded("sample"):
+            again = model.sample(6, y, temperature)
+        expect_equal("samples of one seed", again, x)
+    expect(not x.requires_grad, "a sample holds the graph")
+
+
+def model_density_is_what_it_says(case: ModelCase) -> None:
+    with double(), torch.no_grad():
+        model, x, y = case.build(), case.x(5), case.y(5)
+        if model.density is Density.NONE:
+            expect_error(ModelError, "log_density of a model without a density", lambda: model.log_density(x, y))
+            expect(len(model.why_no_density()) > 10, "why_no_density() gives no reason")
+            return
+        value = model.log_density(x, y, draws=3)
+        expect_shape("log_density", value, (5,))
+        expect_finite("log_density", value)
+        if model.density is Density.EXACT:
+            expect_equal("two calls of an exact log_density", model.log_density(x, y), value)
+
+
+def model_draws_are_as_many_as_asked(case: ModelCase) -> None:
+    with double(), torch.no_grad():
+        model = case.build()
+        if model.density is not Density.BOUND:
+            return
+        n, k = 2000, 16
+        x, y = case.x(1).expand(n, *case.space.shape), case.one_y(n)
+        with seeded("draws"):
+            log_w = model.log_weights(x, y, k)
+        with seeded("draws"):
+            value = model.log_density(x, y, k)
+        expect_shape(f"log_weights of {k} draws", log_w, (k, n))
+        expect_shape("log_weights of 1 draw", model.log_weights(x, y, 1), (1, n))
+        expected = torch.logsumexp(log_w, 0) - math.log(k) if model.unbiased else log_w.mean(0)
+        expect_equal("log_density and the mean of its weights", value, expected)
+        above = (log_w > log_w.median()).double()  # of one draw: variance 1/4, whatever the tails
+        ratio = 0.25 / float(above.mean(0).var())
+        expect(k / 1.3 < ratio < k * 1.3, f"the mean of {k} draws varies as that of {ratio:.1f} independent ones")
+
+
+def model_rows_are_independent(case: ModelCase) -> None:
+    with double():
+        model, x, y = case.build(), case.x(5), case.y(5)
+        if model.density is not Density.NONE:
+            whole = _keyed_weights(model, x, y, range(5), [3])
+            for i in range(5):
+                alone = _keyed_weights(model, x[i : i + 1], _rows(y, slice(i, i + 1)), [i], [3])
+                expect_equal("log_weights of a row alone and in its batch", alone[:, 0], whole[:, i])
+        if isinstance(model, LatentModel):
+            with torch.no_grad():
+                for q, one in zip(model.posteriors(x, y), model.posteriors(x[3:4], _rows(y, slice(3, 4))), strict=True):
+                    expect_equal("posterior means of a row alone and in its batch", one.mean[0], q.mean[3])
+
+
+def model_noise_does_not_depend_on_chunks(case: ModelCase) -> None:
+    with double():
+        model, x, y = case.build(), case.x(3), case.y(3)
+        if model.density is Density.BOUND:
+            whole, cut = (_keyed_weights(model, x, y, range(3), chunks) for chunks in ([5], [2, 1, 2]))
+            expect_equal("log_weights in one chunk and in three", cut, whole)
+
+
+def model_refuses_what_it_cannot_take(case: ModelCase) -> None:
+    model, x, y, space = case.build(), case.x(3), case.y(3), case.space
+    expect_error(ModelError, "sample(0)", lambda: model.sample(0, _rows(y, slice(0, 0))))
+    for t in (-1.0, math.nan, math.inf):
+        expect_error(ModelError, f"temperature {t}", lambda t=t: model.sample(3, y, t))
+    too_many = (*_parts(y), torch.zeros(3))
+    expect_error(ModelError, "a condition too many", lambda: model.sample(3, too_many))
+    if model.density is Density.NONE:
+        return
+    expect_error(ModelError, "draws=0", lambda: model.log_density(x, y, draws=0))
+    expect_error(ModelError, "a condition too many", lambda: model.log_density(x, too_many))
+    bigger = torch.zeros(3, *space.shape, 2, dtype=x.dtype)
+    expect_error(ModelError, "events of another shape", lambda: model.log_density(bigger, y))
+    if space.levels is not None:
+        expect_error(ModelError, "real numbers for whole ones", lambda: model.log_density(x.float(), y))
+        if space.levels <= 255:
+            above = torch.full_like(x, space.levels)
+            expect_error(ModelError, "values above the levels", lambda: model.log_density(above, y))
+
+
+def model_uses_its_condition(case: ModelCase) -> None:
+    """Given a label, the density depends on it; a small prior may ignore it, and a model refuse it."""
+    given = case.given or (LABEL,)
+    with double():
+        try:
+            model = case.build(given=given)
+        except UserError:
+            return
+        x, (a, b) = case.x(4), (condition(given, 4, "condition", i) for i in range(2))
+        expect_in_space(model.sample(4, a), 4, case.space)
+        expect_error(ModelError, "sample without a condition", lambda: model.sample(4))
+        expect_error(ModelError, "5 samples of 4 conditions", lambda: model.sample(5, a))
+        wrong = torch.full((4,), 3)
+        if given == (LABEL,):
+            expect_error(ModelError, "a label that is not", lambda: model.sample(4, wrong))
+        if model.density is Density.NONE:
+            return
+        expect_error(ModelError, "log_density without a condition", lambda: model.log_density(x))
+        if given == (LABEL,):
+            a, b = torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.int64)
+            expect_error(ModelError, "a label that is not", lambda: model.log_density(x, wrong))
+        first, second = (_keyed_weights(model, x, y, range(4), [2]) for y in (a, b))
+        if not isinstance(model, Prior):
+            expect(not torch.allclose(first, second), "log_density is the same whatever is given")
+
+
+def model_is_a_probability(case: ModelCase) -> None:
+    """Over a world small enough to be counted, what it says adds up to 1 (a noisy bound: to no more), and samples have
+    the frequencies it says."""
+    with double(), torch.no_grad(), seeded("world"):
+        # shaken little: where q is far from the posterior, the mean of the weights has no known error
+        model, world = case.build(shake=0.1), all_events(case.space, 256)
+        if model.density is Density.NONE:
+            return
+        if world is None:
+            _real_model_is_a_probability(case, model)
+            return
+        log_w = model.log_weights(world, case.one_y(len(world)), 1 if model.density is Density.EXACT else MANY)
+        if not model.unbiased:
+            total = float(log_w.mean(0).exp().sum())
+            expect(total < 1.01, f"the bounds of all events add up to {total:.4f}")
+            return
+        w = log_w.exp()  # [K, N]
+        if model.density is Density.EXACT:
+            expect_equal("the probabilities of all events and 1", w.sum(1), torch.ones(1), 1e-8)
+        elif expect_at_most_one(w.sum(1)):
+            return  # dequantization: what lies beyond the scale is in the samples, but in no event's density
+        error = w.std(0) / math.sqrt(len(w)) if len(w) > 1 else torch.zeros(len(world))
+        expect_frequencies(model.sample(2000, case.one_y(2000)), w.mean(0), world, error)
+
+
+def _real_model_is_a_probability(case: ModelCase, model: Model) -> None:
+    if case.space.levels is not None or case.space.dims > 2 or model.density is not Density.EXACT:
+        return
+    points, volume = lattice(case.space.dims)
+    p = model.log_density(points.reshape(-1, *case.space.shape), case.one_y(len(points))).exp() * volume
+    expect(abs(float(p.sum()) - 1) < 1e-6, f"the density integrates to {float(p.sum()):.6f}")
+    x = model.sample(MANY, case.one_y(MANY)).flatten(1)
+    for power in (1, 2):
+        expect_mean(f"the samples' moment {power}", x**power, (p[:, None] * points**power).sum(0))
+
+
+def model_latents_have_the_shapes_they_should(case: ModelCase) -> None:
+    with double(), torch.no_grad():
+        model, x, y = case.build(), case.x(4), case.y(4)
+        if not isinstance(model, LatentModel):
+            return
+        q = model.posteriors(x, y)
+        terms = model.elbo_terms(x, y, 3)
+        expect_shape("log_px", terms.log_px, (3, 4))
+        for name, t in (("log_pz", terms.log_pz), ("log_qz", terms.log_qz), ("kl", terms.kl)):
+            if t is not None:
+                expect_shape(name, t, (3, 4, len(q)))
+        expect_shape("the bound", model.elbo(x, y), (4,))
+        for level, z in zip(q, terms.z, strict=True):
+            expect_shape("z", z, (3, 4, *level.event_shape))
+        p = model.decode(terms.z, y)
+        expect(p.batch_shape == (3, 4), f"decode keeps no leading dimensions: batch shape {list(p.batch_shape)}")
+        expect(p.event_shape == case.space.shape, f"decode gives events of shape {list(p.event_shape)}")
+        mean = model.sample_mean(4, y)
+        expect_shape("sample_mean", mean, (4, *case.space.shape))
+        if case.space.levels is not None and case.space.ordered:
+            inside = (mean >= -1e-9) & (mean <= case.space.levels - 1 + 1e-9)
+            expect(bool(inside.all()), f"sample_mean is outside [0, {case.space.levels - 1}]")
+
+
+def model_closed_kl_is_the_mean_of_the_sampled_one(case: ModelCase) -> None:
+    with double(), torch.no_grad(), seeded("kl"):
+        model = case.build()
+        if not isinstance(model, LatentModel) or model.density is Density.NONE:
+            return
+        terms = model.elbo_terms(case.x(4), case.y(4), MANY)
+        if terms.kl is not None:
+            expect(bool((terms.kl > -1e-9).all()), "a KL is below 0")
+            expect_mean("log q - log p", (terms.log_qz - terms.log_pz).flatten(1), terms.kl[0].flatten())
+
+
+MODEL_CHECKS = (
+    model_round_trips_through_json,
+    model_round_trips_through_a_file,
+    model_trains_every_parameter_in_one_turn,
+    model_loss_is_a_scalar_with_terms_per_event,
+    model_gradients_reach_every_parameter,
+    model_loss_neither_syncs_nor_leaves_its_device,
+    model_samples_are_events,
+    model_density_is_what_it_says,
+    model_draws_are_as_many_as_asked,
+    model_rows_are_independent,
+    model_noise_does_not_depend_on_chunks,
+    model_refuses_what_it_cannot_take,
+    model_uses_its_condition,
+    model_is_a_probability,
+    model_latents_have_the_shapes_they_should,
+    model_closed_kl_is_the_mean_of_the_sampled_one,
+)
