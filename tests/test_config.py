@@ -180,10 +180,13 @@ def test_errors_name_path_value_and_rule(values: dict, message: str):
             {"model": {**MODEL, "objective": {"type": "objectives.IWAE", "draws": True}}},
             "model.objective.draws: expected",
         ),
-        pytest.param(
+        (
             {"model": {**MODEL, "encoder": {"type": "networks.mlp.MLP", "hidden": [True]}}},
-            "model.encoder.hidden",
-            marks=pytest.mark.xfail(reason="in a list, true is still taken for 1", strict=True),
+            "model.encoder.hidden: expected a list of whole numbers, got [true]",
+        ),
+        (
+            {"model": {**MODEL, "encoder": {"type": "networks.mlp.MLP", "hidden": (8, False)}}},
+            "model.encoder.hidden: expected a list of whole numbers, got [8, false]",
         ),
     ],
     ids=lambda v: v[:30] if isinstance(v, str) else "",

@@ -93,8 +93,13 @@ class Component(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_bool_for_number(cls, value: Any, info: Any) -> Any:
-        if isinstance(value, bool) and _plain(cls.model_fields[info.field_name].annotation) in (int, float):
-            raise _problem(f"expected {_describe(cls.model_fields[info.field_name])}, got {json.dumps(value)}")
+        field = cls.model_fields[info.field_name]
+        kind = _plain(field.annotation)
+        if typing.get_origin(kind) is tuple:
+            kind = typing.get_args(kind)[0]
+        values = value if isinstance(value, list | tuple) else [value]
+        if kind in (int, float) and any(isinstance(v, bool) for v in values):
+            raise _problem(f"expected {_describe(field)}, got {_shown(value)}")
         return value
 
     @model_serializer(mode="wrap")
