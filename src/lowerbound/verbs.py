@@ -209,7 +209,7 @@ def draw_pictures(run: Run, device: torch.device | str = "cpu") -> None:
         with torch.no_grad():
             r = reconstruction(model, batch.x, batch.y).cpu().numpy()
         pictures.save_png(pictures.pairs(batch.x.cpu().numpy(), r, levels), run.picture("reconstructions.png"))
-        if getattr(model.config, "latent", None) == (2,) and not model.given:
+        if getattr(model.config, "latent", None) in (2, (2,)) and not model.given:
             pictures.save_png(_manifold(model, levels, device), run.picture("manifold.png"))
     if run.log_path.exists():
         pictures.curves(run.log_path, run.picture("curves.png"))
