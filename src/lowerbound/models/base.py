@@ -69,9 +69,15 @@ class Space(NamedTuple):
         return (self.levels, *self.shape)
 
     def features(self, x: Tensor) -> Tensor:
-        """Events [B, *shape] -> what networks see: float [B, *feature_shape]; pixels in [-1, 1], codes one-hot."""
+        """Events [B, *shape] -> what networks see: float [B, *feature_shape]; pixels in [-1, 1], codes one-hot.
+
+        Binary pixels stay 0 and 1: most are 0 and then move no weights. At -1 they all would, together, and Adam's
+        steps would have to be ten times smaller.
+        """
         if self.levels is None:
             return x
+        if self.ordered and self.levels == 2:
+            return x.to(torch.get_default_dtype())
         if self.ordered:
             return to_unit(x.to(torch.get_default_dtype()), self.levels)
         return F.one_hot(x.long(), self.levels).movedim(-1, 1).to(torch.get_default_dtype())
