@@ -162,6 +162,8 @@ def pythae(take: Callable, options: dict[str, Any], batch_size: int) -> None:
     model, batches = prepared(options)
     (latent,) = model.latent.shape
     encoder, decoder = model.encoder, model.decoder
+    top = model.space.levels - 1
+    low, high = model.space.features(torch.tensor([0, top])).tolist()  # what its networks see
 
     class Encoder(BaseEncoder):
         def __init__(self) -> None:
@@ -169,7 +171,7 @@ def pythae(take: Callable, options: dict[str, Any], batch_size: int) -> None:
             self.layers = encoder.layers
 
         def forward(self, x: Any) -> Any:
-            h = self.layers(x.flatten(1) * 2 - 1)
+            h = self.layers(x.flatten(1) * (high - low) + low)
             return ModelOutput(embedding=h[:, :latent], log_covariance=2 * h[:, latent:])
 
     class Decoder(BaseDecoder):
@@ -183,7 +185,7 @@ def pythae(take: Callable, options: dict[str, Any], batch_size: int) -> None:
     config = VAEConfig(input_dim=model.space.shape, latent_dim=latent, reconstruction_loss="bce")
     peer = VAE(config, encoder=Encoder(), decoder=Decoder()).eval()
     n = min(options["peer_images"], len(batches))
-    x = torch.cat([b.x for b in batches.in_order(n, n)]).float()
+    x = torch.cat([b.x for b in batches.in_order(n, n)]).float() / top
 
     made = 0
     sample = peer._sample_gauss
