@@ -40,7 +40,7 @@ def main() -> None:
     p.add_argument("--source", type=Path, help="a .zip of JPEGs; by default they are generated")
     p.add_argument("--images", type=int, default=10_000, help="decoded in a round; of the source, copied")
     p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--batches", type=int, default=2000, help="in a round")
+    p.add_argument("--batches", type=int, default=1000, help="in a round")
     p.add_argument("--memory-images", type=int, nargs="*", default=[10_000, 100_000])
     p.add_argument("--folder", type=Path, help="for the generated files; by default a temporary one")
     p.add_argument("--memory-of", type=json.loads, help="(of the processes whose memory is measured)")
