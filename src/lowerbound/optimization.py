@@ -139,11 +139,12 @@ class Guard:
         grads = [p.grad for p in parameters if p.grad is not None]
         norms = torch._foreach_norm(grads)  # pyright: ignore[reportPrivateImportUsage]
         norm = torch.linalg.vector_norm(torch.stack(norms))
-        refused = ~torch.isfinite(norm)
+        finite = torch.isfinite(norm)
+        refused = ~finite
         if self.skip:
             refused = refused | (norm > self.skip.threshold(self.norms, self.count))
             slot = self.count % len(self.norms)
-            self.norms[slot] = torch.where(torch.isfinite(norm), norm, self.norms[slot])
+            self.norms[slot] = torch.where(finite, norm, self.norms[slot])
             self.count += 1
         refused = refused.float()
         self.skipped += refused

@@ -20,7 +20,7 @@ from lowerbound.data.batches import Batches
 from lowerbound.errors import ConfigError, RunError, TrainingError, UserError, did_you_mean
 from lowerbound.metrics.likelihood import log_density
 from lowerbound.models.base import Density, LatentModel, Loss, Model, Stage
-from lowerbound.noise import key, seeded
+from lowerbound.noise import key, reseed, seeded
 from lowerbound.optimization import Guard
 from lowerbound.progress import Progress
 from lowerbound.recipes import Recipe, Training
@@ -219,7 +219,8 @@ class Loop:
         self.best = -math.inf
         self.since_best = 0
         self.finished = False
-        self.window: dict[str, Tensor] = {}  # sums of the terms since the last line of the log
+        self.window: Tensor | None = None  # sums of the terms since the last line of the log, in float64
+        self.terms: list[str] = []  # their names
         self.window_steps = 0
         self.parameters = [[p for part in turn.parts for p in part.parameters()] for turn in stage.turns]
         self.optimizers = [self.config.optimizer.build(ps) for ps in self.parameters]
@@ -271,7 +272,7 @@ class Loop:
 
     def _step(self) -> tuple[Loss, Tensor]:
         """One step of every optimizer of the stage."""
-        torch.manual_seed(key(self.seed, "step", self.step))
+        reseed(key(self.seed, "step", self.step), self.device)
         x, y = self.images.training(self.step, self.config.batch, self.seed)
         if self.stage.fit:
             return self._fit(x, y)
@@ -281,7 +282,8 @@ class Loop:
         ):
             optimizer.param_groups[0]["lr"] = self.config.optimizer.lr * factor
             loss = turn.loss(x, y, self.step)
-            optimizer.zero_grad(set_to_none=True)
+            for p in parameters:
+                p.grad = None
             loss.value.backward()
             norm = guard.step(parameters)
         self.model.after_step()
@@ -306,7 +308,7 @@ class Loop:
         """
         if self.device.type == "cuda" and not self._is_logged() and not self.stop.is_set():
             return False
-        bad = [name for name, total in self.window.items() if not math.isfinite(float(total))]
+        bad = [name for name, total in self._sums().items() if not math.isfinite(total)]
         if bad:
             terms = [name for name in bad if name not in ("loss", "grad_norm")]
             what = "gradient" if bad == ["grad_norm"] else "loss"
@@ -344,20 +346,22 @@ class Loop:
     # ---- the log
 
     def _add(self, loss: Loss, norm: Tensor) -> None:
-        terms = {"loss": loss.value, "grad_norm": norm} | {k: t.mean() for k, t in loss.terms.items()}
-        for name, t in terms.items():
-            t = t.detach().double()
-            self.window[name] = self.window[name] + t if name in self.window else t
+        means = torch.stack([loss.value, norm, *(t.detach().mean() for t in loss.terms.values())]).double()
+        self.window = means if self.window is None else self.window.add_(means)
+        self.terms = ["loss", "grad_norm", *loss.terms]
         self.window_steps += 1
+
+    def _sums(self) -> dict[str, float]:
+        return {} if self.window is None else dict(zip(self.terms, self.window.tolist(), strict=True))
 
     def _log(self) -> dict[str, float]:
         """One line: the means of the terms since the last."""
-        means = {name: float(t) / self.window_steps for name, t in self.window.items()}
+        means = {name: total / self.window_steps for name, total in self._sums().items()}
         rate = self.window_steps * self.config.batch / max(1e-9, self.seconds - self._logged_seconds)
         means["lr"] = self.optimizers[0].param_groups[0]["lr"]
         means["skipped"] = sum(float(g.skipped) for g in self.guards)
         self._write({"split": "train", "seconds": round(self.seconds, 3), "images_per_second": round(rate, 1), **means})
-        self.window, self.window_steps, self._logged_seconds = {}, 0, self.seconds
+        self.window, self.window_steps, self._logged_seconds = None, 0, self.seconds
         if "elbo" in means:
             means["bits_per_dim"] = bits_per_dim(-means["elbo"], self.model.space.dims)
         return means | {"images_per_second": rate}
@@ -450,7 +454,7 @@ class Loop:
     def _save(self) -> None:
         tensors = {f"model.{k}": t for k, t in self.model.state_dict().items()}
         tensors |= {f"average.{i}": t for i, t in enumerate(self.average)}
-        tensors |= {f"window.{k}": t for k, t in self.window.items()}
+        tensors |= {} if self.window is None else {"window": self.window}
         for t, (optimizer, guard) in enumerate(zip(self.optimizers, self.guards, strict=True)):
             tensors |= {f"guard.{t}.norms": guard.norms, f"guard.{t}.skipped": guard.skipped}
             for i, state in optimizer.state_dict()["state"].items():
@@ -459,7 +463,7 @@ class Loop:
         values = {name: getattr(self, name) for name in _SAVED} | {
             "best": None if self.best == -math.inf else self.best,
             "guard_counts": [g.count for g in self.guards],
-            "window": list(self.window),
+            "window": self.terms if self.window is not None else [],
             "log_bytes": size,
             "machine": _machine(self.device),
         }
@@ -497,7 +501,8 @@ class Loop:
         self.model.load_state_dict({k[6:]: t for k, t in tensors.items() if k.startswith("model.")})
         for i, a in enumerate(self.average):
             a.copy_(tensors[f"average.{i}"])
-        self.window = {k: tensors[f"window.{k}"].to(self.device) for k in values["window"]}
+        self.terms = values["window"]
+        self.window = tensors["window"].to(self.device) if self.terms else None
         for t, (optimizer, guard) in enumerate(zip(self.optimizers, self.guards, strict=True)):
             guard.norms.copy_(tensors[f"guard.{t}.norms"])
             guard.skipped.copy_(tensors[f"guard.{t}.skipped"])

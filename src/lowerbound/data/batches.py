@@ -61,7 +61,7 @@ class Batches:
             yield Batch(binarized(x, self.levels, index) if self.binarize else x, y, index)
 
     def _take(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        x = self.x[index.to(self.x.device)].to(self.device, non_blocking=True)
+        x = self.x.index_select(0, index.to(self.x.device)).to(self.device, non_blocking=True)
         return x, None if self.y is None else self.y[index].to(self.device)
 
     def _shuffled(self, start: int, size: int, seed: int) -> Tensor:
@@ -71,7 +71,7 @@ class Batches:
             epoch, offset = divmod(start, len(self))
             parts.append(self._order(epoch, seed)[offset : offset + size])
             start, size = start + len(parts[-1]), size - len(parts[-1])
-        return torch.cat(parts)
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _order(self, epoch: int, seed: int) -> Tensor:
         if (seed, epoch) not in self._orders:

@@ -101,7 +101,16 @@ def _measured(
 
 def rows_at_once(model: Model) -> int:
     """How many events fit into the caches, and so into bounded memory, at once."""
-    return max(1, min(4096, 2**21 // model.space.dims))
+    return max(1, min(4096, 2**20 // model.space.dims))
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep what is freed for the next chunk, instead of giving it back to the system each time.
+
+    glibc's threshold for giving back grows to twice the largest block that was freed, up to 64 MiB; the pages of this
+    one are never touched. Elsewhere it does nothing. A fifth of the time of a likelihood went into new pages.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def keyed_chunks(
@@ -110,6 +119,7 @@ def keyed_chunks(
     """Batches of images, each with the sizes of the chunks its draws are cut into, inside noise keyed by
     (seed, image index, draw)."""
     rows = rows_at_once(model)
+    _keep_freed_memory()
     for batch in images.in_order(max(1, rows // draws), limit):
         with KeyedNoise(seed, batch.index) as noise:
             step = max(1, rows // len(batch.index))

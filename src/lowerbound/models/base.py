@@ -4,6 +4,8 @@ import enum
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -249,16 +251,30 @@ class BoundModel(Model):
         """One draw of the evidence lower bound in nats: [B]."""
 
 
-class ElboTerms(NamedTuple):
+@dataclass(frozen=True)
+class ElboTerms:
     """The parts of the bound for K draws of L levels of latents."""
 
     log_px: Tensor  # [K, B], log p(x|z)
-    log_pz: Tensor  # [K, B, L]
-    log_qz: Tensor  # [K, B, L], log q(z|x)
+    latents: Callable[[], tuple[Tensor, Tensor]]  # log p(z|y) and log q(z|x), [K, B, L] each, once they are asked for
     z: tuple[Tensor, ...]  # [K, B, *latent] each
     q: tuple[Distribution, ...]
     p: tuple[Distribution | None, ...]  # the priors as distributions, where they are
     kl: Tensor | None  # [K, B, L] where it is closed
+
+    @cached_property
+    def _latents(self) -> tuple[Tensor, Tensor]:
+        return self.latents()
+
+    @property
+    def log_pz(self) -> Tensor:
+        """log p(z|y): [K, B, L]."""
+        return self._latents[0]
+
+    @property
+    def log_qz(self) -> Tensor:
+        """log q(z|x): [K, B, L]."""
+        return self._latents[1]
 
     @property
     def log_weight(self) -> Tensor:

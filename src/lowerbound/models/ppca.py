@@ -163,8 +163,7 @@ class PPCA(LatentModel):
         assert kl is not None
         return ElboTerms(
             log_px=self.likelihood((z,), y).log_prob(x),
-            log_pz=self.prior.log_prob(z).unsqueeze(-1),
-            log_qz=q.log_prob(z).unsqueeze(-1),
+            latents=lambda: (self.prior.log_prob(z).unsqueeze(-1), q.log_prob(z).unsqueeze(-1)),
             z=(z,),
             q=(q,),
             p=(self.prior,),

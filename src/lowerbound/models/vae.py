@@ -113,8 +113,7 @@ class VAE(LatentModel):
         kl = None if p is None else closed_kl(q, p)  # [B]
         return ElboTerms(
             log_px=self.likelihood((z,), y).log_prob(x),
-            log_pz=self._log_pz(z, y).unsqueeze(-1),
-            log_qz=q.log_prob(z).unsqueeze(-1),
+            latents=lambda: (self._log_pz(z, y).unsqueeze(-1), q.log_prob(z).unsqueeze(-1)),
             z=(z,),
             q=(q,),
             p=(p,),
