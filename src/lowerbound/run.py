@@ -211,9 +211,11 @@ class Run:
         return self.path / name
 
     def save_evaluation(self, report: dict[str, Any], per_image: Mapping[str, np.ndarray]) -> None:
-        split = report["data"]["split"]
-        self.write_json(f"evaluation/{split}.json", report)
-        with replacing(self.path / "evaluation" / f"{split}.npz") as temporary, temporary.open("wb") as file:
+        """A report under its split's name; that on other data than the run's own has the data's name before it."""
+        data = report["data"]
+        name = data["split"] if data["name"] == self.facts.name else f"{data['name']}-{data['split']}"
+        self.write_json(f"evaluation/{name}.json", report)
+        with replacing(self.path / "evaluation" / f"{name}.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **dict(per_image))  # pyright: ignore[reportArgumentType]
 
 
