@@ -18,6 +18,7 @@ class ResNet(Network):
     identities (Zhang et al. 2019, Fixup, without normalization).
 
     Example:
+        >>> import torch
         >>> net = ResNet.Config(widths=(16, 32), blocks=1).build((3, 32, 32), (8, 8, 8))
         >>> net(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 8, 8, 8])
