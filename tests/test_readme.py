@@ -62,13 +62,14 @@ def commands() -> list[tuple[str, list[str]]]:
     found: dict[str, set[str]] = {}
     for words in calls("\n".join(blocks("bash", "sh", "console"))):
         if Path(words[0]).name == "lowerbound" and len(words) > 1 and not words[1].startswith("-"):
-            found.setdefault(words[1], set()).update(w.partition("=")[0] for w in words[2:] if w.startswith("--"))
+            verb = " ".join(words[1:3]) if words[1] == "data" else words[1]
+            found.setdefault(verb, set()).update(w.partition("=")[0] for w in words[2:] if w.startswith("--"))
     return sorted((verb, sorted(options)) for verb, options in found.items())
 
 
 @pytest.mark.parametrize(("verb", "options"), commands(), ids=[verb for verb, _ in commands()])
 def test_commands_exist(verb: str, options: list[str]):
-    call = [sys.executable, "-c", "import lowerbound.cli; lowerbound.cli.main()", verb, "--help"]
+    call = [sys.executable, "-c", "import lowerbound.cli; lowerbound.cli.main()", *verb.split(), "--help"]
     wide = {**os.environ, "COLUMNS": "200"}  # no option's name is broken into two lines
     done = subprocess.run(call, env=wide, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
