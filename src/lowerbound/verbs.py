@@ -190,9 +190,13 @@ def encode(
 
 
 def finish(run: Run, *, device: torch.device | str = "cpu", progress: Progress | None = None) -> dict[str, Any]:
-    """What follows a training: all pictures, and a short evaluation on valid, which is returned."""
+    """What follows a training: all pictures, and a short evaluation on valid, which is returned.
+
+    Short: 50 draws of MNIST's size, fewer of larger images.
+    """
     draw_pictures(run, device)
-    return evaluate(run, split="valid", draws=50, device=device, progress=progress)
+    pixels = len(open_data(run, "valid")) * run.facts.space.dims
+    return evaluate(run, split="valid", draws=max(1, min(50, 2 * 10**8 // pixels)), device=device, progress=progress)
 
 
 def draw_pictures(run: Run, device: torch.device | str = "cpu") -> None:
