@@ -100,8 +100,8 @@ def _measured(
 
 
 def rows_at_once(model: Model) -> int:
-    """How many events fit into the caches, and so into bounded memory, at once."""
-    return max(1, min(4096, 2**20 // model.space.dims))
+    """How many events are measured at once: enough to keep all cores busy, few enough for bounded memory."""
+    return max(1, min(8192, 2**22 // model.space.dims))
 
 
 def _keep_freed_memory() -> None:
