@@ -1,11 +1,14 @@
 """Writing files whole or not at all."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lowerbound.errors import UserError
+
+UNFINISHED = re.compile(r"\..+\.\d+\.\w+")  # the temporary names that a killed process leaves
 
 
 @contextmanager

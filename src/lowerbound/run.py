@@ -8,7 +8,6 @@ pictures/ evaluation/
 """
 
 import json
-import re
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from lowerbound.config import Component, allowing, dump, parse
 from lowerbound.data.base import Images
 from lowerbound.errors import RunError, UserError, did_you_mean
-from lowerbound.files import replacing
+from lowerbound.files import UNFINISHED, replacing
 from lowerbound.models.base import Model, Space
 from lowerbound.noise import key, seeded
 from lowerbound.recipes import Recipe
@@ -182,7 +181,7 @@ class Run:
     def tidy(self) -> None:
         """Remove the files that a killed process was writing."""
         for entry in (*self.path.glob(".*"), *self.path.glob("*/.*")):
-            if _UNFINISHED.fullmatch(entry.name) and entry.is_file():
+            if UNFINISHED.fullmatch(entry.name) and entry.is_file():
                 entry.unlink(missing_ok=True)
 
     def load_state(self, stage: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -252,14 +251,13 @@ _LAYOUT = (  # the configuration last: until it goes, the rest is a run
     *("model.safetensors", "log.jsonl", "state", "directions", "pictures", "evaluation", "tensorboard"),
     "config.json",
 )
-_UNFINISHED = re.compile(r"\..+\.(\d+\.(safetensors|json|npz)|[0-9a-f]{8})")
 
 
 def occupied(path: Path) -> bool:
     """Whether something is at the path already. Raises RunError when that is a file."""
     if path.exists() and not path.is_dir():
         raise RunError(f"--out {path}: is a file, expected a folder")
-    return path.is_dir() and not all(_UNFINISHED.fullmatch(entry.name) for entry in path.iterdir())
+    return path.is_dir() and not all(UNFINISHED.fullmatch(entry.name) for entry in path.iterdir())
 
 
 def _make_folder(path: Path) -> None:

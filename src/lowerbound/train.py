@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowerbound import pictures, recipes
+from lowerbound import recipes, verbs
 from lowerbound.config import dump
 from lowerbound.data.batches import Batches
 from lowerbound.errors import ConfigError, RunError, TrainingError, UserError, did_you_mean
@@ -443,7 +443,7 @@ class Loop:
             return
         self.model.eval()
         with seeded(self.seed, "pictures", device=self.device):
-            draw_samples(self.run, self.model)
+            verbs.draw_samples(self.run, self.model)
         self.model.train()
 
     def _out_of_patience(self) -> bool:
@@ -512,17 +512,6 @@ class Loop:
 
 
 _SAVED = ("step", "seconds", "since_best", "finished", "window_steps", "_logged_seconds")
-
-
-def draw_samples(run: Run, model: LatentModel, n: int = 64) -> None:
-    """pictures/samples.png and samples_mean.png: draws from the model, with labels by their frequencies."""
-    y = run.labels(n)
-    y = None if y is None else y.to(next(model.parameters()).device)
-    levels = model.space.levels or 256
-    with torch.no_grad():
-        p = model.draw_likelihood(n, y)
-        pictures.save_png(pictures.grid(p.sample().cpu().numpy(), levels), run.picture("samples.png"))
-        pictures.save_png(pictures.grid(p.mean.cpu().numpy(), levels), run.picture("samples_mean.png"))
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str) -> None:

@@ -17,7 +17,7 @@ from lowerbound.files import replacing
 from lowerbound.metrics.base import Advance, Value, measure, rows_at_once
 from lowerbound.metrics.reconstruction import reconstruct as reconstruction
 from lowerbound.models.base import LatentModel, Model
-from lowerbound.noise import key, seeded
+from lowerbound.noise import seeded
 from lowerbound.progress import Progress
 from lowerbound.run import Run
 
@@ -199,15 +199,24 @@ def finish(run: Run, *, device: torch.device | str = "cpu", progress: Progress |
     return evaluate(run, split="valid", draws=max(1, min(50, 2 * 10**8 // pixels)), device=device, progress=progress)
 
 
+@torch.no_grad()
+def draw_samples(run: Run, model: Model, n: int = 64) -> None:
+    """samples.png, and samples_mean.png for the same latents; labels by their frequencies."""
+    y, levels = run.labels(n), model.space.levels or 256
+    y = None if y is None else y.to(next(model.parameters()).device)
+    p = model.draw_likelihood(n, y) if isinstance(model, LatentModel) else None
+    x = model.sample(n, y) if p is None else p.sample()
+    pictures.save_png(pictures.grid(x.cpu().numpy(), levels), run.picture("samples.png"))
+    if p is not None:
+        pictures.save_png(pictures.grid(p.mean.cpu().numpy(), levels), run.picture("samples_mean.png"))
+
+
 def draw_pictures(run: Run, device: torch.device | str = "cpu") -> None:
     """Everything in pictures/: samples, their means, reconstructions, the manifold where z is a plane, curves."""
     model = run.load(device)
     levels = model.space.levels or 256
-    seed = key(run.recipe.seed, "pictures")
-    for name, mean in (("samples.png", False), ("samples_mean.png", True)):
-        if not mean or isinstance(model, LatentModel):
-            x, _ = sample(run, 64, mean=mean, seed=seed, device=device)
-            pictures.save_png(pictures.grid(x, levels), run.picture(name))
+    with seeded(run.recipe.seed, "pictures", device=torch.device(device)):
+        draw_samples(run, model)
     if isinstance(model, LatentModel):
         batch = next(as_batches(run, open_data(run, "valid"), torch.device(device)).in_order(16))
         with torch.no_grad():
