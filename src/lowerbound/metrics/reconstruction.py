@@ -57,8 +57,7 @@ class ActiveUnits(Metric):
         assert isinstance(model, LatentModel)
         means = []
         for batch in images.in_order(rows_at_once(model), limit):
-            levels = model.posteriors(batch.x, batch.y)
-            means.append(torch.cat([q.mean.flatten(1) for q in levels], 1).double().cpu().numpy())
+            means.append(model.features(batch.x, batch.y).double().cpu().numpy())
             advance(len(batch.index))
         variance = np.concatenate(means).var(0)
         active = int((variance > self.threshold).sum())

@@ -321,6 +321,10 @@ class LatentModel(BoundModel):
         """The likelihood p(x|z); leading dimensions of z are kept: z [5, 16, D] -> batch shape [5, 16]."""
         return self.likelihood((z,) if isinstance(z, Tensor) else z, y)
 
+    def features(self, x: Tensor, y: Y = None) -> Tensor:
+        """What downstream tasks are given of x: the posterior means of all levels, coarsest first, as [B, D]."""
+        return torch.cat([q.mean.flatten(1) for q in self.posteriors(x, y)], 1)
+
     def elbo(self, x: Tensor, y: Y = None) -> Tensor:
         """log p(x, z) - log q(z|x) for one draw of z, in nats: [B]."""
         return self.elbo_terms(x, y).log_weight[0]
