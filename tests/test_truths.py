@@ -449,6 +449,9 @@ def test_iwae_by_hand():
     loss = IWAE(draws=2)(replace(terms_of(KL, LOG_PX), latents=lambda: (zero, zero + 1)), 0)
     by_hand = [math.log((math.exp(a) + math.exp(b)) / 2) for a, b in log_w.T.tolist()]
     assert float(loss.value) == pytest.approx(-sum(by_hand) / 2)
+    half = IWAE(draws=2, warmup=2)(replace(terms_of(KL, LOG_PX), latents=lambda: (zero, zero + 1)), 0)
+    assert float(half.value) == pytest.approx(-sum(by_hand) / 2 - 0.5)
+    assert half.terms["iwae"].tolist() == loss.terms["iwae"].tolist()
     assert loss.terms["iwae"].tolist() == pytest.approx(by_hand)
     assert loss.terms["elbo"].tolist() == pytest.approx([-12, -20])
 
@@ -470,14 +473,19 @@ def gradients(vae: VAE, objective: IWAE, n: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("prior", [StandardNormal.Config(), GaussianMixture.Config(components=2)], ids=["N", "mixture"])
-def test_dreg_has_the_gradient_of_iwae(prior):
+@pytest.mark.parametrize("warmup", [0, 3])  # at the first step: beta 1 and 1/3
+def test_dreg_has_the_gradient_of_iwae(prior, warmup: int):
     vae = tiny(prior=prior).requires_grad_()
-    plain, rest = gradients(vae, IWAE(draws=8), 40_000)
-    dreg, dreg_rest = gradients(vae, IWAE(draws=8, dreg=True), 40_000)
+    plain, rest = gradients(vae, IWAE(draws=8, warmup=warmup), 40_000)
+    dreg, dreg_rest = gradients(vae, IWAE(draws=8, warmup=warmup, dreg=True), 40_000)
     assert torch.allclose(rest, dreg_rest, rtol=1e-9, atol=1e-12)
     close(plain - dreg, 0.0)  # the same noise: a paired comparison
     assert ((plain - dreg).std(0) > 0.01).all()
-    # of one draw, the gradient of the bound by quadrature tells which of the two is right
+
+
+@pytest.mark.parametrize("prior", [StandardNormal.Config(), GaussianMixture.Config(components=2)], ids=["N", "mixture"])
+def test_both_have_the_true_gradient_of_one_draw(prior):
+    vae = tiny(prior=prior).requires_grad_()
     e, w = quadrature()
     h = vae.encoder(vae.space.features(WORLD[5:6])).detach().requires_grad_()
     q = vae.posterior_head(h)

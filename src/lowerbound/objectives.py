@@ -18,29 +18,33 @@ class Objective(Component, abstract=True):
     """What is made of the terms of `draws` draws of the latents."""
 
     draws: int = Field(default=1, gt=0)
+    warmup: int = Field(default=0, ge=0)  # steps over which the latents' terms grow from 0 (Sønderby et al. 2016)
 
     @abstractmethod
     def __call__(self, terms: ElboTerms, step: int) -> Loss: ...
+
+    def warmed(self, step: int) -> float:
+        """The factor of the latents' terms, up to 1."""
+        return min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
 
 
 class ELBO(Objective):
     r"""The evidence lower bound, :math:`E_q[\log p(x|z)] - \beta\, KL(q(z|x) \| p(z))`, averaged over the draws.
 
     The KL is closed where it can be, else sampled. beta: Higgins et al. (2017); it grows from 0 over the first `warmup`
-    steps (Sønderby et al. 2016). Free bits (Kingma et al. 2016, eq. 15, https://arxiv.org/abs/1606.04934): a group
-    whose mean KL over the batch is below its allowance costs the allowance, and pulls no more; a group is one latent
-    dimension, or one level of latents.
+    steps. Free bits (Kingma et al. 2016, eq. 15, https://arxiv.org/abs/1606.04934): a group whose mean KL over the
+    batch is below its allowance costs the allowance, and pulls no more; a group is one latent dimension, or one level
+    of latents.
     """
 
     beta: float = Field(default=1.0, ge=0)
-    warmup: int = Field(default=0, ge=0)
     free_bits_dimension: float = Field(default=0.0, ge=0)
     free_bits_level: float = Field(default=0.0, ge=0)
 
     def __call__(self, terms: ElboTerms, step: int) -> Loss:
         distortion = -terms.log_px.mean(0)  # [B]
         kl = (terms.log_qz - terms.log_pz if terms.kl is None else terms.kl).mean(0)  # [B, L]
-        beta = self.beta * min(1.0, (step + 1) / self.warmup) if self.warmup else self.beta
+        beta = self.beta * self.warmed(step)
         penalty = kl.mean(0).sum() if not self._free else self._penalty(terms, kl)
         shown = {"distortion": distortion.detach(), "kl": kl.detach().sum(-1)}
         return Loss(distortion.mean() + beta * penalty, {"elbo": -(shown["distortion"] + shown["kl"]), **shown})
@@ -70,22 +74,32 @@ class IWAE(Objective):
     dreg: bool = False
 
     def __call__(self, terms: ElboTerms, step: int) -> Loss:
-        bound = torch.logsumexp(terms.log_weight, 0) - math.log(self.draws)  # [B]
+        beta = self.warmed(step)
+        bound = self._bound(terms.log_weight)
         shown = {
             "iwae": bound.detach(),
             "elbo": terms.log_weight.detach().mean(0),
             "distortion": -terms.log_px.detach().mean(0),
             "kl": (terms.log_qz - terms.log_pz).detach().sum(-1).mean(0),
         }
-        return Loss(self._dreg(terms) if self.dreg else -bound.mean(), shown)
+        if self.dreg:
+            return Loss(self._dreg(terms, beta), shown)
+        if beta < 1:
+            bound = self._bound(terms.log_px + beta * (terms.log_pz - terms.log_qz).sum(-1))
+        return Loss(-bound.mean(), shown)
 
-    def _dreg(self, terms: ElboTerms) -> Tensor:
+    def _bound(self, log_w: Tensor) -> Tensor:
+        """[K, B] -> [B]."""
+        return torch.logsumexp(log_w, 0) - math.log(self.draws)
+
+    def _dreg(self, terms: ElboTerms, beta: float) -> Tensor:
         log_q = sum(detached(q).log_prob(z) for q, z in zip(terms.q, terms.z, strict=True))
-        log_w = terms.log_px + terms.log_pz.sum(-1) - log_q  # [K, B]
+        log_w = terms.log_px + beta * (terms.log_pz.sum(-1) - log_q)  # [K, B]
         weight = torch.softmax(log_w.detach(), 0)
+        pull = 1 - beta + beta * weight  # beside the weight that is in the loss: its square at beta 1
         for z in terms.z:
             if z.requires_grad:
-                z.register_hook(lambda g: g * weight.reshape(*weight.shape, *[1] * (g.dim() - 2)))
+                z.register_hook(lambda g: g * pull.reshape(*pull.shape, *[1] * (g.dim() - 2)))
         return -(weight * log_w).sum(0).mean()
 
 
