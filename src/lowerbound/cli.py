@@ -191,6 +191,7 @@ def encode(
     out: Annotated[Path, Parameter(help="a file ending in .npz: z, label, path")],
     data: str | None = None,
     split: str = "train",
+    scale: Annotated[bool, _flag("the posterior standard deviations too, as the array scale")] = False,
     device: Device = "auto",
     seed: Whole = 0,
     json: Json = False,
@@ -200,7 +201,15 @@ def encode(
     from lowerbound.run import Run
     from lowerbound.train import pick_device
 
-    n = verbs.encode(Run.open(run), data=data, split=split, out=out, device=pick_device(device), progress=_progress())
+    n = verbs.encode(
+        Run.open(run),
+        data=data,
+        split=split,
+        out=out,
+        scale=scale,
+        device=pick_device(device),
+        progress=_progress(),
+    )
     _print({"out": str(out), "n": n}, json, lambda report: f"{n} codes in {out}")
 
 

@@ -13,7 +13,7 @@ from lowerbound import pictures
 from lowerbound.data.base import Data, Images, open_images
 from lowerbound.data.batches import Batches, binarized
 from lowerbound.errors import ModelError, RunError
-from lowerbound.files import replacing
+from lowerbound.files import Rows, replacing
 from lowerbound.metrics.base import Advance, Value, measure, rows_at_once
 from lowerbound.metrics.reconstruction import reconstruct as reconstruction
 from lowerbound.models.base import LatentModel, Model
@@ -168,25 +168,38 @@ def encode(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> int:
-    """Write the posterior means of a split to an .npz: z float32 [N, D], label and path where there are any."""
+    """Write what `features` gives of a split to an .npz: z float32 [N, D], label and path where there are any.
+
+    scale: the posterior standard deviations too, [N, D]. Rows go to disk as they are computed.
+    """
     out = Path(out)
     if out.suffix != ".npz":
         raise RunError(f"--out {out}: expected a file ending in .npz")
     model = _latent_model(run, device)
     images = open_data(run, split, data, progress)
-    arrays: dict[str, list[np.ndarray]] = {"z": []} | ({"scale": []} if scale else {})
-    with torch.no_grad():
+    told = (progress or Progress()).count("encoding")
+    with replacing(out) as temporary, Rows(out.parent) as rows, torch.no_grad():
         for batch in as_batches(run, images, torch.device(device)).in_order(rows_at_once(model)):
-            levels = model.posteriors(batch.x, batch.y)
-            arrays["z"].append(torch.cat([q.mean.flatten(1) for q in levels], 1).float().cpu().numpy())
+            rows.add("z", model.features(batch.x, batch.y).float().cpu().numpy())
             if scale:
-                arrays["scale"].append(torch.cat([q.stddev.flatten(1) for q in levels], 1).float().cpu().numpy())
-    joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in arrays.items()}
-    joined |= {} if images.y is None else {"label": np.asarray(images.y)}
-    joined |= {} if images.paths is None else {"path": np.asarray(images.paths)}
-    with replacing(out) as temporary, temporary.open("wb") as file:
-        np.savez(file, **joined)
+                scales = [q.stddev.flatten(1) for q in model.posteriors(batch.x, batch.y)]
+                rows.add("scale", torch.cat(scales, 1).float().cpu().numpy())
+            told(int(batch.index[-1]) + 1, len(images))
+        _add_names(rows, images)
+        rows.save(temporary)
     return len(images)
+
+
+def _add_names(rows: Rows, images: Images, block: int = 4096) -> None:
+    """The labels and paths of images, where there are any."""
+    starts = range(0, len(images), block)
+    if images.y is not None:
+        for i in starts:
+            rows.add("label", np.asarray(images.y[i : i + block]))
+    if images.paths is not None:
+        longest = max(max(map(len, images.paths[i : i + block])) for i in starts)
+        for i in starts:
+            rows.add("path", np.asarray(images.paths[i : i + block], f"<U{longest}"))
 
 
 def finish(run: Run, *, device: torch.device | str = "cpu", progress: Progress | None = None) -> dict[str, Any]:
