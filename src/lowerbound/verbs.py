@@ -95,23 +95,37 @@ def _counter(progress: Progress, images: Images) -> Advance:
     return advance
 
 
-def open_data(run: Run, split: str, source: str | None = None, progress: Progress | None = None) -> Images:
-    """A split of the run's data, or of other data prepared in the same way. Raises RunError where they don't fit."""
-    data: Data = run.recipe.data if source is None else run.recipe.data.model_copy(update={"source": source})
+def open_data(
+    run: Run,
+    split: str,
+    source: str | None = None,
+    progress: Progress | None = None,
+    *,
+    label: bool | None = None,
+) -> Images:
+    """A split of the run's data, or of other data prepared in the same way. Raises RunError where they don't fit.
+
+    label: whether their labels must be those of the run; None: where its model is given them.
+    """
+    label = run.recipe.data.label if label is None else label
+    changes = {"label": label} | ({} if source is None else {"source": source})
+    data: Data = run.recipe.data.model_copy(update=changes)
     images = data.open(split, progress=(progress or Progress()).count("decoding"))
     facts = run.facts
     if images.shape != facts.shape or images.levels != facts.levels:
         found, wanted = f"{images.shape}, {images.levels} levels", f"{facts.shape}, {facts.levels} levels"
         raise RunError(f"{images.name} has images of {found}; {run.path} was trained on {wanted}")
-    if run.recipe.data.label and images.classes != facts.classes:
+    if label and images.classes != facts.classes:
         raise RunError(
             f"the classes of {images.name} are not those of {facts.name}, which {run.path} is conditioned on"
         )
     return images
 
 
-def as_batches(run: Run, images: Images, device: torch.device) -> Batches:
-    return Batches(images, device, binarize=run.facts.binarizes, label=run.recipe.data.label)
+def as_batches(run: Run, images: Images, device: torch.device, *, label: bool | None = None) -> Batches:
+    """label: whether they are given with their labels; None: as the run's model is."""
+    label = run.recipe.data.label if label is None else label
+    return Batches(images, device, binarize=run.facts.binarizes, label=label)
 
 
 def sample(
@@ -228,8 +242,9 @@ def draw_pictures(run: Run, device: torch.device | str = "cpu") -> None:
     """Everything in pictures/: samples, their means, reconstructions, the manifold where z is a plane, curves."""
     model = run.load(device)
     levels = model.space.levels or 256
-    with seeded(run.recipe.seed, "pictures", device=torch.device(device)):
-        draw_samples(run, model)
+    if model.can_sample:
+        with seeded(run.recipe.seed, "pictures", device=torch.device(device)):
+            draw_samples(run, model)
     if isinstance(model, LatentModel):
         batch = next(as_batches(run, open_data(run, "valid"), torch.device(device)).in_order(16))
         with torch.no_grad():
