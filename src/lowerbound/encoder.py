@@ -159,7 +159,7 @@ class LatentEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def inverse_transform(self, Z: Any) -> np.ndarray:
         """The mean of p(x|z) for codes [N, L]: a table [N, D] in its own units, or uint8 images as they were given."""
         check_is_fitted(self, "model_")
-        Z = check_array(Z, dtype=[np.float64, np.float32])
+        Z = check_array(Z, dtype=[np.float64, np.float32])  # pyright: ignore[reportArgumentType]
         if Z.shape[1] != self._n_features_out:
             raise ValueError(f"codes have {Z.shape[1]} columns, but this LatentEncoder gives {self._n_features_out}")
         x = self.input_.values(self._blocks(Z, self._mean))

@@ -29,7 +29,7 @@ from lowerbound.verbs import as_batches, open_data
 
 BATCH = 128
 STEPS = 400  # at least, however few images there are
-EPOCHS = 4  # at least, however many
+EPOCHS = 2  # at least, however many
 PROTOCOL = (
     f"AdamW, learning rate 1e-3 by half a cosine, weight decay 0.05, batches of {BATCH}, {STEPS} steps or {EPOCHS} "
     "epochs, whichever is more; the averaged weights at the end, nothing chosen by other images; the classifier begins "

@@ -279,7 +279,7 @@ def principal(images: Images, index: np.ndarray, components: int) -> tuple[np.nd
     L = min(components, D, len(index) - 1)
     if D > COVARIANCE:
         x = vectors(images, index)
-        pca = PCA(L, svd_solver="randomized", random_state=0).fit(x)
+        pca: Any = PCA(L, svd_solver="randomized", random_state=0).fit(x)
         return x.mean(0), x.var(0), pca.components_.T.astype(np.float32), pca.explained_variance_
     starts = range(0, len(index), ROWS)
     _, mean, cov = covariance(torch.from_numpy(vectors(images, index[i : i + ROWS])) for i in starts)
