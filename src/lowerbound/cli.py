@@ -456,9 +456,7 @@ def _accuracies(report: dict[str, Any]) -> Any:
 
     data, rows = report["data"], report["results"]
     columns = list(dict.fromkeys(row["labels"] for row in rows))
-    facts = (
-        f"{data['name']}, {data['n']} {data['split']} images, {data['classes']} classes, {report['features']} features"
-    )
+    facts = f"{data['name']}, {data['split']}, n={data['n']}, {report['features']} features"
     table = Table("accuracy, %; labels per class", *map(str, columns), box=box.SIMPLE, title=facts)
     for method in dict.fromkeys(row["method"] for row in rows):
         found = {row["labels"]: row for row in rows if row["method"] == method}
