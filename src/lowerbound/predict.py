@@ -48,7 +48,7 @@ def predict(
     opened = open_data(run, split, data, progress, label=False)
     rows: list[Row] = []
     for batch in as_batches(run, opened, torch.device(device), label=False).in_order(rows_at_once(model)):
-        names = batch.index.tolist()
+        names: list[Any] = batch.index.tolist()
         if opened.paths is not None:
             names = [opened.paths[i] for i in names]
         rows += _rows(run, model.probabilities(batch.x), names)

@@ -20,6 +20,7 @@ from lowerbound.metrics.base import keyed_chunks
 from lowerbound.metrics.likelihood import log_mean
 from lowerbound.metrics.reconstruction import reconstruct
 from lowerbound.models.base import Density, LatentModel, Model
+from lowerbound.noise import KeyedNoise
 from lowerbound.progress import Progress
 from lowerbound.run import Run
 from lowerbound.verbs import as_batches, open_data
@@ -80,6 +81,7 @@ def score(
     model = run.load(device)
     if model.density is Density.NONE and not isinstance(model, LatentModel):
         raise ModelError(f"{run.path}: {type(model).__name__} has no score of an image: {model.why_no_density()}")
+    draws = draws if model.density is Density.BOUND else 1
     images = open_like(run, data, split, progress)
     where = torch.device(device)
     typical = typicality(run, model, draws, seed, where, progress) if model.density is not Density.NONE else None
@@ -113,25 +115,29 @@ def score(
 def scored(model: Model, images: Batches, draws: int, seed: int = 0) -> Iterator[tuple[Batch, Scores]]:
     """Every batch of images with its scores. Raises ModelError where one is not finite."""
     for batch, chunks in keyed_chunks(model, images, draws, seed, None):
-        log_w, kl = [], []
-        for k in chunks:
-            if not isinstance(model, LatentModel):
-                log_w.append(model.log_weights(batch.x, batch.y, k).double())
-                continue
-            terms = model.elbo_terms(batch.x, batch.y, k)
-            if model.density is not Density.NONE:
-                log_w.append(terms.log_weight.double())
-                kl.append((terms.log_qz - terms.log_pz if terms.kl is None else terms.kl).sum(-1).double())
         nothing = np.full(len(batch.index), np.nan)
-        scores = Scores(
-            log_likelihood=log_mean(torch.cat(log_w), model.unbiased).cpu().numpy() if log_w else nothing,
-            reconstruction_error=squared_error(model, batch) if isinstance(model, LatentModel) else nothing,
-            kl=torch.cat(kl).mean(0).cpu().numpy() if kl else nothing,
-        )
+        scores = Scores(nothing, nothing, nothing)
+        if model.density is not Density.NONE:
+            log_w = torch.cat([model.log_weights(batch.x, batch.y, k).double() for k in chunks])
+            scores = scores._replace(log_likelihood=log_mean(log_w, model.unbiased).cpu().numpy())
+        if isinstance(model, LatentModel):
+            kl = divergence(model, batch, seed)
+            kl = nothing if kl is None else kl
+            scores = scores._replace(reconstruction_error=squared_error(model, batch), kl=kl)
         for name, values in scores._asdict().items():
             if values is not nothing and not np.isfinite(values).all():
                 raise ModelError(f"the {name} of image {batch.index[~np.isfinite(values)][0]} is not finite")
         yield batch, scores
+
+
+def divergence(model: LatentModel, batch: Batch, seed: int) -> np.ndarray | None:
+    """KL(q(z|x) || p(z)), all levels together, in nats: [B]; of one draw where it isn't closed, None for a point."""
+    with KeyedNoise(seed, batch.index) as noise:
+        terms = model.elbo_terms(batch.x, batch.y, noise.chunk(1))
+        if terms.kl is None and model.density is Density.NONE:
+            return None
+        kl = terms.log_qz - terms.log_pz if terms.kl is None else terms.kl  # [1, B, L]
+    return kl[0].sum(-1).double().cpu().numpy()
 
 
 def squared_error(model: LatentModel, batch: Batch) -> np.ndarray:
