@@ -134,6 +134,20 @@ def images(n: int = 60, classes: int = 3, seed: int = 0) -> Images:
     return Images("random", "train", x, 256, y=y, classes=tuple("abcdefgh"[:classes]))
 
 
+# --- what the documentation says
+
+GUIDE = (Path(__file__).parent.parent / "docs/features.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_guide_exist():
+    lines = [line.partition("#")[0].split() for line in GUIDE.splitlines() if line.startswith("lowerbound ")]
+    assert len(lines) > 10
+    for verb in {words[1] for words in lines}:
+        shown = right(verb, "--help").out
+        asked = {word for words in lines if words[1] == verb for word in words if word.startswith("--")}
+        assert all(option in shown for option in asked), (verb, asked)
+
+
 # --- encode
 
 
@@ -520,6 +534,15 @@ def test_scores_of_a_conditional_model_are_given_the_label():
     assert np.allclose([float(r["log_likelihood"]) for r in read("s.csv")], likely, rtol=1e-5)
 
 
+def test_scores_of_an_exact_marginal(others):
+    """Probabilistic PCA knows p(x) without its latents: the score is that, not a bound through them."""
+    right("score", others["ppca"], "digits", "--split", "valid", "--out", "s.csv", "--draws", "3")
+    run = lb.Run.open(others["ppca"])
+    with torch.no_grad():
+        likely = log_density(run.load(), as_batches(run, open_data(run, "valid"), CPU), 3)
+    assert np.allclose([float(r["log_likelihood"]) for r in read("s.csv")], likely, rtol=1e-5)
+
+
 def test_typicality_looks_at_some_of_many(run, monkeypatch):
     monkeypatch.setattr(sys.modules["lowerbound.score"], "REFERENCE", 50)
     typical = typicality(run, run.load(), 1, 0, CPU)
@@ -674,6 +697,12 @@ def test_a_grid_search_over_latent():
     ).fit(x, y)
     assert search.best_params_ == {"latentencoder__latent": 12}
     assert search.best_score_ > 0.3
+
+
+def test_the_python_of_the_guide_runs(capsys):
+    (code,) = [part.partition("```")[0] for part in GUIDE.split("```python\n")[1:]]
+    exec(code.replace('"steps": 200', '"steps": 5'), {})
+    assert "(1797, 8) (1797, 64)" in capsys.readouterr().out
 
 
 def test_training_on_arrays_leaves_nothing(here, monkeypatch):

@@ -439,9 +439,11 @@ def draw(report: dict[str, Any], out: Path) -> None:
     for row in report["results"]:
         by_method.setdefault(row["method"], []).append(row)
     series = []
-    for name, (color, style, marker) in _LINES.items():
-        rows = by_method.get(name, [])
-        points = [(row["images"] / data["classes"], 100 * row["accuracy"], 100 * (row["std"] or 0)) for row in rows]
+    for i, (name, (color, style, marker)) in enumerate(_LINES.items()):
+        rows, aside = by_method.get(name, []), 1.03 ** (i - len(_LINES) / 2)  # so that bars don't hide each other
+        points = [
+            (aside * row["images"] / data["classes"], 100 * row["accuracy"], 100 * (row["std"] or 0)) for row in rows
+        ]
         if points:
             series.append(pictures.Series(name, points, color, style, marker))
     ticks = {row["images"] / data["classes"]: str(row["labels"]) for row in report["results"]}
