@@ -5,13 +5,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lowerbound.api import evaluate, load, train
+    from lowerbound.api import evaluate, load, predict, probe, score, train
+    from lowerbound.encoder import LatentEncoder
     from lowerbound.errors import UserError
     from lowerbound.run import Run
 
-__all__ = ["Run", "UserError", "evaluate", "load", "train"]
+__all__ = ["LatentEncoder", "Run", "UserError", "evaluate", "load", "predict", "probe", "score", "train"]
 
-_HOMES = {"Run": "run", "UserError": "errors", "evaluate": "api", "load": "api", "train": "api"}
+_HOMES = {"LatentEncoder": "encoder", "Run": "run", "UserError": "errors"}
+_HOMES |= dict.fromkeys(("evaluate", "load", "predict", "probe", "score", "train"), "api")
 
 
 def __getattr__(name: str) -> Any:
@@ -28,7 +30,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """`lowerbound.train` stays the function when the module of that name is imported."""
+    """`lowerbound.train` (probe, score) stays the function when the module of that name is imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

@@ -1,14 +1,17 @@
-"""What Python users call: train, load, evaluate."""
+"""What Python users call: train, load, evaluate, probe, predict, score."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lowerbound import verbs
 from lowerbound.config import allowing
 from lowerbound.models.base import Model
+from lowerbound.predict import predict as _predict
+from lowerbound.probe import probe as _probe
 from lowerbound.progress import Progress, Terminal
 from lowerbound.run import Run
+from lowerbound.score import score as _score
 from lowerbound.train import pick_device
 from lowerbound.train import train as _train
 
@@ -71,3 +74,18 @@ def load(path: str | Path, *, device: str = "auto", allow: Iterable[str] = ()) -
 def evaluate(path: str | Path, *, device: str = "auto", **options: Any) -> dict[str, Any]:
     """The report of `lowerbound evaluate --json`; options as those of `verbs.evaluate`."""
     return verbs.evaluate(Run.open(path), device=pick_device(device), **options)
+
+
+def probe(path: str | Path, *, device: str = "auto", **options: Any) -> dict[str, Any]:
+    """The report of `lowerbound probe --json`; options as those of `lowerbound.probe.probe`."""
+    return _probe(Run.open(path), device=pick_device(device), **options)
+
+
+def predict(path: str | Path, images: Sequence[str | Path] = (), *, device: str = "auto", **options: Any) -> list[Any]:
+    """The labels that a classifier gives to image files, or with `data=` to a data set: path, label, probability."""
+    return _predict(Run.open(path), images, device=pick_device(device), **options)
+
+
+def score(path: str | Path, data: str, *, out: str | Path, device: str = "auto", **options: Any) -> dict[str, Any]:
+    """Write the scores of every image of a data set to a .csv; options as those of `lowerbound.score.score`."""
+    return _score(Run.open(path), data, out=out, device=pick_device(device), **options)

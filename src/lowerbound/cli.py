@@ -191,6 +191,7 @@ def encode(
     out: Annotated[Path, Parameter(help="a file ending in .npz: z, label, path")],
     data: str | None = None,
     split: str = "train",
+    scale: Annotated[bool, _flag("the posterior standard deviations too, as the array scale")] = False,
     device: Device = "auto",
     seed: Whole = 0,
     json: Json = False,
@@ -200,8 +201,105 @@ def encode(
     from lowerbound.run import Run
     from lowerbound.train import pick_device
 
-    n = verbs.encode(Run.open(run), data=data, split=split, out=out, device=pick_device(device), progress=_progress())
+    n = verbs.encode(
+        Run.open(run),
+        data=data,
+        split=split,
+        out=out,
+        scale=scale,
+        device=pick_device(device),
+        progress=_progress(),
+    )
     _print({"out": str(out), "n": n}, json, lambda report: f"{n} codes in {out}")
+
+
+@app.command
+def probe(
+    run: Path,
+    /,
+    *,
+    labels: Annotated[str, Parameter(help="labels per class")] = "1,10,100,all",
+    seeds: Annotated[int, Parameter(converter=_whole, help="subsets of labelled images")] = 5,
+    finetune: Annotated[
+        bool, _flag("classifiers too: begun at the encoder and trained with it, and from scratch")
+    ] = False,
+    data: Annotated[str | None, Parameter(help="labelled data other than the run's")] = None,
+    out: Annotated[Path | None, Parameter(help="keep the fine-tuned classifier of the most labels as a run")] = None,
+    device: Device = "auto",
+    seed: Whole = 0,
+    json: Json = False,
+) -> None:
+    """What the features are worth for telling labels, against raw pixels and PCA, on the test split."""
+    from lowerbound.probe import probe as run_probe
+    from lowerbound.run import Run
+    from lowerbound.train import pick_device
+
+    shown = _progress()
+    report = run_probe(
+        Run.open(run),
+        labels=labels,
+        seeds=seeds,
+        finetune=finetune,
+        data=data,
+        out=out,
+        seed=seed,
+        device=pick_device(device),
+        progress=shown,
+    )
+    _print(report, json, _accuracies)
+    shown.say(report["picture"])
+
+
+@app.command
+def predict(
+    run: Path,
+    images: Annotated[list[Path], Parameter(help="image files")] = [],  # noqa: B006
+    /,
+    *,
+    data: Annotated[str | None, Parameter(help="label this data set instead")] = None,
+    split: str = "all",
+    device: Device = "auto",
+    seed: Whole = 0,
+    json: Json = False,
+) -> None:
+    """Label images by a classifier (`lowerbound probe RUN --finetune --out CLASSIFIER`)."""
+    from lowerbound.predict import predict as run_predict
+    from lowerbound.run import Run
+    from lowerbound.train import pick_device
+
+    rows = run_predict(Run.open(run), images, data=data, split=split, device=pick_device(device), progress=_progress())
+    _print(rows, json, _table)
+
+
+@app.command
+def score(
+    run: Path,
+    data: Annotated[str, Parameter(help="a bundled name, a folder, .zip, .tar or .npz")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="a file ending in .csv, one line per image; a picture comes beside it")],
+    split: str = "all",
+    draws: Annotated[int, Parameter(converter=_whole, help="importance-weighted draws of the likelihood")] = 10,
+    device: Device = "auto",
+    seed: Whole = 0,
+    json: Json = False,
+) -> None:
+    """How usual images are for a model: likelihood, reconstruction error, KL, typicality, one by one."""
+    from lowerbound.run import Run
+    from lowerbound.score import score as run_score
+    from lowerbound.train import pick_device
+
+    report = run_score(
+        Run.open(run),
+        data,
+        out=out,
+        split=split,
+        draws=draws,
+        seed=seed,
+        device=pick_device(device),
+        progress=_progress(),
+    )
+    _print(report, json, lambda r: f"{r['data']['n']} images in {r['out']}; the least usual in {r['picture']}")
 
 
 @app.command
@@ -348,4 +446,23 @@ def _metrics(report: dict[str, Any]) -> Any:
         error = "" if m["stderr"] is None else f"{m['stderr']:.3g}"
         given = f" given the {m['given']}" if "given" in m else ""
         table.add_row(name, m["relation"], f"{m['value']:.5g}", error, m["unit"] + given, str(m["draws"] or ""))
+    return table
+
+
+def _accuracies(report: dict[str, Any]) -> Any:
+    """Methods down, labels per class across: the accuracy in %, with its standard deviation over the seeds."""
+    from rich import box
+    from rich.table import Table
+
+    data, rows = report["data"], report["results"]
+    columns = list(dict.fromkeys(row["labels"] for row in rows))
+    facts = f"{data['name']}, {data['split']}, n={data['n']}, {report['features']} features"
+    table = Table("accuracy, %; labels per class", *map(str, columns), box=box.SIMPLE, title=facts)
+    for method in dict.fromkeys(row["method"] for row in rows):
+        found = {row["labels"]: row for row in rows if row["method"] == method}
+        cells = []
+        for row in (found[c] for c in columns):
+            spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
+            cells.append(f"{100 * row['accuracy']:.1f}{spread}")
+        table.add_row(method, *cells)
     return table

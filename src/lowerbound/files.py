@@ -2,11 +2,18 @@
 
 import os
 import re
+import shutil
+import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 from lowerbound.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 UNFINISHED = re.compile(r"\..+\.\d+\.\w+")  # the temporary names that a killed process leaves
 
@@ -29,3 +36,48 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+class Rows:
+    """Arrays that grow row by row on disk, and end as an .npz: memory does not grow with them.
+
+    They gather in files without a name, which vanish with the process however it ends.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.files: dict[str, IO[bytes]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, Any] = {}
+
+    def add(self, name: str, rows: "np.ndarray") -> None:
+        """Append rows [n, ...] to the array of this name; all have the first's dtype and shape but for n."""
+        if name not in self.files:
+            self.files[name] = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115, closed by __exit__
+            self.shapes[name], self.dtypes[name] = (0, *rows.shape[1:]), rows.dtype
+        n, *rest = self.shapes[name]
+        if rows.dtype != self.dtypes[name] or list(rows.shape[1:]) != rest:
+            raise ValueError(f"{name}: rows of {rows.dtype} {rows.shape[1:]} after {self.dtypes[name]} {tuple(rest)}")
+        self.shapes[name] = (n + len(rows), *rest)
+        self.files[name].write(rows.tobytes())
+
+    def save(self, path: Path) -> None:
+        """Write what np.load reads as an .npz."""
+        import numpy as np
+
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for name, rows in self.files.items():
+                descr = np.lib.format.dtype_to_descr(self.dtypes[name])
+                header = {"descr": descr, "fortran_order": False, "shape": self.shapes[name]}
+                rows.seek(0)
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array_header_1_0(member, header)
+                    shutil.copyfileobj(rows, member, 2**20)
+
+    def __enter__(self) -> "Rows":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self.files.values():
+            with suppress(OSError):  # a full disk was an error before
+                file.close()

@@ -9,7 +9,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -174,6 +174,43 @@ def curves(log_path: Path, out: Path) -> None:
         _draw(figure.add_subplot(height, width, i + 1), f"{stage}: {term}" if stage else term, splits)
     if not panels:
         figure.text(0.5, 0.5, "nothing logged yet", ha="center", va="center", color="0.4")
+    with replacing(out) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+class Series(NamedTuple):
+    """A line of a plot: points (x, y, error of y)."""
+
+    name: str
+    points: Sequence[tuple[float, float, float]]
+    color: str
+    style: str = "-"
+    marker: str = "o"
+
+
+def lines(
+    series: Sequence[Series], out: Path, *, title: str, x: str, y: str, ticks: Mapping[float, str] | None = None
+) -> None:
+    """Draw lines with error bars over a logarithmic axis, whose `ticks` are these values, so called."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6, 4.6), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.add_subplot()
+    for name, points, color, style, marker in series:
+        across, up, error = zip(*sorted(points), strict=True)
+        look = {"color": color, "ls": style, "marker": marker, "ms": 4, "lw": 1.5, "capsize": 2.5, "elinewidth": 1}
+        axes.errorbar(across, up, error, label=name, **look)
+    axes.set_xscale("log")
+    if ticks:
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        axes.minorticks_off()
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xlabel(x, fontsize=9, color="0.35")
+    axes.set_ylabel(y, fontsize=9, color="0.35")
+    _plain(axes)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     with replacing(out) as temporary:
         figure.savefig(temporary, format="png")
 
@@ -346,15 +383,19 @@ def _draw(axes: Any, title: str, splits: Splits) -> None:
     axes.set_title(title.replace("_", " "), fontsize=10, loc="left")
     axes.set_xlim(0, 1.03 * max(max(values) for values in splits.values()) or 1)
     axes.set_xlabel("step", fontsize=8, color="0.35")
+    _plain(axes)
+    if (limits := _limits(splits)) is not None:
+        axes.set_ylim(*limits)
+    if len(splits) > 1:
+        axes.legend(fontsize=8, frameon=False)
+
+
+def _plain(axes: Any) -> None:
     axes.tick_params(labelsize=8, colors="0.35")
     axes.grid(color="0.92", lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("0.7")
-    if (limits := _limits(splits)) is not None:
-        axes.set_ylim(*limits)
-    if len(splits) > 1:
-        axes.legend(fontsize=8, frameon=False)
 
 
 def _colors(splits: Splits) -> list[tuple[str, str]]:

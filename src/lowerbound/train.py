@@ -203,7 +203,10 @@ class Loop:
         images: tuple[Batches, Batches],
         progress: Progress,
         stop: threading.Event,
+        *,
+        pictures: bool = True,  # samples after every validation
     ):
+        self.pictures = pictures
         self.run, self.model, self.stage, self.progress, self.stop = run, model, stage, progress, stop
         self.images, self.valid = images
         self.config: Training = run.recipe.train
@@ -439,7 +442,7 @@ class Loop:
                 w.copy_(k)
 
     def _live_pictures(self) -> None:
-        if not (len(self.model.space.shape) == 3 and isinstance(self.model, LatentModel)):
+        if not (self.pictures and len(self.model.space.shape) == 3 and isinstance(self.model, LatentModel)):
             return
         self.model.eval()
         with seeded(self.seed, "pictures", device=self.device):

@@ -13,7 +13,7 @@ from lowerbound import pictures
 from lowerbound.data.base import Data, Images, open_images
 from lowerbound.data.batches import Batches, binarized
 from lowerbound.errors import ModelError, RunError
-from lowerbound.files import replacing
+from lowerbound.files import Rows, replacing
 from lowerbound.metrics.base import Advance, Value, measure, rows_at_once
 from lowerbound.metrics.reconstruction import reconstruct as reconstruction
 from lowerbound.models.base import LatentModel, Model
@@ -95,23 +95,37 @@ def _counter(progress: Progress, images: Images) -> Advance:
     return advance
 
 
-def open_data(run: Run, split: str, source: str | None = None, progress: Progress | None = None) -> Images:
-    """A split of the run's data, or of other data prepared in the same way. Raises RunError where they don't fit."""
-    data: Data = run.recipe.data if source is None else run.recipe.data.model_copy(update={"source": source})
+def open_data(
+    run: Run,
+    split: str,
+    source: str | None = None,
+    progress: Progress | None = None,
+    *,
+    label: bool | None = None,
+) -> Images:
+    """A split of the run's data, or of other data prepared in the same way. Raises RunError where they don't fit.
+
+    label: whether their labels must be those of the run; None: where its model is given them.
+    """
+    label = run.recipe.data.label if label is None else label
+    changes = {"label": label} | ({} if source is None else {"source": source})
+    data: Data = run.recipe.data.model_copy(update=changes)
     images = data.open(split, progress=(progress or Progress()).count("decoding"))
     facts = run.facts
     if images.shape != facts.shape or images.levels != facts.levels:
         found, wanted = f"{images.shape}, {images.levels} levels", f"{facts.shape}, {facts.levels} levels"
         raise RunError(f"{images.name} has images of {found}; {run.path} was trained on {wanted}")
-    if run.recipe.data.label and images.classes != facts.classes:
+    if label and images.classes != facts.classes:
         raise RunError(
             f"the classes of {images.name} are not those of {facts.name}, which {run.path} is conditioned on"
         )
     return images
 
 
-def as_batches(run: Run, images: Images, device: torch.device) -> Batches:
-    return Batches(images, device, binarize=run.facts.binarizes, label=run.recipe.data.label)
+def as_batches(run: Run, images: Images, device: torch.device, *, label: bool | None = None) -> Batches:
+    """label: whether they are given with their labels; None: as the run's model is."""
+    label = run.recipe.data.label if label is None else label
+    return Batches(images, device, binarize=run.facts.binarizes, label=label)
 
 
 def sample(
@@ -168,25 +182,38 @@ def encode(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> int:
-    """Write the posterior means of a split to an .npz: z float32 [N, D], label and path where there are any."""
+    """Write what `features` gives of a split to an .npz: z float32 [N, D], label and path where there are any.
+
+    scale: the posterior standard deviations too, [N, D]. Rows go to disk as they are computed.
+    """
     out = Path(out)
     if out.suffix != ".npz":
         raise RunError(f"--out {out}: expected a file ending in .npz")
     model = _latent_model(run, device)
     images = open_data(run, split, data, progress)
-    arrays: dict[str, list[np.ndarray]] = {"z": []} | ({"scale": []} if scale else {})
-    with torch.no_grad():
+    told = (progress or Progress()).count("encoding")
+    with replacing(out) as temporary, Rows(out.parent) as rows, torch.no_grad():
         for batch in as_batches(run, images, torch.device(device)).in_order(rows_at_once(model)):
-            levels = model.posteriors(batch.x, batch.y)
-            arrays["z"].append(torch.cat([q.mean.flatten(1) for q in levels], 1).float().cpu().numpy())
+            rows.add("z", model.features(batch.x, batch.y).float().cpu().numpy())
             if scale:
-                arrays["scale"].append(torch.cat([q.stddev.flatten(1) for q in levels], 1).float().cpu().numpy())
-    joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in arrays.items()}
-    joined |= {} if images.y is None else {"label": np.asarray(images.y)}
-    joined |= {} if images.paths is None else {"path": np.asarray(images.paths)}
-    with replacing(out) as temporary, temporary.open("wb") as file:
-        np.savez(file, **joined)
+                scales = [q.stddev.flatten(1) for q in model.posteriors(batch.x, batch.y)]
+                rows.add("scale", torch.cat(scales, 1).float().cpu().numpy())
+            told(int(batch.index[-1]) + 1, len(images))
+        _add_names(rows, images)
+        rows.save(temporary)
     return len(images)
+
+
+def _add_names(rows: Rows, images: Images, block: int = 4096) -> None:
+    """The labels and paths of images, where there are any."""
+    starts = range(0, len(images), block)
+    if images.y is not None:
+        for i in starts:
+            rows.add("label", np.asarray(images.y[i : i + block]))
+    if images.paths is not None:
+        longest = max(max(map(len, images.paths[i : i + block])) for i in starts)
+        for i in starts:
+            rows.add("path", np.asarray(images.paths[i : i + block], f"<U{longest}"))
 
 
 def finish(run: Run, *, device: torch.device | str = "cpu", progress: Progress | None = None) -> dict[str, Any]:
@@ -215,8 +242,9 @@ def draw_pictures(run: Run, device: torch.device | str = "cpu") -> None:
     """Everything in pictures/: samples, their means, reconstructions, the manifold where z is a plane, curves."""
     model = run.load(device)
     levels = model.space.levels or 256
-    with seeded(run.recipe.seed, "pictures", device=torch.device(device)):
-        draw_samples(run, model)
+    if model.can_sample:
+        with seeded(run.recipe.seed, "pictures", device=torch.device(device)):
+            draw_samples(run, model)
     if isinstance(model, LatentModel):
         batch = next(as_batches(run, open_data(run, "valid"), torch.device(device)).in_order(16))
         with torch.no_grad():

@@ -75,6 +75,11 @@ class NLL(Metric):
         }
 
 
+def log_mean(log_w: torch.Tensor, unbiased: bool) -> torch.Tensor:
+    """The estimate that draws of log-weights [K, B] give: [B]; Burda et al. (2016), eq. 8, where `unbiased`."""
+    return torch.logsumexp(log_w, 0) - math.log(len(log_w)) if unbiased else log_w.mean(0)
+
+
 def log_density(
     model: Model,
     images: Batches,

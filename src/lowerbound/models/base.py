@@ -178,6 +178,11 @@ class Model(nn.Module):
     def unbiased(self) -> bool:
         """Whether E exp(log_density(x)) <= p(x), so that draws may be importance-weighted."""
 
+    @property
+    def can_sample(self) -> bool:
+        """Whether there is a density to draw from; where there is none, `sample` says why."""
+        return True
+
     @abstractmethod
     def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         """The loss of a batch in training."""

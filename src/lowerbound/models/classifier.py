@@ -1,0 +1,121 @@
+"""A classifier of images: an encoder, and one linear layer on the code it gives."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from lowerbound.errors import ConfigError, ModelError
+from lowerbound.families import Family, Head, Point
+from lowerbound.models.base import Density, Loss, Model, Space, Y, check_conditions, check_events, conditions
+from lowerbound.models.vae import VAE
+from lowerbound.networks.base import Network
+from lowerbound.networks.mlp import MLP
+
+
+class Classifier(Model):
+    r"""Probabilities of a label given the image.
+
+    .. math:: p(y|x) = \mathrm{softmax}(W E_q[z|x] + b)_y
+
+    It has the networks of a VAE's posterior, and may begin with its weights (`of`). What it is given while it is
+    trained is what it predicts: one label. It says nothing of x itself: no density, no samples.
+
+    Example:
+        >>> label = Space((), levels=10, ordered=False)
+        >>> classifier = Classifier.Config(latent=8).build(Space((1, 8, 8), levels=17), (label,))
+        >>> classifier.probabilities(torch.zeros(5, 1, 8, 8, dtype=torch.uint8)).shape
+        torch.Size([5, 10])
+    """
+
+    class Config(Model.Config):
+        latent: tuple[int, ...] = Field(default=(64,), min_length=1)  # the shape of the code
+        posterior: Family = Point()  # how the encoder puts it out; its mean is taken
+        encoder: Network.Config = MLP.Config()
+
+        @field_validator("latent", mode="before")
+        @classmethod
+        def _shape(cls, value: Any) -> Any:
+            sizes = value if isinstance(value, (list, tuple)) else (value,)
+            for size in sizes:
+                if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                    raise ValueError(f"expected a whole number above 0, got {size!r}")
+            return tuple(sizes)
+
+        def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Classifier":
+            return Classifier(self, space, given)
+
+        @classmethod
+        def example(cls) -> tuple["Classifier.Config", Space, tuple[Space, ...]]:
+            label = Space((), levels=3, ordered=False)
+            return cls(latent=(2,), encoder=MLP.Config(hidden=(4,))), Space((1, 2, 2), levels=2), (label,)
+
+    def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
+        super().__init__(config, space, given)
+        if len(given) != 1 or given[0].levels is None or given[0].shape:
+            raise ConfigError("model: a Classifier learns one label from each image; set data.label=true")
+        self.classes: int = given[0].levels
+        self.posterior_head = Head(config.posterior, Space(config.latent))
+        self.encoder = config.encoder.build(space.feature_shape, self.posterior_head.in_shape)
+        self.linear = nn.Linear(math.prod(config.latent), self.classes)
+
+    @staticmethod
+    def config_of(model: Model) -> "Classifier.Config":
+        """The configuration of the classifier that has a model's encoder. Raises ModelError where it has none."""
+        if not isinstance(model, VAE):
+            raise ModelError(f"{type(model).__name__} has no encoder network to fine-tune")
+        config = model.config
+        return Classifier.Config(latent=config.latent, posterior=config.posterior, encoder=config.encoder)
+
+    @torch.no_grad()
+    def begin_at(self, model: VAE, weight: Tensor, bias: Tensor) -> None:
+        """Take a VAE's encoder, and the linear layer W [classes, D], b [classes] on its features."""
+        self.encoder.load_state_dict(model.encoder.state_dict())
+        self.posterior_head.load_state_dict(model.posterior_head.state_dict())
+        self.linear.weight.copy_(weight)
+        self.linear.bias.copy_(bias)
+
+    @property
+    def density(self) -> Density:
+        return Density.NONE
+
+    @property
+    def unbiased(self) -> bool:
+        return False
+
+    @property
+    def can_sample(self) -> bool:
+        return False
+
+    def why_no_density(self) -> str:
+        return "it is a model p(y|x) of the label given the image, and says nothing of the image itself"
+
+    def logits(self, x: Tensor) -> Tensor:
+        """log p(y|x) up to a constant: [B, classes]."""
+        return self.linear(self.posterior_head(self.encoder(self.space.features(x))).mean.flatten(1))
+
+    @torch.no_grad()
+    def probabilities(self, x: Tensor) -> Tensor:
+        """p(y|x) of every class: [B, classes]."""
+        check_events(x, self.space)
+        return self.logits(x).softmax(1)
+
+    def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+        (label,) = conditions(y, self.given)
+        check_conditions(len(x), y, self.given)
+        logits = self.logits(x)
+        nats = F.cross_entropy(logits, label, reduction="none")  # -log p(y|x), [B]
+        right = (logits.argmax(1) == label).to(nats.dtype)
+        return Loss(nats.mean(), {"cross_entropy": nats.detach(), "accuracy": right})
+
+    def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+        raise ModelError(f"Classifier has no log p(x): {self.why_no_density()}")
+
+    def sample(self, n: int, y: Y = None, temperature: float = 1.0) -> Tensor:
+        raise ModelError(f"Classifier can't be sampled: {self.why_no_density()}")
+
+    def _sample(self, n: int, y: Y, temperature: float) -> Tensor:
+        return self.sample(n, y, temperature)
