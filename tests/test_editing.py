@@ -360,7 +360,7 @@ def test_sampled_codes_are_keyed_by_the_seed(made, photo):
 
 
 def test_what_is_written(made, photo, here):
-    words = ["edit", made, photo, photo, "--direction", "smile=1", "--strength-grid", "-2,-1,0,1,2"]
+    words = ["edit", made, photo, photo, "--direction", "smile", "--strength-grid", "-2,-1,0,1,2"]
     right(*words, "--out", "grid.png")
     right(*words, "--out", "x.npz", "--json")
     right(*words, "--out", "moving.gif")
@@ -553,10 +553,11 @@ MISTAKES = {
     "interpolate {map} {photo} {photo} --out o.png": "needs a single vector",
     "edit {run} {photo} --direction smlie=1 --out o.png": "no direction 'smlie'; did you mean smile?",
     "edit {run} {photo} --direction smile=nan --out o.png": "--direction smile=nan: expected a finite number",
-    "edit {run} {photo} --direction smile --out o.png": "--direction smile: expected NAME=VALUE, such as smile=2",
+    "edit {run} {photo} --direction =2 --out o.png": "--direction =2: expected NAME=VALUE",
+    "edit {run} {photo} --set 1 --out o.png": "--set 1: expected DIM=VALUE",
     "edit {run} {photo} --direction smile=1 --direction smile=2 --out o.png": "smile is given twice",
     "edit {run} {photo} --direction smile=1 --strength-grid 1,inf --out o.png": "--strength-grid inf: expected",
-    "edit {run} {photo} --direction smile=1 --strength-grid 1,,2 --out o.png": "--strength-grid 1,,2: expected a number, got nothing",
+    "edit {run} {photo} --direction smile=1 --strength-grid 1,,2 --out o.png": "expected a number, got nothing",
     "edit {run} {photo} --direction smile=1 --out o.gif": "needs at least two images",
     "edit {run} {photo} --direction smile=1 --from median --out o.png": "--from median: expected mean or sample",
     "edit {run} {photo} --set 4=1 --out o.png": "--set 4=1: expected a dimension from 0 to 3",

@@ -228,7 +228,7 @@ def traverse(
     from lowerbound.run import Run
     from lowerbound.train import pick_device
 
-    wanted = None if dims is None else [_number(d, f"--dims {dims}", int) for d in dims.split(",")]
+    wanted = None if dims is None else _numbers(dims, "--dims", int)
     editing.check_out(out)
     made = editing.traverse(
         Run.open(run),
@@ -349,7 +349,9 @@ def edit(
     set: Annotated[
         list[str] | None, Parameter(name="--set", negative="", help="DIM=V: a dimension's new value")
     ] = None,
-    direction: Annotated[list[str] | None, Parameter(negative="", help="NAME=V: a direction and its strength")] = None,
+    direction: Annotated[
+        list[str] | None, Parameter(negative="", help="NAME=V: a direction and its strength, 1 if not said")
+    ] = None,
     label: Annotated[str | None, Parameter(help="what the image becomes (conditional models)")] = None,
     own_label: Annotated[str | None, Parameter(help="what it is; by default the likeliest by the bound")] = None,
     code: Annotated[str, Parameter(name="--from", help="mean or sample: of q(z|x)")] = "mean",
@@ -369,14 +371,10 @@ def edit(
     if code not in ("mean", "sample"):
         raise UserError(f"--from {code}: expected mean or sample")
     change = editing.Edit(
-        {_number(d, f"--set {d}={v:g}", int): v for d, v in _assigned(set, "--set", "3=1.5")},
-        dict(_assigned(direction, "--direction", "smile=2")),
+        {_number(d, f"--set {d}={v:g}", int): v for d, v in _assigned(set, "--set")},
+        dict(_assigned(direction, "--direction", "1")),
     )
-    grid = (
-        None
-        if strength_grid is None
-        else [_number(s, f"--strength-grid {strength_grid}", float) for s in strength_grid.split(",")]
-    )
+    grid = None if strength_grid is None else _numbers(strength_grid, "--strength-grid", float)
     editing.check_out(out, moving=True)
     made = editing.edit(
         Run.open(run),
@@ -396,19 +394,21 @@ def edit(
     _print(report, json, lambda r: f"{n} edited image{'' if n == 1 else 's'} in {out}")
 
 
-def _assigned(words: list[str] | None, option: str, example: str) -> list[tuple[str, float]]:
-    """KEY=VALUE of an option that may be given several times."""
+def _assigned(words: list[str] | None, option: str, default: str = "") -> list[tuple[str, float]]:
+    """KEY=VALUE of an option that may be given several times; KEY alone takes the default, where there is one."""
     pairs = []
     for word in words or ():
         key, equals, value = word.partition("=")
-        if not (key and equals):
-            raise UserError(
-                f"{option} {word}: expected {'DIM' if option == '--set' else 'NAME'}=VALUE, such as {example}"
-            )
+        if not key or not (equals or default):
+            raise UserError(f"{option} {word}: expected {'NAME' if default else 'DIM'}=VALUE")
         if key in dict(pairs):
             raise UserError(f"{option} {word}: {key} is given twice")
-        pairs.append((key, _number(value, f"{option} {word}", float)))
+        pairs.append((key, _number(value if equals else default, f"{option} {word}", float)))
     return pairs
+
+
+def _numbers(text: str, option: str, kind: Callable[[str], Any]) -> list[Any]:
+    return [_number(part, f"{option} {text}", kind) for part in text.split(",")]
 
 
 def _number(text: str, said: str, kind: Callable[[str], Any]) -> Any:
