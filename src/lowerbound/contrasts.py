@@ -8,6 +8,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,24 +124,27 @@ class Column(Contrast):
         if self.name not in tables[0]:
             raise UserError(f"--attribute {self.name}: no such column in {where}{did_you_mean(self.name, tables[0])}")
         rows = self._rows([t[self.name] for t in tables], images, where)
-        kept = [{k: [v[i] for i in r] for k, v in t.items()} for t, r in zip(tables, rows, strict=True)]
-        both = {name: [*kept[0][name], *kept[1][name]] for name in kept[0]}
+        both = {k: [t[k][i] for t, kept in zip(tables, rows, strict=True) for i in kept] for k in tables[0]}
+        positive = self._classes(both.pop(self.name), where, progress)
+        others = {k: sides for k, values in both.items() if (sides := _sides(values)) is not None}
+        ends = np.cumsum([0, *map(len, rows)])
+        spans = [slice(a, b) for a, b in pairwise(ends.tolist())]
+        return _both(
+            [
+                Part(((part, kept),), positive[span], {k: v[span] for k, v in others.items()})
+                for part, kept, span in zip(images, rows, spans, strict=True)
+            ]
+        )
+
+    def _classes(self, values: list[str], where: str, progress: Progress) -> np.ndarray:
+        """bool [N]; where numbers are split, it is said."""
         try:
-            positive, cut = classes(both[self.name])
+            positive, cut = classes(values)
         except UserError as e:
             raise UserError(f"--attribute {self.name}: {where}: {e}") from None
         if cut is not None:
             progress.say(f"{self.name}: values above {cut:g}, their median, are the positives")
-        others = {
-            name: v for name, values in both.items() if name != self.name and (v := _as_numbers(values)) is not None
-        }
-        n = len(rows[0])
-        return _both(
-            [
-                Part(((i, r),), positive[cut_], {k: v[cut_] for k, v in others.items()})
-                for i, r, cut_ in zip(images, rows, (slice(0, n), slice(n, None)), strict=True)
-            ]
-        )
+        return positive
 
     def _rows(self, values: Sequence[list[str]], images: Sequence[Images], where: str) -> list[np.ndarray]:
         """The rows with a value. Raises UserError for others, unless they are to be left out."""
@@ -266,7 +270,7 @@ def _factor_columns(name: str, images: Images) -> dict[str, list[str]]:
     return {n: [repr(float(v)) for v in images.factors[:, k]] for k, n in enumerate(images.factor_names)}
 
 
-def _as_numbers(values: Sequence[str]) -> np.ndarray | None:
+def _sides(values: Sequence[str]) -> np.ndarray | None:
     """Another attribute as 0, 1, and NaN where nothing is said: float [N]; None where it has no two sides."""
     said = [i for i, v in enumerate(values) if v.strip()]
     try:
