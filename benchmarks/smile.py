@@ -3,7 +3,7 @@
 
     lowerbound train vae-smiles --data smiles.zip
     lowerbound direction runs/vae-smiles smile --label smiling
-    python benchmarks/smile.py runs/vae-smiles --strength 2 --picture smiles.png
+    python benchmarks/smile.py runs/vae-smiles --strength 2.5 --picture smiles.png
 
 The first 200 not-smiling faces of the test part, which neither the model nor the direction has seen, are edited by one
 strength, through the code's mean, without the residual. Reported, each with its count:
@@ -50,7 +50,7 @@ def main() -> None:
     p.add_argument("run", type=Path)
     p.add_argument("--direction", default="smile")
     p.add_argument("--positive", default="smiling", help="the class that the direction leads to")
-    p.add_argument("--strength", type=float, default=2.0)
+    p.add_argument("--strength", type=float, default=2.5)
     p.add_argument("--seed", type=int, default=0, help="of the judges")
     p.add_argument("--picture", type=Path, help="ten faces: originals, reconstructions, edited")
     options = p.parse_args()

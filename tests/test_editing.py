@@ -127,6 +127,7 @@ def test_slerp_is_straight_where_codes_are_parallel():
     a = torch.tensor([1.0, -2.0, 0.5])
     assert torch.allclose(edit.slerp(a, 3 * a, T), edit.lerp(a, 3 * a, T), atol=1e-12)
     assert torch.allclose(edit.slerp(a, 0 * a, T), edit.lerp(a, 0 * a, T), atol=1e-12)
+    assert torch.allclose(edit.slerp(a, a, T), a.double().expand(11, 3), atol=1e-12)
     nearly = 3 * a + torch.tensor([2e-5, 0.0, 0.0])
     assert torch.allclose(edit.slerp(a, nearly, T), edit.lerp(a, nearly, T), atol=1e-4)
 
