@@ -29,6 +29,7 @@ app.command(data_app)
 Device = Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="one JSON document on standard output")]
 Out = Annotated[Path, Parameter(help="ends in .png: a grid; .npz: an array x; else a folder of PNGs")]
+Moving = Annotated[Path, Parameter(help="ends in .png: a labelled grid; .gif: an animation; .npz; else a folder")]
 Label = Annotated[str | None, Parameter(help="a class, by name or number (conditional models)")]
 
 
@@ -303,6 +304,220 @@ def score(
 
 
 @app.command
+def traverse(
+    run: Path,
+    image: Annotated[Path | None, Parameter(help="start from its code; without it, from the prior's mean")] = None,
+    /,
+    *,
+    out: Out,
+    dims: Annotated[str | None, Parameter(help="0,1,…: only these dimensions")] = None,
+    top: Annotated[int | None, Parameter(converter=_whole, help="only so many, the most used")] = None,
+    range: Annotated[float, Parameter(help="standard deviations of the codes, to either side")] = 3.0,
+    steps: Annotated[int, Parameter(converter=_whole, help="images in a row")] = 7,
+    quantiles: Annotated[bool, _flag("go through quantiles of the codes instead")] = False,
+    posterior: Annotated[bool, _flag("go through standard deviations of the IMAGE's own q(z|x) instead")] = False,
+    label: Label = None,
+    device: Device = "auto",
+    seed: Whole = 0,
+    json: Json = False,
+) -> None:
+    """One row of images for each latent dimension, the most used first, all others held."""
+    from lowerbound import edit as editing
+    from lowerbound.run import Run
+    from lowerbound.train import pick_device
+
+    wanted = None if dims is None else _numbers(dims, "--dims", int)
+    editing.check_out(out)
+    made = editing.traverse(
+        Run.open(run),
+        image,
+        dims=wanted,
+        top=top,
+        reach=range,
+        steps=steps,
+        quantiles=quantiles,
+        posterior=posterior,
+        label=label,
+        device=pick_device(device),
+        progress=_progress(),
+    )
+    made.save(out)
+    report = {"out": str(out), "dims": made.dims, made.use_name.lower(): made.use, "unit": made.unit}
+    _print(report, json, lambda r: f"{len(made.dims)} dimensions in {out}, {made.use_name} from {made.use[0]:.3g} down")
+
+
+@app.command
+def interpolate(
+    run: Path,
+    images: Annotated[list[Path], Parameter(help="image files, two or more")],
+    /,
+    *,
+    out: Moving,
+    steps: Annotated[int, Parameter(converter=_whole, help="from one image to the next, both included")] = 9,
+    loop: Annotated[bool, _flag("and from the last back to the first")] = False,
+    straight: Annotated[bool, _flag("along lines, where Gaussian latents would go along the sphere")] = False,
+    label: Label = None,
+    device: Device = "auto",
+    seed: Whole = 0,
+    json: Json = False,
+) -> None:
+    """Images between images, by their codes: along the sphere for Gaussian latents, straight for others."""
+    from lowerbound import edit as editing
+    from lowerbound.run import Run
+    from lowerbound.train import pick_device
+
+    editing.check_out(out, moving=True)
+    made = editing.interpolate(
+        Run.open(run),
+        images,
+        steps=steps,
+        loop=loop,
+        straight=straight,
+        label=label,
+        device=pick_device(device),
+        progress=_progress(),
+    )
+    made.save(out)
+    report = {"out": str(out), "n": len(made.frames), "sphere": made.sphere}
+    _print(report, json, lambda r: f"{len(made.frames)} images in {out}, {made.table.title}")
+
+
+@app.command
+def direction(
+    run: Path,
+    name: Annotated[str | None, Parameter(help="what to call it; without it, those of the run are listed")] = None,
+    /,
+    *,
+    positive: Annotated[str | None, Parameter(help="data of one class")] = None,
+    negative: Annotated[str | None, Parameter(help="data of the other")] = None,
+    label: Annotated[str | None, Parameter(help="a class of the run's data")] = None,
+    against: Annotated[str | None, Parameter(help="with --label: another class; by default all others")] = None,
+    attribute: Annotated[str | None, Parameter(help="a column of --attributes, or a factor of the data")] = None,
+    attributes: Annotated[Path | None, Parameter(help="a CSV file: the column path, and attributes")] = None,
+    data: Annotated[str | None, Parameter(help="with --label or --attribute: other data than the run's")] = None,
+    skip_missing: Annotated[bool, _flag("leave out images without a value of the attribute")] = False,
+    method: Annotated[
+        str, Parameter(help="means: their difference; logistic: a logistic regression's normal")
+    ] = "means",
+    orthogonal_to: Annotated[str | None, Parameter(help="a,b: directions along which it must not move")] = None,
+    device: Device = "auto",
+    seed: Whole = 0,
+    json: Json = False,
+) -> None:
+    """Learn a named direction from two classes of images and store it in the run.
+
+    Strength 1 is the distance of the two class means along it. Learnt on the training part of the data; on the
+    validation part it is measured how well it separates the classes, and how much else it moves.
+    """
+    from lowerbound import contrasts
+    from lowerbound.run import Run
+    from lowerbound.train import pick_device
+
+    if name is None:
+        _print(contrasts.listed(Run.open(run)), json, _table)
+        return
+    contrast = contrasts.choose(
+        positive=positive,
+        negative=negative,
+        label=label,
+        against=against,
+        attribute=attribute,
+        attributes=attributes,
+        data=data,
+        skip_missing=skip_missing,
+    )
+    others = tuple(orthogonal_to.split(",")) if orthogonal_to else ()
+    report = contrasts.teach(
+        Run.open(run),
+        name,
+        contrasts.Lesson(contrast, method, others),
+        device=pick_device(device),
+        progress=_progress(),
+    )
+    _print(report, json, _direction)
+
+
+@app.command
+def edit(
+    run: Path,
+    images: Annotated[list[Path], Parameter(help="image files")],
+    /,
+    *,
+    out: Moving,
+    set: Annotated[
+        list[str] | None, Parameter(name="--set", negative="", help="DIM=V: a dimension's new value")
+    ] = None,
+    direction: Annotated[
+        list[str] | None, Parameter(negative="", help="NAME=V: a direction and its strength, 1 if not said")
+    ] = None,
+    label: Annotated[str | None, Parameter(help="what the image becomes (conditional models)")] = None,
+    own_label: Annotated[str | None, Parameter(help="what it is; by default the likeliest by the bound")] = None,
+    code: Annotated[str, Parameter(name="--from", help="mean or sample: of q(z|x)")] = "mean",
+    strength_grid: Annotated[
+        str | None, Parameter(allow_leading_hyphen=True, help="-1,0,1,2: the whole change times each of these")
+    ] = None,
+    residual: Annotated[bool, _flag("add back what the reconstruction lost")] = False,
+    device: Device = "auto",
+    seed: Whole = 0,
+    json: Json = False,
+) -> None:
+    """Change images by their codes: encode, change z, decode."""
+    from lowerbound import edit as editing
+    from lowerbound.run import Run
+    from lowerbound.train import pick_device
+
+    if code not in ("mean", "sample"):
+        raise UserError(f"--from {code}: expected mean or sample")
+    change = editing.Edit(
+        {_number(d, f"--set {d}={v:g}", int): v for d, v in _assigned(set, "--set")},
+        dict(_assigned(direction, "--direction", "1")),
+    )
+    grid = None if strength_grid is None else _numbers(strength_grid, "--strength-grid", float)
+    editing.check_out(out, moving=True)
+    made = editing.edit(
+        Run.open(run),
+        images,
+        change,
+        label=label,
+        own=own_label,
+        draw=seed if code == "sample" else None,
+        strengths=grid,
+        residual=residual,
+        device=pick_device(device),
+        progress=_progress(),
+    )
+    made.save(out)
+    n = made.x.shape[0] * made.x.shape[1]
+    report = {"out": str(out), "n": n, "residual": residual, "seed": seed if code == "sample" else None}
+    _print(report, json, lambda r: f"{n} edited image{'' if n == 1 else 's'} in {out}")
+
+
+def _assigned(words: list[str] | None, option: str, default: str = "") -> list[tuple[str, float]]:
+    """KEY=VALUE of an option that may be given several times; KEY alone takes the default, where there is one."""
+    pairs = []
+    for word in words or ():
+        key, equals, value = word.partition("=")
+        if not key or not (equals or default):
+            raise UserError(f"{option} {word}: expected {'NAME' if default else 'DIM'}=VALUE")
+        if key in dict(pairs):
+            raise UserError(f"{option} {word}: {key} is given twice")
+        pairs.append((key, _number(value if equals else default, f"{option} {word}", float)))
+    return pairs
+
+
+def _numbers(text: str, option: str, kind: Callable[[str], Any]) -> list[Any]:
+    return [_number(part, f"{option} {text}", kind) for part in text.split(",")]
+
+
+def _number(text: str, said: str, kind: Callable[[str], Any]) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise UserError(f"{said}: expected {wanted}, got {text or 'nothing'}") from None
+
+
+@app.command
 def recipes(*, json: Json = False) -> None:
     """The bundled recipes: model, data, time, number reached."""
     from lowerbound import recipes as bundled
@@ -429,6 +644,29 @@ def _cell(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_cell, value))
     return "" if value is None else str(value)
+
+
+def _direction(report: dict[str, Any]) -> Any:
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+
+    facts = Table(box=box.SIMPLE, show_header=False, title=f"direction {report['name']}: {report['learnt_from']}")
+    area = report["auroc"]
+    facts.add_row("method", report["method"])
+    facts.add_row("orthogonal to", ", ".join(report["orthogonal_to"]) or "nothing")
+    facts.add_row("learnt from", _cell(report["train"]))
+    facts.add_row("held out", _cell(report["held_out"]))
+    facts.add_row("AUROC, held out", f"{area['value']:.4f} ± {area['stderr']:.4f}")
+    facts.add_row("distance of the class means along it", f"{report['distance']:.4g}")
+    drawn = report["redrawn"]
+    facts.add_row("of strength 1, seen again once it is drawn", "" if drawn is None else f"{drawn:.3f}")
+    moved = Table("strength 1 moves", "kind", "cosine", "by", "by, once it is drawn", box=box.SIMPLE)
+    for kind, others in report["leakage"].items():
+        for name, v in others.items():
+            again = f"{v['redrawn']:+.3f}" if "redrawn" in v else ""
+            moved.add_row(name, kind.removesuffix("s"), f"{v['cosine']:+.3f}", f"{v['shift']:+.3f}", again)
+    return Group(facts, moved) if moved.row_count else facts
 
 
 def _metrics(report: dict[str, Any]) -> Any:

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from lowerbound.units import to_bytes
 
 PAPER = 255  # what shows between the images
 SMALLEST = 56  # pixels: a cell's longer side is enlarged by a whole number until it is at least this
+SOFT_HYPHEN = "\u00ad"
 NOT_CURVES = {"step", "epoch", "seconds", "time"}
 FIRST_CURVES = ["elbo", "loss"]
 LAST_CURVES = ["lr", "grad_norm", "skipped", "images_per_second"]  # how it is trained, after what is learned
@@ -98,6 +100,50 @@ def contact_sheet(
         strips = _captions([str(s) for s in labels], width=cells.shape[2], channels=cells.shape[3])
         cells = np.concatenate([cells, strips], axis=1)
     return _sheet(cells, columns or _near_square(len(cells)), 4, 4)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Images in rows and columns that have names: x [R, S, C, H, W], pixel values in [0, levels - 1], whole or not."""
+
+    x: np.ndarray
+    levels: int = 256
+    rows: tuple[str, ...] = ()  # R names, at the left; or none
+    columns: tuple[str, ...] = ()  # S names, above; or none
+    title: str = ""
+
+
+def table_picture(t: Table, *, gap: int = 2, scale: int | None = None) -> np.ndarray:
+    """A table of images with its names and title -> a picture; long names are broken into lines."""
+    R, S, *image = t.x.shape
+    body = grid(t.x.reshape(R * S, *image), t.levels, columns=S, gap=gap, scale=scale)
+    height, width = (body.shape[0] + gap) // R, (body.shape[1] + gap) // S
+    left = _labels(t.rows, width=round(max(map(_text_width, t.rows), default=0)) + 6, height=height, middle=True)
+    above = _labels(t.columns, width=width, height=None, middle=False)
+    colour = body.shape[2:]
+    parts = [np.repeat(body[..., None], 3, 2) if not colour else body]
+    if t.rows:
+        parts[0] = np.concatenate([_stacked_labels(left, 0, parts[0].shape[0]), parts[0]], 1)
+    if t.columns:
+        strip = _stacked_labels(above, 1, body.shape[1])
+        parts.insert(0, _at_right(strip, parts[0].shape[1]))
+    if t.title:
+        total = parts[0].shape[1]
+        parts.insert(0, _label(t.title, total, None, middle=False, centre=False))
+    whole = np.concatenate(parts, 0)
+    return whole if colour else np.ascontiguousarray(whole[..., 0])
+
+
+def save_gif(x: ArrayLike, levels: int, out: Path, *, milliseconds: int = 120) -> None:
+    """Write images [N, C, H, W] as the frames of an animation that repeats. Raises UserError for fewer than two."""
+    from PIL import Image
+
+    cells = _cells(x, levels, None)
+    if len(cells) < 2:
+        raise UserError(f"{out}: an animation needs at least two images, got {len(cells)}")
+    frames = [Image.fromarray(c[..., 0] if c.shape[-1] == 1 else c) for c in cells]
+    with replacing(out) as temporary:
+        frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
 
 
 def quantiles(side: int) -> np.ndarray:
@@ -258,13 +304,70 @@ def _sheet(cells: np.ndarray, columns: int, gap: int, row_gap: int) -> np.ndarra
     return np.ascontiguousarray(sheet[..., 0] if c == 1 else sheet)
 
 
+def _font() -> Any:
+    """matplotlib's own: Pillow's knows no accents."""
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 10)
+
+
+def _text_width(text: str) -> float:
+    return _font().getlength(text)
+
+
+def _labels(names: Sequence[str], width: int, height: int | None, middle: bool) -> list[np.ndarray]:
+    """Each name on paper of one size: uint8 [height, width, 3]; without a height, that of the one of most lines."""
+    drawn = [_label(name, width, height, middle=middle) for name in names]
+    tallest = max((d.shape[0] for d in drawn), default=0)
+    return [np.concatenate([np.full((tallest - d.shape[0], width, 3), PAPER, np.uint8), d]) for d in drawn]
+
+
+def _label(text: str, width: int, height: int | None, *, middle: bool, centre: bool = True) -> np.ndarray:
+    """Text in black on paper, in as many lines as it needs, broken at soft hyphens too: uint8 [height, width, 3]."""
+    from PIL import Image, ImageDraw
+
+    font, lines = _font(), [""]
+    words = [_hyphenated(word, font.getlength(word) > width) for word in text.split(" ")]
+    for word in " ".join(words).split(" "):
+        longer = f"{lines[-1]} {word}".strip(" ")
+        if lines[-1] and font.getlength(longer) > width - 2:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    tall = height or 13 * len(lines) + 2
+    paper = Image.new("L", (width, tall), PAPER)
+    draw = ImageDraw.Draw(paper)
+    top = (tall - 13 * len(lines)) // 2 if middle else 1
+    for i, line in enumerate(lines):
+        at = (width / 2, top + 13 * i) if centre else (2, top + 13 * i)
+        draw.text(at, line, fill=0, font=font, anchor="ma" if centre else "la")
+    return np.asarray(paper)[..., None].repeat(3, axis=-1)
+
+
+def _hyphenated(word: str, too_long: bool) -> str:
+    return word.replace(SOFT_HYPHEN, "- " if too_long else "")
+
+
+def _stacked_labels(labels: list[np.ndarray], axis: int, size: int) -> np.ndarray:
+    """Labels one after another, filled up or cut to the size."""
+    joined = np.concatenate(labels, axis)
+    missing = max(0, size - joined.shape[axis])
+    pad = [(0, 0)] * 3
+    pad[axis] = (0, missing)
+    joined = np.pad(joined, pad, constant_values=PAPER)
+    return joined[:size] if axis == 0 else joined[:, :size]
+
+
+def _at_right(strip: np.ndarray, width: int) -> np.ndarray:
+    return np.pad(strip, ((0, 0), (width - strip.shape[1], 0), (0, 0)), constant_values=PAPER)
+
+
 def _captions(names: Sequence[str], width: int, channels: int) -> np.ndarray:
     """Each name in black on a strip of paper: uint8 [N, 14, width, channels]; long ones are cut short."""
-    import matplotlib
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
-    # matplotlib's own font: Pillow's knows no accents
-    font = ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 10)
+    font = _font()
     drawn = {}
     for name in set(names):
         strip = Image.new("L", (width, 14), PAPER)

@@ -4,9 +4,12 @@ config.json           the whole configuration and what was found of the data; re
 model.safetensors     the weights every verb uses
 log.jsonl             one line per logged step
 state/                what resuming needs: one file, replaced atomically
-pictures/ evaluation/
+directions/           one file for each named direction of the latent vector: its step, and how it was learnt
+evaluation/           reports, and codes.safetensors: what editing needs to know of the codes of the valid images
+pictures/
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping
@@ -23,9 +26,10 @@ from torch import Tensor, nn
 
 from lowerbound.config import Component, allowing, dump, parse
 from lowerbound.data.base import Images
+from lowerbound.directions import Direction, check_name
 from lowerbound.errors import RunError, UserError, did_you_mean
 from lowerbound.files import UNFINISHED, replacing
-from lowerbound.models.base import Model, Space
+from lowerbound.models.base import LatentModel, Model, Space
 from lowerbound.noise import key, seeded
 from lowerbound.recipes import Recipe
 
@@ -131,9 +135,11 @@ class Run:
             return self.recipe.model.build(self.facts.space, self.facts.given(self.recipe))
 
     def load(self, device: str | torch.device = "cpu") -> Model:
-        """The trained model, in eval mode. Raises RunError where the training has not got so far."""
+        """The trained model, in eval mode, with the run's directions. Raises RunError before there are weights."""
         model = self.build()
         self.load_weights(model)
+        if isinstance(model, LatentModel):
+            model.directions = self.directions(model, strict=False)
         return model.to(device).eval()
 
     def load_weights(self, model: nn.Module) -> None:
@@ -190,10 +196,52 @@ class Run:
         if not path.is_file():
             return None
         try:
-            with safe_open(path, "pt") as file:
-                return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["values"])  # noqa: SIM118
+            return _load(path)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
             raise RunError(f"{path} is damaged ({e}); start over with --overwrite") from None
+
+    # ---- directions, and what editing needs to know of the codes
+
+    def directions(self, model: nn.Module, *, strict: bool = True) -> dict[str, Direction]:
+        """The named directions, each told whether it was learnt for the weights of this model.
+
+        Raises RunError for a file that is damaged; with `strict` false it is passed over.
+        """
+        found: dict[str, Direction] = {}
+        paths = sorted((self.path / "directions").glob("[!.]*.safetensors"))
+        code = _weights_code(model, prior=False) if paths else ""
+        for path in paths:
+            try:
+                tensors, values = _load(path)
+                fresh = values["weights"] == code
+                found[path.stem] = Direction(path.stem, tensors["step"], values["report"], fresh)
+            except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
+                if strict:
+                    raise RunError(f"{path} is damaged ({e}); remove it, and learn the direction again") from None
+        return found
+
+    def save_direction(self, direction: Direction, model: nn.Module) -> None:
+        """Store a direction of this model under its name, in place of an earlier one."""
+        check_name(direction.name)
+        values = {"weights": _weights_code(model, prior=False), "report": direction.report}
+        _save(
+            self.path / "directions" / f"{direction.name}.safetensors",
+            {"step": direction.step},
+            {"values": json.dumps(values, allow_nan=False)},
+        )
+
+    def save_codes(self, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+        """Keep what was measured of the codes of the valid images, so that editing needs the data no more."""
+        values = {"weights": _weights_code(model)}
+        _save(self.path / "evaluation" / "codes.safetensors", tensors, {"values": json.dumps(values)})
+
+    def load_codes(self, model: nn.Module) -> dict[str, Tensor] | None:
+        """What was kept of the codes; None where nothing was, or the model has other weights since."""
+        try:
+            tensors, values = _load(self.path / "evaluation" / "codes.safetensors")
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+            return None
+        return tensors if values.get("weights") == _weights_code(model) else None
 
     # ---- the log, pictures and evaluations
 
@@ -270,3 +318,19 @@ def _make_folder(path: Path) -> None:
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     with replacing(path) as temporary:
         temporary.write_bytes(save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, metadata))
+
+
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors, and the JSON values saved beside them."""
+    with safe_open(path, "pt") as file:
+        return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["values"])  # noqa: SIM118
+
+
+def _weights_code(model: nn.Module, *, prior: bool = True) -> str:
+    """What tells one set of weights from another; without `prior`, those of its encoder and decoder alone."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(model.state_dict().items()):
+        if prior or "prior" not in name.partition(".")[0]:
+            digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

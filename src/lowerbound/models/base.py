@@ -3,9 +3,10 @@
 import enum
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.config import Component
+from lowerbound.directions import Direction, shifted
 from lowerbound.errors import ModelError
 from lowerbound.units import to_unit
 
@@ -290,6 +292,8 @@ class ElboTerms:
 class LatentModel(BoundModel):
     """A model with latents z: a prior p(z|y), a posterior q(z|x, y) and a likelihood p(x|z, y)."""
 
+    directions: Mapping[str, Direction] = MappingProxyType({})  # the named ones of the run it was loaded from
+
     @abstractmethod
     def elbo_terms(self, x: Tensor, y: Y = None, draws: int = 1) -> ElboTerms:
         """Everything of the bound, for this many draws of z. Every draw of noise is [draws, B, ...]."""
@@ -330,12 +334,48 @@ class LatentModel(BoundModel):
         """What downstream tasks are given of x: the posterior means of all levels, coarsest first, as [B, D]."""
         return torch.cat([q.mean.flatten(1) for q in self.posteriors(x, y)], 1)
 
+    def vector_posterior(self, x: Tensor, y: Y = None) -> Distribution:
+        """q(z|x) where z is a single vector [D]. Raises ModelError where it is several levels, or a map."""
+        q = self.posteriors(x, y)
+        shapes = [list(level.event_shape) for level in q]
+        if len(shapes) != 1 or len(shapes[0]) != 1:
+            raise ModelError(
+                f"{type(self).__name__}: its latents are of shape {' and '.join(map(str, shapes))}; editing needs a "
+                "single vector, such as model.latent=64"
+            )
+        return q[0]
+
+    @torch.no_grad()
+    def edit(self, x: Tensor, strengths: Mapping[str, float], y: Y = None, *, residual: bool = False) -> Tensor:
+        """Events [B, *space.shape] moved along named directions of the run: encoded, changed, decoded.
+
+        Args:
+            strengths: direction -> strength, 1 being the distance of the two class means along it. Latent arithmetic
+                is `{"smile": 1.0, "glasses": -1.0}`.
+            residual: add back what the reconstruction of x lost; the values are kept in range.
+
+        Returns the means of p(x|z), rounded. Raises ModelError for an unknown direction, and without a vector latent.
+        """
+        check_events(x, self.space)
+        check_conditions(len(x), y, self.given)
+        z = self.vector_posterior(x, y).mean
+        edited = self.decode(shifted(z, strengths, self.directions), y).mean
+        if residual:
+            edited = with_residual(edited, x, self.decode(z, y).mean, self.space)
+        return edited if self.space.levels is None else edited.round().to(self.space.dtype)
+
     def elbo(self, x: Tensor, y: Y = None) -> Tensor:
         """log p(x, z) - log q(z|x) for one draw of z, in nats: [B]."""
         return self.elbo_terms(x, y).log_weight[0]
 
     def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
         return self.elbo_terms(x, y, draws).log_weight
+
+
+def with_residual(edited: Tensor, x: Tensor, reconstruction: Tensor, space: Space) -> Tensor:
+    """Edited means [..., B, *shape] with what the reconstructions [B, *shape] of x lost added back, kept in range."""
+    whole = x + (edited - reconstruction)
+    return whole if space.levels is None else whole.clamp(0, space.levels - 1)
 
 
 def check_events(x: Tensor, space: Space) -> None:
