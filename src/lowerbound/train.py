@@ -389,30 +389,39 @@ class Loop:
 
     def _validate(self) -> None:
         """Measure the weights and their average; keep the average (or the weights) if it is the best so far."""
+        score = "elbo" if self._has_bound else "minus_loss"
         values = {"weights": self._bound()}
         with self._averaged():
-            values["elbo"] = self._bound() if self.average else values["weights"]
+            values[score] = self._bound() if self.average else values["weights"]
             if not all(map(math.isfinite, values.values())):
                 raise TrainingError(
-                    f"step {self.step}: the bound on the validation images is not finite. {self.run.path} keeps the "
+                    f"step {self.step}: the {'bound' if self._has_bound else 'loss'} on the validation images is not "
+                    f"finite. {self.run.path} keeps the "
                     f"last good state, of step {self.saved_step}: resume from it with a smaller train.optimizer.lr"
                 )
             self.since_best += 1
-            if values["elbo"] > self.best:
-                self.best, self.since_best = values["elbo"], 0
+            if values[score] > self.best:
+                self.best, self.since_best = values[score], 0
                 self.run.save_model(self.model)
             self._live_pictures()
         self._write({"split": "valid", "seconds": round(self.seconds, 3), **values})
-        bits = bits_per_dim(-values["elbo"], self.model.space.dims)
-        text = f"step {self.step:,}: validation bound {values['elbo']:.2f} nats, {bits:.3f} bits/dim"
-        self.progress.note(text, last=self.step == self.steps or self._out_of_patience())
+        if self._has_bound:
+            bits = bits_per_dim(-values["elbo"], self.model.space.dims)
+            text = f"validation bound {values['elbo']:.2f} nats, {bits:.3f} bits/dim"
+        else:
+            text = f"validation loss {-values['minus_loss']:.4g}"
+        self.progress.note(f"step {self.step:,}: {text}", last=self.step == self.steps or self._out_of_patience())
+
+    @property
+    def _has_bound(self) -> bool:
+        return self.model.density is not Density.NONE
 
     def _bound(self) -> float:
         """The mean bound on the validation images, in nats; minus the loss for a model that has none."""
         self.model.eval()
         try:
             with torch.no_grad():
-                if self.model.density is not Density.NONE:
+                if self._has_bound:
                     return float(log_density(self.model, self.valid, limit=self.config.valid_images).mean())
                 return self._minus_loss()
         finally:
@@ -439,7 +448,8 @@ class Loop:
                 w.copy_(k)
 
     def _live_pictures(self) -> None:
-        if not (len(self.model.space.shape) == 3 and isinstance(self.model, LatentModel)):
+        model = self.model
+        if not (len(model.space.shape) == 3 and isinstance(model, LatentModel) and model.can_sample):
             return
         self.model.eval()
         with seeded(self.seed, "pictures", device=self.device):

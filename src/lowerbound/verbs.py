@@ -215,8 +215,9 @@ def draw_pictures(run: Run, device: torch.device | str = "cpu") -> None:
     """Everything in pictures/: samples, their means, reconstructions, the manifold where z is a plane, curves."""
     model = run.load(device)
     levels = model.space.levels or 256
-    with seeded(run.recipe.seed, "pictures", device=torch.device(device)):
-        draw_samples(run, model)
+    if model.can_sample:
+        with seeded(run.recipe.seed, "pictures", device=torch.device(device)):
+            draw_samples(run, model)
     if isinstance(model, LatentModel):
         batch = next(as_batches(run, open_data(run, "valid"), torch.device(device)).in_order(16))
         with torch.no_grad():
