@@ -5,13 +5,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lowerbound.api import evaluate, load, train
+    from lowerbound.api import evaluate, fit_prior, load, train
     from lowerbound.errors import UserError
     from lowerbound.run import Run
 
-__all__ = ["Run", "UserError", "evaluate", "load", "train"]
+__all__ = ["Run", "UserError", "evaluate", "fit_prior", "load", "train"]
 
-_HOMES = {"Run": "run", "UserError": "errors", "evaluate": "api", "load": "api", "train": "api"}
+_HOMES = {"Run": "run", "UserError": "errors", "evaluate": "api", "fit_prior": "api", "load": "api", "train": "api"}
 
 
 def __getattr__(name: str) -> Any:

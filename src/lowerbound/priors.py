@@ -179,5 +179,7 @@ class Cholesky(nn.Module):
 def _length(config: Model.Config, space: Space) -> int:
     """The length of the vectors of a space. Raises ConfigError for another one."""
     if space.levels is not None or len(space.shape) != 1:
-        raise ConfigError(f"{config.type_name()} is over vectors of real numbers, got events of shape {list(space.shape)}")
+        raise ConfigError(
+            f"{config.type_name()} is over vectors of real numbers, got events of shape {list(space.shape)}"
+        )
     return space.shape[0]

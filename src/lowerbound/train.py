@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowerbound import recipes, verbs
+from lowerbound import fitting, recipes, verbs
 from lowerbound.config import dump
 from lowerbound.data.batches import Batches
 from lowerbound.errors import ConfigError, RunError, TrainingError, UserError, did_you_mean
@@ -61,9 +61,18 @@ def train(
     if old is None and not overwrite and occupied(path):
         raise RunError(f"{path} already holds something; --resume goes on with it, --overwrite starts over")
     if old is not None:
-        config = _continued(old.recipe, config, _changed(recipes.override(old.recipe, changes), more), progress)
+        was = fitting.unfitted(old.recipe)
+        config = _continued(was, config, _changed(recipes.override(was, changes), more), progress)
+        if config.train == was.train and fitting.is_fitted(old.recipe) and old.is_finished():
+            progress.say(f"{path} is finished; nothing to resume")
+            return old
+        if fitting.is_fitted(old.recipe):
+            fitting.remove_prior(old)
+            progress.say(f"the prior fitted to {path} so far is removed; fit one to the end with `fit-prior {path}`")
     elif resume:
         progress.say(f"{path}: nothing to resume, starting from the beginning")
+    if fitting.is_fitted(config):
+        raise ConfigError("model.fitted_prior: is fitted after training, by `lowerbound fit-prior RUN`; leave it null")
     if config.train.tensorboard:
         _summary_writer()
     images, valid = config.data.open("train", progress=progress.count("decoding")), config.data.open("valid")

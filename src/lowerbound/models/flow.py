@@ -16,7 +16,7 @@ class Flow(ExactModel):
     r"""Affine coupling layers over vectors (Dinh et al. 2017, Real NVP, https://arxiv.org/abs/1605.08803).
 
     .. math::
-        \log p(z) = \log N(f(z); 0, I) + \log |\det \partial f / \partial z|, \quad f = f_n \circ \dots \circ f_1 \circ a
+        \log p(z) = \log N(f(z); 0, I) + \log |\det \partial f / \partial z|, \quad f = f_n \circ \dots f_1 \circ a
 
     a: z -> (z - loc) / scale, fixed to the data's mean and standard deviation by `standardize`. A coupling leaves one
     half of the vector as it is, and from it moves the other (section 3.2 there, in the direction data -> noise):
@@ -53,7 +53,8 @@ class Flow(ExactModel):
         super().__init__(config, space, given)
         if space.levels is not None or len(space.shape) != 1 or space.shape[0] < 2:
             raise ConfigError(
-                f"{config.type_name()} is over vectors of at least 2 real numbers, got events of shape {list(space.shape)}"
+                f"{config.type_name()} is over vectors of at least 2 real numbers, got events of shape "
+                f"{list(space.shape)}; use priors.Gaussian"
             )
         if given:
             raise ConfigError(f"{config.type_name()} takes no condition; set data.label=false")

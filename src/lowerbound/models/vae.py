@@ -26,8 +26,8 @@ class VAE(LatentModel):
     autoencoder `posterior=Point(), objective=Reconstruction(), likelihood=Noiseless()`. That one says nothing of
     log p(x), and has no p(z) to draw from.
 
-    `prior` is the p(z) of every number and sample: the one it was trained with, or a fitted one that has taken its place
-    since (see `lowerbound.fitting`). With `tied`, the decoder goes back through the encoder's weights.
+    `prior` is the p(z) of every number and sample: the one it was trained with, or a fitted one that has taken its
+    place since (see `lowerbound.fitting`). With `tied`, the decoder goes back through the encoder's weights.
 
     Example:
         >>> vae = VAE.Config(latent=2).build(Space((1, 8, 8), levels=2))
@@ -77,8 +77,10 @@ class VAE(LatentModel):
         self.likelihood_head = Head(config.likelihood, space)
         self.context = Context(given, config.context)
         self.encoder = config.encoder.build(space.feature_shape, self.posterior_head.in_shape, self.context.width)
-        self.decoder: nn.Module = self._tied() if config.tied else config.decoder.build(
-            config.latent, self.likelihood_head.in_shape, self.context.width
+        self.decoder: nn.Module = (
+            self._tied()
+            if config.tied
+            else config.decoder.build(config.latent, self.likelihood_head.in_shape, self.context.width)
         )
         self.register_load_state_dict_pre_hook(_as_now)
         if isinstance(config.objective, IWAE) and not self.own_prior.unbiased:
@@ -94,7 +96,9 @@ class VAE(LatentModel):
     def _tied(self) -> nn.Module:
         """The decoder that goes back through the encoder. Raises ConfigError where its shapes are not the decoder's."""
         if self.given:
-            raise ConfigError("model.tied: a condition enters the two networks apart; set tied=false or data.label=false")
+            raise ConfigError(
+                "model.tied: a condition enters the two networks apart; set tied=false or data.label=false"
+            )
         wanted = self.latent.shape, self.likelihood_head.in_shape
         there = self.posterior_head.in_shape, self.space.feature_shape
         if wanted != there:
@@ -132,8 +136,8 @@ class VAE(LatentModel):
     def why_no_density(self) -> str:
         if self.has_point:
             return (
-                f"its posterior {self.config.posterior.type_name()} is a point, which has no log q(z|x) to make a bound "
-                "of, whatever prior is fitted; reconstruction errors are what it has"
+                f"its posterior {self.config.posterior.type_name()} is a point, which has no log q(z|x) to make a "
+                "bound of, whatever prior is fitted; reconstruction errors are what it has"
             )
         if self.likelihood_head.density is Density.NONE:
             return (
@@ -206,15 +210,15 @@ class VAE(LatentModel):
     def draw_likelihood(self, n: int, y: Y = None, temperature: float = 1.0) -> Distribution:
         if not self.can_sample:
             raise ModelError(
-                f"this autoencoder can't sample: its posterior {self.config.posterior.type_name()} is a point, so training "
-                "held its codes to no prior, and what a draw of N(0, I) decodes to means nothing. Fit a density to the "
-                "codes first: lowerbound fit-prior RUN --prior gaussian|mixture|flow"
+                f"this autoencoder can't sample: its posterior {self.config.posterior.type_name()} is a point, so "
+                "training held its codes to no prior, and what a draw of N(0, I) decodes to means nothing. Fit a density "
+                "to the codes first: lowerbound fit-prior RUN --prior gaussian|mixture|flow"
             )
         return self.likelihood((self.prior.sample(n, y, temperature),), y)
 
 
 def _as_now(model: VAE, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Weights of a run take the names they have now, and those of a fitted prior that is not configured are left out."""
+    """Weights take the names they have now, and those of a fitted prior that is not configured are left out."""
     for name in [n for n in state if n.startswith(prefix + "prior.")]:
         state[prefix + "own_" + name.removeprefix(prefix)] = state.pop(name)
     if model.fitted_prior is None:

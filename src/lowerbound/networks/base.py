@@ -27,7 +27,9 @@ class Network(nn.Module):
 
     def transposed(self) -> nn.Module:
         """The way back through the same weights, with biases of its own: [B, *out_shape] -> [B, *in_shape]."""
-        raise ConfigError(f"model.tied: {type(self).__name__} can't be turned around; use networks.mlp.MLP, or tied=false")
+        raise ConfigError(
+            f"model.tied: {type(self).__name__} can't be turned around; use networks.mlp.MLP, or tied=false"
+        )
 
 
 def halvings(shape: Shape, strides: int) -> Shape:

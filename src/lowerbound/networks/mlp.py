@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from lowerbound.errors import did_you_mean
@@ -35,6 +35,9 @@ class MLP(Network):
     class Config(Network.Config):
         hidden: tuple[int, ...] = (512,)
         activation: str = "relu"
+        # weights begin as N(0, gain² / inputs) and biases at 0: 1.41 keeps the size of a signal through rectifiers
+        # (He et al. 2015, https://arxiv.org/abs/1502.01852); None: torch's own, by which it shrinks from layer to layer
+        gain: float | None = Field(default=None, gt=0)
 
         @field_validator("hidden")
         @classmethod
@@ -66,6 +69,10 @@ class MLP(Network):
         for i, o in pairwise(widths):
             layers += [nn.Linear(i, o), ACTIVATIONS[config.activation]()]
         self.layers = nn.Sequential(*layers[:-1])
+        if config.gain is not None:
+            for layer in self.linear:
+                nn.init.normal_(layer.weight, std=config.gain / math.sqrt(layer.in_features))
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         x = x.flatten(1)

@@ -329,7 +329,9 @@ def _means(model: LatentModel, p: Distribution, y: Y) -> Iterator[tuple[str, Ten
     if model.can_sample:
         yield "sample_mean", model.sample_mean(4, y)
     else:
-        expect_error(ModelError, "sample_mean of a model that has nothing to draw from", lambda: model.sample_mean(4, y))
+        expect_error(
+            ModelError, "sample_mean of a model that has nothing to draw from", lambda: model.sample_mean(4, y)
+        )
 
 
 def model_closed_kl_is_the_mean_of_the_sampled_one(case: ModelCase) -> None:
