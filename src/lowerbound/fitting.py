@@ -37,6 +37,7 @@ PRIORS: dict[str, Model.Config] = {
 }
 CANDIDATES = (10, 30, 100)  # components of a mixture, of which the held-out codes choose
 ENOUGH, MOST = 10_000, 200_000  # codes that are fitted to: more draws of few images, some of many images
+FEWEST = 2000  # steps of gradient to fit a flow
 JUDGED = 5000  # images, at most, that samples are compared with
 
 
@@ -69,8 +70,8 @@ def fit_prior(
     fitted = best(configs, z, held_out, seed, progress).to(device)
     before = _likelihoods(run, model, progress)
     quality = sample_quality(run, model, fitted, seed)
-    nats = {"former": float(model.own_prior.log_density(held_out.to(device)).mean())}
-    nats["fitted"] = float(fitted.log_density(held_out.to(device)).mean())
+    held_out = held_out.to(device)
+    nats = {"former": _mean_density(model.own_prior, held_out), "fitted": _mean_density(fitted, held_out)}
     _store(run, model, fitted)
     after = verbs.finish(run, device=device, progress=progress)["metrics"]
     return {
@@ -151,8 +152,7 @@ def best(
         with seeded(seed, "prior"):
             prior = config.build(Space(tuple(z.shape[1:]))).eval()
         estimate(prior, z, held_out, seed, progress or Progress())
-        with torch.no_grad():
-            scored.append((float(prior.log_density(held_out).mean()), prior))
+        scored.append((_mean_density(prior, held_out), prior))
     score, prior = max(scored, key=lambda pair: pair[0])
     if not math.isfinite(score):
         raise ModelError(f"{prior.config.type_name()} gives held-out codes no finite density; try another --prior")
@@ -167,9 +167,15 @@ def estimate(prior: Model, z: Tensor, held_out: Tensor, seed: int, progress: Pro
 
 @estimate.register
 def _(prior: Gaussian, z: Tensor, held_out: Tensor, seed: int, progress: Progress) -> None:
-    """The mean and the covariance; a millionth of the mean variance is added, for codes that lie in a plane."""
+    """The mean and the covariance."""
+    prior.put(*_moments(z))
+
+
+def _moments(z: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean [D] and covariance [D, D] of codes; a millionth of the mean variance is added, since some lie in a
+    plane."""
     _, mean, cov = covariance([z])
-    prior.put(mean, cov + 1e-6 * cov.diagonal().mean() * torch.eye(len(cov), dtype=cov.dtype))
+    return mean, cov + 1e-6 * cov.diagonal().mean() * torch.eye(len(cov), dtype=cov.dtype)
 
 
 @estimate.register
@@ -196,31 +202,35 @@ def _(prior: FullGaussianMixture, z: Tensor, held_out: Tensor, seed: int, progre
 
 @estimate.register
 def _(prior: Flow, z: Tensor, held_out: Tensor, seed: int, progress: Progress) -> None:
-    """Adam with a falling rate on all codes; stops, and goes back, when held-out codes get less likely."""
-    epochs, patience, batch = 60, 8, 256
-    prior.standardize(z)
-    optimizer = torch.optim.AdamW(prior.parameters(), lr=1e-3, weight_decay=1e-3, fused=True)
-    steps = epochs * max(1, len(z) // batch)
+    """Adam with a falling rate, from the fitted normal on; goes back to where held-out codes were the likeliest."""
+    batch, looks, patience = 256, 60, 10
+    steps = max(FEWEST, min(15_000, looks * len(z) // batch))
+    prior.whiten(*_moments(z))
+    optimizer = torch.optim.Adam(prior.parameters(), lr=1e-3, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     kept, highest, since, told = copy.deepcopy(prior.state_dict()), -math.inf, 0, progress.count("fitting the flow")
     with seeded(seed, "flow"):
-        for epoch in range(epochs):
-            for index in torch.randperm(len(z)).split(batch)[: max(1, len(z) // batch)]:
-                optimizer.zero_grad()
-                prior.loss(z[index]).value.backward()
-                torch.nn.utils.clip_grad_norm_(prior.parameters(), 20.0)
-                optimizer.step()
-                schedule.step()
-            with torch.no_grad():
-                score = float(prior.log_density(held_out).mean())
-            since += 1
-            if score > highest:
-                kept, highest, since = copy.deepcopy(prior.state_dict()), score, 0
-            told(epoch + 1, epochs)
-            if since >= patience:
-                break
+        for step in range(steps):
+            if step % (steps // looks) == 0 or step == steps - 1:
+                score, since = _mean_density(prior, held_out), since + 1
+                if score > highest:
+                    kept, highest, since = copy.deepcopy(prior.state_dict()), score, 0
+                if since == patience:
+                    break
+            optimizer.zero_grad()
+            prior.loss(z[torch.randint(len(z), (batch,))]).value.backward()
+            torch.nn.utils.clip_grad_norm_(prior.parameters(), 20.0)
+            optimizer.step()
+            schedule.step()
+            told(step + 1, steps)
     prior.load_state_dict(kept)
     prior.zero_grad()
+
+
+@torch.no_grad()
+def _mean_density(prior: Model, z: Tensor) -> float:
+    """The mean of log p(z) over codes, in nats."""
+    return float(prior.log_density(z).mean())
 
 
 # ---- what it brings

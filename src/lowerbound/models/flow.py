@@ -18,8 +18,9 @@ class Flow(ExactModel):
     .. math::
         \log p(z) = \log N(f(z); 0, I) + \log |\det \partial f / \partial z|, \quad f = f_n \circ \dots f_1 \circ a
 
-    a: z -> (z - loc) / scale, fixed to the data's mean and standard deviation by `standardize`. A coupling leaves one
-    half of the vector as it is, and from it moves the other (section 3.2 there, in the direction data -> noise):
+    a: z -> L^{-1} (z - m), fixed to the data's mean and covariance by `whiten`: a new flow is the fitted normal, which
+    couplings bend. A coupling leaves one half of the vector as it is, and from it moves the other (section 3.2 there,
+    in the direction data -> noise):
 
     .. math:: v_1 = u_1, \quad v_2 = (u_2 - t(u_1)) \exp(-s(u_1))
 
@@ -46,8 +47,8 @@ class Flow(ExactModel):
         def example(cls) -> tuple["Flow.Config", Space, tuple[Space, ...]]:
             return cls(layers=2, hidden=(4,)), Space((2,)), ()
 
-    loc: Tensor
-    scale: Tensor
+    mean: Tensor
+    cholesky: Tensor
 
     def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
         super().__init__(config, space, given)
@@ -59,25 +60,25 @@ class Flow(ExactModel):
         if given:
             raise ConfigError(f"{config.type_name()} takes no condition; set data.label=false")
         D = space.shape[0]
-        self.register_buffer("loc", torch.zeros(D))
-        self.register_buffer("scale", torch.ones(D))
+        self.register_buffer("mean", torch.zeros(D))
+        self.register_buffer("cholesky", torch.eye(D))  # L
         self.couplings = nn.ModuleList(Coupling(config, _half(D, layer)) for layer in range(config.layers))
 
     @torch.no_grad()
-    def standardize(self, z: Tensor) -> None:
-        """Set the first, fixed layer by data z [N, D]; an element that hardly varies gets no larger scale."""
-        deviation = z.std(0)
-        self.loc.copy_(z.mean(0))
-        self.scale.copy_(deviation.clamp(min=max(1e-3 * float(deviation.max()), 1e-12)))
+    def whiten(self, mean: Tensor, covariance: Tensor) -> None:
+        """Set the first, fixed layer: m [D] and L Lᵀ [D, D]."""
+        self.mean.copy_(mean)
+        self.cholesky.copy_(torch.linalg.cholesky(covariance.double()))
 
     @property
     def base(self) -> Distribution:
-        zero = torch.zeros_like(self.loc)
+        zero = torch.zeros_like(self.mean)
         return Independent(Normal(zero, torch.ones_like(zero), validate_args=False), 1, validate_args=False)
 
     def to_noise(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z [B, D] -> u = f(z) [B, D], and log |det df/dz| [B]."""
-        u, log_det = (z - self.loc) / self.scale, -self.scale.log().sum()
+        u = torch.linalg.solve_triangular(self.cholesky, (z - self.mean).T, upper=False).T
+        log_det = -self.cholesky.diagonal().log().sum()
         for coupling in self.couplings:
             u, change = coupling(u)
             log_det = log_det + change
@@ -88,7 +89,7 @@ class Flow(ExactModel):
         for coupling in reversed(self.couplings):
             assert isinstance(coupling, Coupling)
             u = coupling.inverse(u)
-        return self.loc + self.scale * u
+        return self.mean + u @ self.cholesky.T
 
     def log_prob(self, x: Tensor, y: Y = None) -> Tensor:
         u, log_det = self.to_noise(x)

@@ -211,8 +211,8 @@ class VAE(LatentModel):
         if not self.can_sample:
             raise ModelError(
                 f"this autoencoder can't sample: its posterior {self.config.posterior.type_name()} is a point, so "
-                "training held its codes to no prior, and what a draw of N(0, I) decodes to means nothing. Fit a density "
-                "to the codes first: lowerbound fit-prior RUN --prior gaussian|mixture|flow"
+                "training held its codes to no prior, and what a draw of N(0, I) decodes to means nothing. Fit a "
+                "density to the codes first: lowerbound fit-prior RUN --prior gaussian|mixture|flow"
             )
         return self.likelihood((self.prior.sample(n, y, temperature),), y)
 
