@@ -11,14 +11,24 @@ from lowerbound import testing
 from lowerbound.config import components
 from lowerbound.data.base import Data
 from lowerbound.data.bundled import bundled
-from lowerbound.families import Bernoulli, Categorical, DiagonalNormal, DiscretizedNormal, Family, FullNormal, Point
+from lowerbound.families import (
+    Bernoulli,
+    Categorical,
+    DiagonalNormal,
+    DiscretizedNormal,
+    Family,
+    FullNormal,
+    Noiseless,
+    Point,
+)
 from lowerbound.metrics.base import Metric
 from lowerbound.models.base import Density, Model, Space
+from lowerbound.models.flow import Flow
 from lowerbound.models.vae import VAE
 from lowerbound.networks.base import Network
 from lowerbound.networks.mlp import MLP
-from lowerbound.objectives import ELBO, IWAE
-from lowerbound.priors import GaussianMixture
+from lowerbound.objectives import ELBO, IWAE, AbsoluteError, CrossEntropy, Masking, Reconstruction
+from lowerbound.priors import Gaussian, GaussianMixture
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +59,7 @@ def test_models(config: type[Model.Config], check):
 
 
 IMAGE = Space((1, 2, 2), levels=3)
+DENOISING = Reconstruction(error=CrossEntropy(), noise=Masking(fraction=0.5), sparsity=0.1)
 VARIANTS = {
     "full posterior": (vae(posterior=FullNormal()), Space((1, 2, 2), levels=2)),
     "mixture prior": (vae(prior=GaussianMixture.Config(components=2)), Space((1, 2, 2), levels=2)),
@@ -61,7 +72,25 @@ VARIANTS = {
     "real events": (vae(likelihood=DiagonalNormal()), Space((3,))),
     "map of latents": (vae(latent=(1, 2, 2)), Space((1, 2, 2), levels=2)),
     "no density of grey values": (vae(likelihood=Bernoulli()), IMAGE),
-    "no density of a point": (vae(posterior=Point()), Space((1, 2, 2), levels=2)),
+    "fitted prior": (vae(fitted_prior=Flow.Config(layers=2, hidden=(4,))), Space((1, 2, 2), levels=2)),
+    "fitted over a learned prior": (
+        vae(prior=GaussianMixture.Config(components=2), fitted_prior=Gaussian.Config()),
+        Space((1, 2, 2), levels=2),
+    ),
+    "no density of a point with a fitted prior": (
+        vae(posterior=Point(), likelihood=Noiseless(), objective=DENOISING, fitted_prior=Gaussian.Config()),
+        IMAGE,
+    ),
+    "no density with tied weights": (
+        vae(posterior=Point(), likelihood=Noiseless(), objective=Reconstruction(), tied=True),
+        IMAGE,
+    ),
+    "no density of a picture": (vae(likelihood=Noiseless(sigmoid=False)), IMAGE),
+    "reconstruction of real events": (
+        vae(likelihood=DiagonalNormal(), objective=Reconstruction(error=AbsoluteError())),
+        Space((3,)),
+    ),
+    "no density of a point": (vae(posterior=Point(), objective=Reconstruction()), Space((1, 2, 2), levels=2)),
 }
 
 

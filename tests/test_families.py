@@ -22,6 +22,7 @@ from lowerbound.families import (
     FullNormal,
     Head,
     LogisticMixture,
+    Noiseless,
     Point,
     SharedScaleNormal,
 )
@@ -48,6 +49,7 @@ ALL = [
     (FullNormal(), Space((3,))),
     (FullNormal(), Space((1,))),
     (Point(), Space((2, 3, 3))),
+    *[(Noiseless(sigmoid=s), space) for s in (True, False) for space in (GRAY, Space((3,)))],
 ]
 
 
@@ -328,7 +330,7 @@ def test_densities():
     assert {f.density(GRAY) for f in REAL} == {Density.BOUND}
     assert {f.density(GRAY) for f in EXACT} == {Density.EXACT}
     assert Bernoulli().density(Space((3,), 2)) is Density.EXACT
-    assert Bernoulli().density(GRAY) is Point().density(Space((3,))) is Density.NONE
+    assert Bernoulli().density(GRAY) is Point().density(Space((3,))) is Noiseless().density(GRAY) is Density.NONE
     wrong = [(f, words) for f in (*REAL, FullNormal(), Point(), DiscretizedNormal(), LogisticMixture())]
     wrong += [(f, Space((3,))) for f in (*EXACT, Bernoulli())] + [(FullNormal(), Space((3, 2, 2)))]
     for family, space in wrong:

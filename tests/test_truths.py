@@ -14,6 +14,7 @@ import torch
 from scipy.stats import chi2
 from sklearn.decomposition import PCA
 from torch import Tensor
+from torch.distributions import Independent, Normal
 
 from lowerbound.data.base import Data, Images
 from lowerbound.data.batches import Batches
@@ -394,7 +395,8 @@ def terms_of(kl_per_dimension: Tensor, log_px: Tensor) -> ElboTerms:
     z = q.rsample((len(log_px),))
     kl = kl_per_dimension.sum(1).expand(len(log_px), B)[..., None]
     log_pz, log_qz = prior.log_density(z.flatten(0, 1)).view(-1, B, 1), q.log_prob(z)[..., None]
-    return ElboTerms(log_px, lambda: (log_pz, log_qz), (z,), (q,), (prior.distribution(),), kl)
+    x, p_x = torch.zeros(B, D), Independent(Normal(torch.zeros(len(log_px), B, D), 1.0), 1)
+    return ElboTerms(x, p_x, log_px, lambda: (log_pz, log_qz), (z,), (q,), (prior.distribution(),), kl)
 
 
 KL = torch.tensor([[0.1, 2.0, 0.5], [0.3, 1.0, 0.1]], dtype=torch.float64)  # means 0.2, 1.5, 0.3; sums 2.6, 1.4

@@ -1,10 +1,10 @@
-"""What Python users call: train, load, evaluate, probe, predict, score."""
+"""What Python users call: train, load, evaluate, fit_prior, probe, predict, score."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowerbound import verbs
+from lowerbound import fitting, verbs
 from lowerbound.config import allowing
 from lowerbound.models.base import Model
 from lowerbound.predict import predict as _predict
@@ -69,6 +69,24 @@ def load(path: str | Path, *, device: str = "auto", allow: Iterable[str] = ()) -
     `allow`: packages besides lowerbound that its components may come from. Raises RunError.
     """
     return Run.open(path, allow).load(pick_device(device))
+
+
+def fit_prior(
+    path: str | Path,
+    prior: str = "gaussian",
+    *,
+    components: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = False,
+    allow: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Fit a density to a run's codes, to sample from: gaussian, mixture, flow, or none; see `fitting.fit_prior`."""
+    run, shown = Run.open(path, allow), Terminal() if progress else Progress()
+    with allowing(allow):
+        return fitting.fit_prior(
+            run, prior, components=components, seed=seed, device=pick_device(device), progress=shown
+        )
 
 
 def evaluate(path: str | Path, *, device: str = "auto", **options: Any) -> dict[str, Any]:

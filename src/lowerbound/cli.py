@@ -92,7 +92,8 @@ def train(
         raise SystemExit(130) from None
     report = verbs.finish(run, device=pick_device(device), progress=shown)
     _print(report, json, _metrics)
-    shown.say(f"{run.path}: model.safetensors, log.jsonl, pictures/samples.png, pictures/reconstructions.png, …")
+    drawn = "".join(f", pictures/{p.name}" for p in sorted((run.path / "pictures").glob("*s.png")))
+    shown.say(f"{run.path}: model.safetensors, log.jsonl{drawn}, …")
 
 
 @app.command
@@ -518,6 +519,30 @@ def _number(text: str, said: str, kind: Callable[[str], Any]) -> Any:
 
 
 @app.command
+def fit_prior(
+    run: Path,
+    /,
+    *,
+    prior: Annotated[str, Parameter(help="gaussian, mixture, flow, or none to take a fitted one out")] = "gaussian",
+    components: Annotated[
+        int | None, Parameter(converter=_whole, help="of a mixture; by default what held-out codes like best")
+    ] = None,
+    device: Device = "auto",
+    seed: Whole = 0,
+    json: Json = False,
+) -> None:
+    """Fit a density to the codes of a trained encoder, so that it can sample (better)."""
+    from lowerbound import fitting
+    from lowerbound.run import Run
+    from lowerbound.train import pick_device
+
+    report = fitting.fit_prior(
+        Run.open(run), prior, components=components, seed=seed, device=pick_device(device), progress=_progress()
+    )
+    _print(report, json, _fitted)
+
+
+@app.command
 def recipes(*, json: Json = False) -> None:
     """The bundled recipes: model, data, time, number reached."""
     from lowerbound import recipes as bundled
@@ -667,6 +692,26 @@ def _direction(report: dict[str, Any]) -> Any:
             again = f"{v['redrawn']:+.3f}" if "redrawn" in v else ""
             moved.add_row(name, kind.removesuffix("s"), f"{v['cosine']:+.3f}", f"{v['shift']:+.3f}", again)
     return Group(facts, moved) if moved.row_count else facts
+
+
+def _fitted(report: dict[str, Any]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    if report["prior"] is None:
+        return f"{report['run']}: no fitted prior"
+    kind = report["prior"] + (f", {report['components']} components" if "components" in report else "")
+    table = Table(
+        "", "former prior", "fitted", "floor", "unit", box=box.SIMPLE, title=f"{kind}, {report['codes']:,} codes"
+    )
+    codes, distance = report["log_density_of_codes"], report["frechet"]
+    table.add_row("log p(z), validation codes", *(f"{codes[k]:.5g}" for k in ("former", "fitted")), "", codes["unit"])
+    shown = [f"{distance[k]:.4g}" for k in ("former", "fitted", "floor")]
+    table.add_row(f"Fréchet distance, {distance['n']:,} samples", *shown, "64 principal components")
+    for name, m in report["likelihoods"].items():
+        cells = [f"{m[k]['relation']} {m[k]['value']:.5g} ± {m[k]['stderr'] or 0:.2g}" for k in ("former", "fitted")]
+        table.add_row(f"{name}, validation images", *cells, "", m["fitted"]["unit"])
+    return table
 
 
 def _metrics(report: dict[str, Any]) -> Any:

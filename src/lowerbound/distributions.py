@@ -190,11 +190,62 @@ class Dequantized(Pixels):
     @property
     def mean(self) -> Tensor:
         """The value whose bin has its middle at the mean of s, kept in [0, levels - 1]; not rounded."""
-        return (from_unit(self.base.mean, self.levels + 1) - 0.5).clamp(0, self.levels - 1)
+        return self.centre.clamp(0, self.levels - 1)
+
+    @property
+    def centre(self) -> Tensor:
+        """The same, not kept inside the values."""
+        return from_unit(self.base.mean, self.levels + 1) - 0.5
 
     @property
     def mode(self) -> Tensor:
         return self._bin(self.base.mode)
+
+
+class Noiseless(Pixels):
+    r"""The decoder's picture itself, with nothing said of how pixels differ from it: no density.
+
+    .. math:: \mathrm{log\_prob}(x) = -\sum_d (x_d - \hat x_d)^2, \quad \text{whole numbers divided by levels} - 1
+
+    which is no log-probability of anything. A sample is the value nearest to the picture.
+    Centre: [*batch, *event], the picture in pixel values, perhaps beyond them; over real numbers, as it is.
+
+    Example:
+        >>> d = Noiseless(torch.tensor([[-3.0, 7.4]]), Space((2,), levels=17))
+        >>> d.mean.tolist(), d.sample().tolist()
+        ([[0.0, 7.400000095367432]], [[0, 7]])
+    """
+
+    def __init__(self, centre: Tensor, space: Space):
+        super().__init__(centre.shape[: centre.dim() - len(space.shape)], space)
+        self.centre = centre
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Minus the squared error, [...]."""
+        return -self._sum(residual(self, value).square())
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return self.mode.expand(self._extended_shape(torch.Size(sample_shape)))
+
+    @property
+    def mean(self) -> Tensor:
+        return self.centre if self.space.levels is None else self.centre.clamp(0, self.levels - 1)
+
+    @property
+    def mode(self) -> Tensor:
+        value = self.mean.detach()
+        return value if self.space.levels is None else value.round().to(self.space.dtype)
+
+
+def residual(d: Distribution, value: Tensor) -> Tensor:
+    """What the value is more than the distribution's mean, [..., *event]; whole numbers divided by levels - 1.
+
+    A mean that is kept inside the values is taken before that, so that a gradient brings it back from outside.
+    """
+    if not isinstance(d, Pixels):
+        return value - d.mean
+    mean = d.centre if isinstance(d, Noiseless | Dequantized) else d.mean
+    return value - mean if d.space.levels is None else (value.to(mean.dtype) - mean) / (d.levels - 1)
 
 
 class Categorical(Pixels):
@@ -626,6 +677,16 @@ def _(d: Dequantized, t: float) -> Distribution:
 @detached.register
 def _(d: Dequantized) -> Dequantized:
     return Dequantized(detached(d.base), d.space)
+
+
+@tempered.register
+def _(d: Noiseless, t: float) -> Distribution:
+    return d
+
+
+@detached.register
+def _(d: Noiseless) -> Noiseless:
+    return Noiseless(d.centre.detach(), d.space)
 
 
 @tempered.register

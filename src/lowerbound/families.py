@@ -19,6 +19,7 @@ from lowerbound import distributions as dist
 from lowerbound.config import Component
 from lowerbound.errors import ConfigError
 from lowerbound.models.base import Density, Shape, Space
+from lowerbound.units import from_unit
 
 LOG_SCALE = (-7.0, 7.0)  # the bounds of Salimans et al. (2017, code) below and, against overflow, above
 
@@ -211,6 +212,37 @@ class Point(Family):
     def __call__(self, h: Tensor, space: Space, learned: Tensor | None = None) -> Distribution:
         (value,) = _split(h, 1, space)
         return dist.Point(value, len(space.shape))
+
+
+class Noiseless(Family):
+    r"""A decoder's picture without any noise, as in an autoencoder trained by squared error: no density.
+
+    .. math:: \hat x = (\mathrm{levels} - 1)\, \sigma(h), \quad \text{or} \quad
+        \hat x = (\mathrm{levels} - 1)\, (h + 1) / 2
+
+    without the sigmoid, on the scale that networks see grey values in. Real events are h itself, with and without.
+    h: (D,) or (C, H, W).
+
+    Example:
+        >>> Noiseless()(torch.zeros(5, 1, 2, 2), Space((1, 2, 2), levels=17)).mean[0, 0, 0].tolist()
+        [8.0, 8.0]
+    """
+
+    sigmoid: bool = True
+
+    def density(self, space: Space) -> Density:
+        self.param_shape(space)
+        return Density.NONE
+
+    def param_shape(self, space: Space) -> Shape:
+        _ordered(self, space)
+        return _times(1, space)
+
+    def __call__(self, h: Tensor, space: Space, learned: Tensor | None = None) -> Distribution:
+        (value,) = _split(h, 1, space)
+        if space.levels is not None:
+            value = value.sigmoid() * (space.levels - 1) if self.sigmoid else from_unit(value, space.levels)
+        return dist.Noiseless(value, space)
 
 
 class Bernoulli(Family):

@@ -3,9 +3,17 @@
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+)
 
 from lowerbound.distributions import tempered
+from lowerbound.errors import ConfigError
 from lowerbound.models.base import ExactModel, Model, Shape, Space, Y
 
 
@@ -75,3 +83,103 @@ class GaussianMixture(Prior):
             Independent(normal, len(self.space.shape), validate_args=False),
             validate_args=False,
         )
+
+
+class Gaussian(Prior):
+    r"""One normal with any mean and covariance, :math:`N(z; \mu, L L^T)`: its KL to a normal posterior is closed.
+
+    L's diagonal is the exponential of what is learned. Events: vectors.
+    """
+
+    class Config(Model.Config):
+        def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Gaussian":
+            return Gaussian(self, space, given)
+
+        @classmethod
+        def example(cls) -> tuple["Gaussian.Config", Space, tuple[Space, ...]]:
+            return cls(), Space((2,)), ()
+
+    def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
+        super().__init__(config, space, given)
+        self.mean = nn.Parameter(torch.zeros(_length(config, space)))
+        self.cholesky = Cholesky(space.shape[0])
+
+    def distribution(self, y: Y = None) -> Distribution:
+        return MultivariateNormal(self.mean, scale_tril=self.cholesky(), validate_args=False)
+
+    @torch.no_grad()
+    def put(self, mean: Tensor, covariance: Tensor) -> None:
+        """Set μ [D] and the covariance [D, D]."""
+        self.mean.copy_(mean)
+        self.cholesky.put(covariance)
+
+
+class FullGaussianMixture(Prior):
+    r"""A mixture of normals with any covariances, :math:`\sum_k \pi_k N(z; \mu_k, L_k L_k^T)`. Events: vectors."""
+
+    class Config(Model.Config):
+        components: int = Field(default=10, gt=0)
+
+        def build(self, space: Space, given: tuple[Space, ...] = ()) -> "FullGaussianMixture":
+            return FullGaussianMixture(self, space, given)
+
+        @classmethod
+        def example(cls) -> tuple["FullGaussianMixture.Config", Space, tuple[Space, ...]]:
+            return cls(components=2), Space((2,)), ()
+
+    def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
+        super().__init__(config, space, given)
+        K, D = config.components, _length(config, space)
+        self.logits = nn.Parameter(torch.zeros(K))
+        self.mean = nn.Parameter(torch.randn(K, D))
+        self.cholesky = Cholesky(D, K)
+
+    def distribution(self, y: Y = None) -> Distribution:
+        weights = Categorical(logits=self.logits, validate_args=False)
+        normals = MultivariateNormal(self.mean, scale_tril=self.cholesky(), validate_args=False)
+        return MixtureSameFamily(weights, normals, validate_args=False)
+
+    @torch.no_grad()
+    def put(self, weights: Tensor, mean: Tensor, covariance: Tensor) -> None:
+        """Set π [K], the means [K, D] and the covariances [K, D, D]."""
+        self.logits.copy_(weights.log())
+        self.mean.copy_(mean)
+        self.cholesky.put(covariance)
+
+
+class Cholesky(nn.Module):
+    """Learned lower triangular matrices with a positive diagonal: [*batch, D, D], at first the identity."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, D: int, *batch: int):
+        super().__init__()
+        self.log_diagonal = nn.Parameter(torch.zeros(*batch, D))
+        self.below = nn.Parameter(torch.zeros(*batch, D * (D - 1) // 2))
+        rows, columns = torch.tril_indices(D, D, -1)
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
+
+    def forward(self) -> Tensor:
+        L = torch.diag_embed(self.log_diagonal.exp())
+        return L.index_put((*self._batch(), self.rows, self.columns), self.below)
+
+    def _batch(self) -> tuple[Tensor, ...]:
+        return tuple(torch.arange(n, device=self.rows.device)[:, None] for n in self.below.shape[:-1])
+
+    @torch.no_grad()
+    def put(self, covariance: Tensor) -> None:
+        """Set it to the Cholesky factor of covariances [*batch, D, D]."""
+        L = torch.linalg.cholesky(covariance.double())
+        self.log_diagonal.copy_(L.diagonal(dim1=-2, dim2=-1).log())
+        self.below.copy_(L[..., self.rows, self.columns])
+
+
+def _length(config: Model.Config, space: Space) -> int:
+    """The length of the vectors of a space. Raises ConfigError for another one."""
+    if space.levels is not None or len(space.shape) != 1:
+        raise ConfigError(
+            f"{config.type_name()} is over vectors of real numbers, got events of shape {list(space.shape)}"
+        )
+    return space.shape[0]

@@ -257,6 +257,17 @@ class Run:
             temporary.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         return self.path / name
 
+    def forget_prior(self) -> None:
+        """Remove what was measured and drawn with a prior that is about to go."""
+        drawn = [self.picture(name) for name in ("samples.png", "samples_mean.png", "manifold.png")]
+        for entry in (*self.path.glob("evaluation/*.json"), *self.path.glob("evaluation/*.npz"), *drawn):
+            entry.unlink(missing_ok=True)
+
+    def is_finished(self) -> bool:
+        """Whether every stage that was begun has come to its end."""
+        stages = [self.load_state(path.stem) for path in self._state("*").parent.glob("*.safetensors")]
+        return bool(stages) and all(state is not None and state[1]["finished"] for state in stages)
+
     def save_evaluation(self, report: dict[str, Any], per_image: Mapping[str, np.ndarray]) -> None:
         """A report under its split's name; that on other data than the run's own has the data's name before it."""
         data = report["data"]

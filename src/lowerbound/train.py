@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowerbound import recipes, verbs
+from lowerbound import fitting, recipes, verbs
 from lowerbound.config import dump
 from lowerbound.data.batches import Batches
 from lowerbound.errors import ConfigError, RunError, TrainingError, UserError, did_you_mean
@@ -61,9 +61,18 @@ def train(
     if old is None and not overwrite and occupied(path):
         raise RunError(f"{path} already holds something; --resume goes on with it, --overwrite starts over")
     if old is not None:
-        config = _continued(old.recipe, config, _changed(recipes.override(old.recipe, changes), more), progress)
+        was = fitting.unfitted(old.recipe)
+        config = _continued(was, config, _changed(recipes.override(was, changes), more), progress)
+        if config.train == was.train and fitting.is_fitted(old.recipe) and old.is_finished():
+            progress.say(f"{path} is finished; nothing to resume")
+            return old
+        if fitting.is_fitted(old.recipe):
+            fitting.remove_prior(old)
+            progress.say(f"the prior fitted to {path} so far is removed; fit one to the end with `fit-prior {path}`")
     elif resume:
         progress.say(f"{path}: nothing to resume, starting from the beginning")
+    if fitting.is_fitted(config):
+        raise ConfigError("model.fitted_prior: is fitted after training, by `lowerbound fit-prior RUN`; leave it null")
     if config.train.tensorboard:
         _summary_writer()
     images, valid = config.data.open("train", progress=progress.count("decoding")), config.data.open("valid")
@@ -392,30 +401,39 @@ class Loop:
 
     def _validate(self) -> None:
         """Measure the weights and their average; keep the average (or the weights) if it is the best so far."""
+        score = "elbo" if self._has_bound else "minus_loss"
         values = {"weights": self._bound()}
         with self._averaged():
-            values["elbo"] = self._bound() if self.average else values["weights"]
+            values[score] = self._bound() if self.average else values["weights"]
             if not all(map(math.isfinite, values.values())):
                 raise TrainingError(
-                    f"step {self.step}: the bound on the validation images is not finite. {self.run.path} keeps the "
+                    f"step {self.step}: the {'bound' if self._has_bound else 'loss'} on the validation images is not "
+                    f"finite. {self.run.path} keeps the "
                     f"last good state, of step {self.saved_step}: resume from it with a smaller train.optimizer.lr"
                 )
             self.since_best += 1
-            if values["elbo"] > self.best:
-                self.best, self.since_best = values["elbo"], 0
+            if values[score] > self.best:
+                self.best, self.since_best = values[score], 0
                 self.run.save_model(self.model)
             self._live_pictures()
         self._write({"split": "valid", "seconds": round(self.seconds, 3), **values})
-        bits = bits_per_dim(-values["elbo"], self.model.space.dims)
-        text = f"step {self.step:,}: validation bound {values['elbo']:.2f} nats, {bits:.3f} bits/dim"
-        self.progress.note(text, last=self.step == self.steps or self._out_of_patience())
+        if self._has_bound:
+            bits = bits_per_dim(-values["elbo"], self.model.space.dims)
+            text = f"validation bound {values['elbo']:.2f} nats, {bits:.3f} bits/dim"
+        else:
+            text = f"validation loss {-values['minus_loss']:.4g}"
+        self.progress.note(f"step {self.step:,}: {text}", last=self.step == self.steps or self._out_of_patience())
+
+    @property
+    def _has_bound(self) -> bool:
+        return self.model.density is not Density.NONE
 
     def _bound(self) -> float:
         """The mean bound on the validation images, in nats; minus the loss for a model that has none."""
         self.model.eval()
         try:
             with torch.no_grad():
-                if self.model.density is not Density.NONE:
+                if self._has_bound:
                     return float(log_density(self.model, self.valid, limit=self.config.valid_images).mean())
                 return self._minus_loss()
         finally:
@@ -442,7 +460,9 @@ class Loop:
                 w.copy_(k)
 
     def _live_pictures(self) -> None:
-        if not (self.pictures and len(self.model.space.shape) == 3 and isinstance(self.model, LatentModel)):
+        model = self.model
+        drawable = len(model.space.shape) == 3 and isinstance(model, LatentModel) and model.can_sample
+        if not (self.pictures and drawable):
             return
         self.model.eval()
         with seeded(self.seed, "pictures", device=self.device):

@@ -17,6 +17,7 @@ from lowerbound.files import Rows, replacing
 from lowerbound.metrics.base import Advance, Value, measure, rows_at_once
 from lowerbound.metrics.reconstruction import reconstruct as reconstruction
 from lowerbound.models.base import LatentModel, Model
+from lowerbound.models.vae import VAE
 from lowerbound.noise import seeded
 from lowerbound.progress import Progress
 from lowerbound.run import Run
@@ -222,8 +223,13 @@ def finish(run: Run, *, device: torch.device | str = "cpu", progress: Progress |
     Short: 50 draws of MNIST's size, fewer of larger images.
     """
     draw_pictures(run, device)
-    pixels = len(open_data(run, "valid")) * run.facts.space.dims
-    return evaluate(run, split="valid", draws=max(1, min(50, 2 * 10**8 // pixels)), device=device, progress=progress)
+    draws = short_draws(run, open_data(run, "valid"))
+    return evaluate(run, split="valid", draws=draws, device=device, progress=progress)
+
+
+def short_draws(run: Run, images: Images) -> int:
+    """The draws of the short evaluation after a training."""
+    return max(1, min(50, 2 * 10**8 // (len(images) * run.facts.space.dims)))
 
 
 @torch.no_grad()
@@ -250,10 +256,17 @@ def draw_pictures(run: Run, device: torch.device | str = "cpu") -> None:
         with torch.no_grad():
             r = reconstruction(model, batch.x, batch.y).cpu().numpy()
         pictures.save_png(pictures.pairs(batch.x.cpu().numpy(), r, levels), run.picture("reconstructions.png"))
-        if getattr(model.config, "latent", None) in (2, (2,)) and not model.given:
+        if _is_plane(model):
             pictures.save_png(_manifold(model, levels, device), run.picture("manifold.png"))
     if run.log_path.exists():
         pictures.curves(run.log_path, run.picture("curves.png"))
+
+
+def _is_plane(model: LatentModel) -> bool:
+    """Whether p(z) is N(0, I) over two dimensions, so that its quantiles are the manifold's grid."""
+    config = model.config
+    plane = getattr(config, "latent", None) in (2, (2,)) and not model.given and model.can_sample
+    return plane and not (isinstance(config, VAE.Config) and config.fitted_prior is not None)
 
 
 def _manifold(model: LatentModel, levels: int, device: torch.device | str) -> np.ndarray:

@@ -72,6 +72,11 @@ class Space(NamedTuple):
             return self.shape
         return (self.levels, *self.shape)
 
+    @property
+    def black_and_white(self) -> tuple[float, float]:
+        """The features of the lowest and the highest value; 0 and 1 for real numbers, codes and labels."""
+        return (-1.0, 1.0) if self.ordered and self.levels is not None and self.levels > 2 else (0.0, 1.0)
+
     def features(self, x: Tensor) -> Tensor:
         """Events [B, *shape] -> what networks see: float [B, *feature_shape]; pixels in [-1, 1], codes one-hot.
 
@@ -262,11 +267,13 @@ class BoundModel(Model):
 class ElboTerms:
     """The parts of the bound for K draws of L levels of latents."""
 
+    x: Tensor  # [B, *event]
+    p_x: Distribution  # p(x|z), [K, B]
     log_px: Tensor  # [K, B], log p(x|z)
     latents: Callable[[], tuple[Tensor, Tensor]]  # log p(z|y) and log q(z|x), [K, B, L] each, once they are asked for
     z: tuple[Tensor, ...]  # [K, B, *latent] each
     q: tuple[Distribution, ...]
-    p: tuple[Distribution | None, ...]  # the priors as distributions, where they are
+    p: tuple[Distribution | None, ...]  # the priors of z as distributions, where they are
     kl: Tensor | None  # [K, B, L] where it is closed
 
     @cached_property

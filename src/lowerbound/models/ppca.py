@@ -161,8 +161,11 @@ class PPCA(LatentModel):
         z = q.rsample((draws,))  # [K, B, L]
         kl = closed_kl(q, self.prior)
         assert kl is not None
+        p_x = self.likelihood((z,), y)
         return ElboTerms(
-            log_px=self.likelihood((z,), y).log_prob(x),
+            x=x,
+            p_x=p_x,
+            log_px=p_x.log_prob(x),
             latents=lambda: (self.prior.log_prob(z).unsqueeze(-1), q.log_prob(z).unsqueeze(-1)),
             z=(z,),
             q=(q,),

@@ -1,19 +1,19 @@
-"""The variational autoencoder."""
+"""The variational autoencoder, and the plain one."""
 
 from typing import Any
 
 import torch
 from pydantic import Field, field_validator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.distributions import closed_kl
-from lowerbound.errors import ConfigError
+from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
-from lowerbound.models.base import Context, Density, ElboTerms, LatentModel, Loss, Model, Space, Y
+from lowerbound.models.base import Context, Density, ElboTerms, LatentModel, Loss, Model, Space, Stage, Turn, Y
 from lowerbound.networks.base import Network
 from lowerbound.networks.mlp import MLP
-from lowerbound.objectives import ELBO, IWAE, Objective
+from lowerbound.objectives import ELBO, IWAE, Bound, Objective
 from lowerbound.priors import Prior, StandardNormal
 
 
@@ -22,7 +22,12 @@ class VAE(LatentModel):
 
     .. math:: \log p(x|y) \ge E_{q(z|x,y)}[\log p(x|z,y) + \log p(z|y) - \log q(z|x,y)]
 
-    What varies is passed as a part: a beta-VAE is `objective=ELBO(beta=4)`, an IWAE `objective=IWAE(draws=5)`.
+    What varies is passed as a part: a beta-VAE is `objective=ELBO(beta=4)`, an IWAE `objective=IWAE(draws=5)`, a plain
+    autoencoder `posterior=Point(), objective=Reconstruction(), likelihood=Noiseless()`. That one says nothing of
+    log p(x), and has no p(z) to draw from.
+
+    `prior` is the p(z) of every number and sample: the one it was trained with, or a fitted one that has taken its
+    place since (see `lowerbound.fitting`). With `tied`, the decoder goes back through the encoder's weights.
 
     Example:
         >>> vae = VAE.Config(latent=2).build(Space((1, 8, 8), levels=2))
@@ -40,6 +45,8 @@ class VAE(LatentModel):
         decoder: Network.Config = MLP.Config()
         objective: Objective = ELBO()
         context: int = Field(default=32, gt=0)  # width of the condition's embedding, where there is a condition
+        tied: bool = False  # the decoder's weights are the transposes of the encoder's
+        fitted_prior: Model.Config | None = None  # fitted to the codes after training: `lowerbound fit-prior`
 
         @field_validator("latent", mode="before")
         @classmethod
@@ -64,16 +71,58 @@ class VAE(LatentModel):
     def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
         super().__init__(config, space, given)
         self.latent = Space(config.latent)
-        self.prior: Model = config.prior.build(self.latent, given)
+        self.own_prior: Model = config.prior.build(self.latent, given)
+        self.fitted_prior = None if config.fitted_prior is None else config.fitted_prior.build(self.latent, given)
         self.posterior_head = Head(config.posterior, self.latent)
         self.likelihood_head = Head(config.likelihood, space)
         self.context = Context(given, config.context)
         self.encoder = config.encoder.build(space.feature_shape, self.posterior_head.in_shape, self.context.width)
-        self.decoder = config.decoder.build(config.latent, self.likelihood_head.in_shape, self.context.width)
-        if isinstance(config.objective, IWAE) and not self.prior.unbiased:
+        self.decoder: nn.Module = (
+            self._tied()
+            if config.tied
+            else config.decoder.build(config.latent, self.likelihood_head.in_shape, self.context.width)
+        )
+        self.register_load_state_dict_pre_hook(_as_now)
+        if isinstance(config.objective, IWAE) and not self.own_prior.unbiased:
             raise ConfigError(
                 "model.objective: the bound of this prior is noisy, so its draws can't be weighted; use ELBO"
             )
+        if self.has_point and isinstance(config.objective, Bound):
+            raise ConfigError(
+                f"model.objective: {config.objective.type_name()} takes a posterior with a density, and "
+                f"{config.posterior.type_name()} has none; use objectives.Reconstruction, or families.DiagonalNormal"
+            )
+
+    def _tied(self) -> nn.Module:
+        """The decoder that goes back through the encoder. Raises ConfigError where its shapes are not the decoder's."""
+        if self.given:
+            raise ConfigError(
+                "model.tied: a condition enters the two networks apart; set tied=false or data.label=false"
+            )
+        wanted = self.latent.shape, self.likelihood_head.in_shape
+        there = self.posterior_head.in_shape, self.space.feature_shape
+        if wanted != there:
+            raise ConfigError(
+                f"model.tied: the encoder maps {list(there[1])} to {list(there[0])}, but a decoder must map "
+                f"{list(wanted[0])} to {list(wanted[1])}; use families.Point and a likelihood of one number per pixel, "
+                "such as families.Noiseless, or tied=false"
+            )
+        _check_mirror(self.config.encoder, self.config.decoder)
+        return self.encoder.transposed()
+
+    @property
+    def prior(self) -> Model:
+        """p(z): the fitted one, where there is one."""
+        return self.own_prior if self.fitted_prior is None else self.fitted_prior
+
+    @property
+    def has_point(self) -> bool:
+        """Whether z is a function of x, so that nothing is said of how z is distributed."""
+        return self.posterior_head.density is Density.NONE
+
+    @property
+    def can_sample(self) -> bool:
+        return not self.has_point or self.fitted_prior is not None
 
     @property
     def density(self) -> Density:
@@ -85,6 +134,11 @@ class VAE(LatentModel):
         return self.prior.unbiased
 
     def why_no_density(self) -> str:
+        if self.has_point:
+            return (
+                f"its posterior {self.config.posterior.type_name()} is a point, which has no log q(z|x) to make a "
+                "bound of, whatever prior is fitted; reconstruction errors are what it has"
+            )
         if self.likelihood_head.density is Density.NONE:
             return (
                 f"its likelihood {self.config.likelihood.type_name()} is no probability of {self.space.levels} levels"
@@ -92,10 +146,31 @@ class VAE(LatentModel):
         return super().why_no_density()
 
     def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
-        return self.config.objective(self.elbo_terms(x, y, self.config.objective.draws), step)
+        objective, h = self.config.objective, self.space.features(x)
+        if self.training:
+            h = objective.seen(h, self.space.black_and_white)
+        return objective(self._terms(x, self._posterior(h, y), y, objective.draws, self.own_prior), step)
+
+    def fitted_prior_loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+        """-log of the fitted prior at one draw of z for each x, in nats."""
+        assert self.fitted_prior is not None
+        with torch.no_grad():
+            z = self._posterior(self.space.features(x), y).sample()
+        return self.fitted_prior.loss(z, y, step)
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The model, and the fitted prior: the gradient of each ends where the other begins."""
+        if self.fitted_prior is None:
+            return super().stages()
+        parts = (self.own_prior, self.posterior_head, self.likelihood_head, self.context, self.encoder, self.decoder)
+        fitted = Stage("fitted_prior", (Turn((self.fitted_prior,), self.fitted_prior_loss),))
+        return Stage("model", (Turn(parts, self.loss),)), fitted
+
+    def _posterior(self, h: Tensor, y: Y) -> Distribution:
+        return self.posterior_head(self.encoder(h, self.context(y)))
 
     def posteriors(self, x: Tensor, y: Y = None) -> tuple[Distribution, ...]:
-        return (self.posterior_head(self.encoder(self.space.features(x), self.context(y))),)
+        return (self._posterior(self.space.features(x), y),)
 
     def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
         (code,) = z
@@ -108,23 +183,55 @@ class VAE(LatentModel):
 
     def elbo_terms(self, x: Tensor, y: Y = None, draws: int = 1) -> ElboTerms:
         (q,) = self.posteriors(x, y)
+        return self._terms(x, q, y, draws, self.prior)
+
+    def _terms(self, x: Tensor, q: Distribution, y: Y, draws: int, prior: Model) -> ElboTerms:
         z = q.rsample((draws,))  # [K, B, *latent]
-        p = self.prior.distribution(y) if isinstance(self.prior, Prior) else None
+        p = prior.distribution(y) if isinstance(prior, Prior) else None
         kl = None if p is None else closed_kl(q, p)  # [B]
+        p_x = self.likelihood((z,), y)
         return ElboTerms(
-            log_px=self.likelihood((z,), y).log_prob(x),
-            latents=lambda: (self._log_pz(z, y).unsqueeze(-1), q.log_prob(z).unsqueeze(-1)),
+            x=x,
+            p_x=p_x,
+            log_px=p_x.log_prob(x),
+            latents=lambda: (self._log_pz(z, y, prior).unsqueeze(-1), q.log_prob(z).unsqueeze(-1)),
             z=(z,),
             q=(q,),
             p=(p,),
             kl=None if kl is None else kl.expand(draws, -1).unsqueeze(-1),
         )
 
-    def _log_pz(self, z: Tensor, y: Y) -> Tensor:
+    def _log_pz(self, z: Tensor, y: Y, prior: Model) -> Tensor:
         """log p(z|y): [K, B]."""
         if not self.given:
-            return self.prior.log_density(z.flatten(0, 1)).view(z.shape[:2])
-        return torch.stack([self.prior.log_density(draw, y) for draw in z])
+            return prior.log_density(z.flatten(0, 1)).view(z.shape[:2])
+        return torch.stack([prior.log_density(draw, y) for draw in z])
 
     def draw_likelihood(self, n: int, y: Y = None, temperature: float = 1.0) -> Distribution:
+        if not self.can_sample:
+            raise ModelError(
+                f"this autoencoder can't sample: its posterior {self.config.posterior.type_name()} is a point, so "
+                "training held its codes to no prior, and what a draw of N(0, I) decodes to means nothing. Fit a "
+                "density to the codes first: lowerbound fit-prior RUN --prior gaussian|mixture|flow"
+            )
         return self.likelihood((self.prior.sample(n, y, temperature),), y)
+
+
+def _as_now(model: VAE, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Weights take the names they have now, and those of a fitted prior that is not configured are left out."""
+    for name in [n for n in state if n.startswith(prefix + "prior.")]:
+        state[prefix + "own_" + name.removeprefix(prefix)] = state.pop(name)
+    if model.fitted_prior is None:
+        for name in [n for n in state if n.startswith(prefix + "fitted_prior.")]:
+            del state[name]
+
+
+def _check_mirror(encoder: Network.Config, decoder: Network.Config) -> None:
+    """Raise ConfigError where the decoder's configuration says something else than what tied weights make of it."""
+    if isinstance(encoder, MLP.Config):
+        mirror = encoder.model_copy(update={"hidden": tuple(reversed(encoder.hidden))})
+        if decoder != mirror:
+            raise ConfigError(
+                "model.tied: the decoder is the encoder backwards; set "
+                f"model.decoder.hidden={list(mirror.hidden)} model.decoder.activation={mirror.activation}"
+            )

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from torch import Tensor, nn
 
 from lowerbound.config import Component
-from lowerbound.errors import ModelError
+from lowerbound.errors import ConfigError, ModelError
 
 Shape = tuple[int, ...]
 
@@ -24,6 +24,12 @@ class Network(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor: ...
+
+    def transposed(self) -> nn.Module:
+        """The way back through the same weights, with biases of its own: [B, *out_shape] -> [B, *in_shape]."""
+        raise ConfigError(
+            f"model.tied: {type(self).__name__} can't be turned around; use networks.mlp.MLP, or tied=false"
+        )
 
 
 def halvings(shape: Shape, strides: int) -> Shape:

@@ -4,7 +4,8 @@ import math
 from itertools import pairwise
 
 import torch
-from pydantic import field_validator
+import torch.nn.functional as F
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from lowerbound.errors import did_you_mean
@@ -34,6 +35,9 @@ class MLP(Network):
     class Config(Network.Config):
         hidden: tuple[int, ...] = (512,)
         activation: str = "relu"
+        # weights begin as N(0, gain² / inputs) and biases at 0: 1.41 keeps the size of a signal through rectifiers
+        # (He et al. 2015, https://arxiv.org/abs/1502.01852); None: torch's own, by which it shrinks from layer to layer
+        gain: float | None = Field(default=None, gt=0)
 
         @field_validator("hidden")
         @classmethod
@@ -58,14 +62,52 @@ class MLP(Network):
 
     def __init__(self, config: Config, in_shape: Shape, out_shape: Shape, context: int = 0):
         super().__init__()
-        self.out_shape = out_shape
+        self.in_shape, self.out_shape = in_shape, out_shape
+        self.activation = config.activation
         widths = [math.prod(in_shape) + context, *config.hidden, math.prod(out_shape)]
         layers: list[nn.Module] = []
         for i, o in pairwise(widths):
             layers += [nn.Linear(i, o), ACTIVATIONS[config.activation]()]
         self.layers = nn.Sequential(*layers[:-1])
+        if config.gain is not None:
+            for layer in self.linear:
+                nn.init.normal_(layer.weight, std=config.gain / math.sqrt(layer.in_features))
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         x = x.flatten(1)
         h = self.layers(x if c is None else torch.cat([x, c], 1))
         return h.unflatten(1, self.out_shape)
+
+    @property
+    def linear(self) -> list[nn.Linear]:
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+
+    def transposed(self) -> "Transposed":
+        return Transposed(self)
+
+
+class Transposed(nn.Module):
+    """An MLP backwards, through the transposes of its weights: the decoder of an autoencoder with tied weights.
+
+    The biases are its own; the weights stay the other network's, are trained and saved with it, and with it alone.
+
+    Example:
+        >>> net = MLP.Config(hidden=(32,)).build((1, 8, 8), (10,))
+        >>> back = net.transposed()
+        >>> back(net(torch.zeros(2, 1, 8, 8))).shape, [name for name, _ in back.named_parameters()]
+        (torch.Size([2, 1, 8, 8]), ['biases.0', 'biases.1'])
+    """
+
+    def __init__(self, of: MLP):
+        super().__init__()
+        self._of = (of,)  # in a tuple, so that its parameters are not this module's as well
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(layer.in_features)) for layer in reversed(of.linear))
+        self.activation = ACTIVATIONS[of.activation]()
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        (of,) = self._of
+        h = x.flatten(1)
+        for i, (layer, bias) in enumerate(zip(reversed(of.linear), self.biases, strict=True)):
+            h = F.linear(self.activation(h) if i else h, layer.weight.T, bias)
+        return h.unflatten(1, of.in_shape)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from lowerbound.errors import ModelError, UserError
 from lowerbound.models.base import Density, LatentModel, Model, Space, Y
@@ -148,7 +149,7 @@ def model_loss_neither_syncs_nor_leaves_its_device(case: ModelCase) -> None:
 def model_samples_are_events(case: ModelCase) -> None:
     model, y = case.build(), case.y(6)
     if not model.can_sample:
-        expect_error(ModelError, "sample of a model without samples", lambda: model.sample(6, y))
+        expect_error(ModelError, "sample of a model that has nothing to draw from", lambda: model.sample(6, y))
         return
     for temperature in (1.0, 0.5, 0.0):
         with seeded("sample"):
@@ -316,11 +317,21 @@ def model_latents_have_the_shapes_they_should(case: ModelCase) -> None:
         p = model.decode(terms.z, y)
         expect(p.batch_shape == (3, 4), f"decode keeps no leading dimensions: batch shape {list(p.batch_shape)}")
         expect(p.event_shape == case.space.shape, f"decode gives events of shape {list(p.event_shape)}")
-        mean = model.sample_mean(4, y)
-        expect_shape("sample_mean", mean, (4, *case.space.shape))
-        if case.space.levels is not None and case.space.ordered:
-            inside = (mean >= -1e-9) & (mean <= case.space.levels - 1 + 1e-9)
-            expect(bool(inside.all()), f"sample_mean is outside [0, {case.space.levels - 1}]")
+        for name, mean in _means(model, p, y):
+            expect_shape(name, mean, (4, *case.space.shape))
+            if case.space.levels is not None and case.space.ordered:
+                inside = (mean >= -1e-9) & (mean <= case.space.levels - 1 + 1e-9)
+                expect(bool(inside.all()), f"{name} is outside [0, {case.space.levels - 1}]")
+
+
+def _means(model: LatentModel, p: Distribution, y: Y) -> Iterator[tuple[str, Tensor]]:
+    yield "the mean of p(x|z)", p.mean[0]
+    if model.can_sample:
+        yield "sample_mean", model.sample_mean(4, y)
+    else:
+        expect_error(
+            ModelError, "sample_mean of a model that has nothing to draw from", lambda: model.sample_mean(4, y)
+        )
 
 
 def model_closed_kl_is_the_mean_of_the_sampled_one(case: ModelCase) -> None:
