@@ -91,7 +91,7 @@ def train(
         raise SystemExit(130) from None
     report = verbs.finish(run, device=pick_device(device), progress=shown)
     _print(report, json, _metrics)
-    shown.say(f"{run.path}: model.safetensors, log.jsonl, pictures/samples.png, pictures/reconstructions.png, …")
+    shown.say(f"{run.path}: model.safetensors, log.jsonl, pictures/")
 
 
 @app.command
