@@ -39,6 +39,7 @@ from lowerbound.models.ppca import PPCA
 from lowerbound.probe import Probe, baselines, budgets, labelled, linear, majority, neighbours, principal
 from lowerbound.progress import Progress
 from lowerbound.score import COLUMNS, scored, typicality
+from lowerbound.train import train as run_training
 from lowerbound.verbs import as_batches, open_data
 
 CPU = torch.device("cpu")
@@ -73,6 +74,12 @@ def right(*words: str | Path) -> Done:
     return done
 
 
+def trained(out: Path | str, *changes: str, recipe: str = "vae", data: Path | str | None = None) -> lb.Run:
+    """A run, without the pictures and the evaluation that the command ends with."""
+    small = SMALL if recipe == "vae" else []
+    return run_training(recipe, data=data, out=out, changes=[*small, *changes])
+
+
 @pytest.fixture(autouse=True, scope="module")
 def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     threads = torch.get_num_threads()
@@ -101,8 +108,7 @@ def short_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> lb.Run:
     """A VAE of digits."""
     out = tmp_path_factory.mktemp("runs") / "digits"
-    right("train", "vae", "--out", out, *SMALL, "train.steps=100")
-    return lb.Run.open(out)
+    return trained(out, "train.steps=100")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +121,7 @@ def classifier(run: lb.Run, tmp_path_factory: pytest.TempPathFactory) -> lb.Run:
     x[y == 0, :, :4] += 180
     x[y == 1, :, 4:] += 180
     np.savez(folder / "halves.npz", x=x.astype(np.uint8), y=y)
-    right("train", "vae", "--data", folder / "halves.npz", "--out", folder / "vae", *SMALL, "train.steps=60")
+    trained(folder / "vae", "train.steps=60", data=folder / "halves.npz")
     with pytest.MonkeyPatch.context() as m:
         m.setattr(tuning, "STEPS", 40)
         words = ["--labels", "1,10", "--seeds", "2", "--finetune", "--out", folder / "classifier"]
@@ -501,34 +507,21 @@ def test_scores_of_foreign_images(run, here):
 def test_a_model_without_likelihood_has_an_error_and_a_question_mark(here):
     np.savez("grey.npz", x=np.random.default_rng(0).integers(0, 256, (80, 8, 8), np.uint8))
     words = ["model.likelihood=families.Bernoulli", "data.binarize=false"]
-    right("train", "vae", "--data", "grey.npz", "--out", "none", *SMALL, *words, "train.steps=5")
+    trained("none", *words, "train.steps=5", data="grey.npz")
     done = right("score", "none", "grey.npz", "--out", "s.csv", "--json")
     rows = read("s.csv")
     assert {(r["log_likelihood"], r["relation"], r["typicality"]) for r in rows} == {("", "?", "")}
     assert all(float(r["reconstruction_error"]) > 0 for r in rows)
     assert all(float(r["kl"]) > 0 for r in rows)
-    right(
-        "train",
-        "vae",
-        "--data",
-        "grey.npz",
-        "--out",
-        "ae",
-        *SMALL,
-        "model.posterior=families.Point",
-        *words,
-        "train.steps=5",
-    )
+    trained("ae", *words, "model.posterior=families.Point", "train.steps=5", data="grey.npz")
     right("score", "ae", "grey.npz", "--out", "s.csv")
     assert {r["kl"] for r in read("s.csv")} == {""}
     assert done.json["picture"] == "s_largest_error.png"
 
 
 def test_scores_of_a_conditional_model_are_given_the_label():
-    words = ["data.label=true", "train.steps=20"]
-    right("train", "vae", "--out", "c", *SMALL, *words)
+    run = trained("c", "data.label=true", "train.steps=20")
     right("score", "c", "digits", "--split", "test", "--out", "s.csv", "--draws", "2")
-    run = lb.Run.open("c")
     with torch.no_grad():
         likely = log_density(run.load(), as_batches(run, open_data(run, "test"), CPU), 2)
     assert np.allclose([float(r["log_likelihood"]) for r in read("s.csv")], likely, rtol=1e-5)
@@ -571,8 +564,8 @@ def others(run: lb.Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
     np.savez(folder / "plain.npz", x=x, levels=17)
     np.savez(folder / "rare.npz", x=x, y=np.where(np.arange(60) == 1, 1, 0), levels=17)
     np.savez(folder / "one.npz", x=x, y=np.zeros(60, int), levels=17)
-    right("train", "vae", "--out", folder / "conditional", *SMALL, "train.steps=3", "data.label=true")
-    right("train", "ppca", "--out", folder / "ppca", "model.latent=3")
+    trained(folder / "conditional", "train.steps=3", "data.label=true")
+    trained(folder / "ppca", "model.latent=3", recipe="ppca")
     return {
         "RUN": str(run.path),
         "OTHERS": str(folder),
@@ -625,7 +618,7 @@ def test_classes_without_training_images_are_named(run, here):
         (here / "data" / part / name).mkdir(parents=True)
         for i in range(3):
             Image.fromarray(x).save(here / "data" / part / name / f"{i}.png")
-    right("train", "vae", "--data", "data", "--out", "run", *SMALL, "train.steps=2")
+    trained("run", "train.steps=2", data="data")
     done = call("probe", "run", "--labels", "1")
     assert done.status == 2
     assert "1 classes of the test images have no training image (c)" in done.err
