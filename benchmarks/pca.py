@@ -37,7 +37,7 @@ def main() -> None:
         picture, weight = linear(options.run, options.data)
         show(str(options.run), picture, test)
         basis = PCA(weight.shape[1], svd_solver="covariance_eigh").fit(train).components_
-        angles = np.degrees(subspace_angles(weight, np.transpose(basis)))
+        angles = np.degrees(subspace_angles(weight, np.asarray(basis).T))
         print(f"principal angles to PCA's subspace: median {np.median(angles):.2f}, largest {angles.max():.1f} degrees")
 
 
