@@ -51,7 +51,8 @@ def test_json_gives_the_same_recipe_back():
     values = json.loads(json.dumps(dump(RECIPE)))
     assert parse(Recipe, values) == RECIPE
     assert values["model"]["prior"] == {"type": "priors.GaussianMixture", "components": 7}
-    assert values["model"]["encoder"] == {"type": "networks.mlp.MLP", "hidden": [8, 9], "activation": "tanh"}
+    network = {"type": "networks.mlp.MLP", "hidden": [8, 9], "activation": "tanh", "gain": None}
+    assert values["model"]["encoder"] == network
 
 
 def test_every_field_is_dumped():
