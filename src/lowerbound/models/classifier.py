@@ -1,7 +1,6 @@
 """A classifier of images: an encoder, and one linear layer on the code it gives."""
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Family, Head, Point
 from lowerbound.models.base import Density, Loss, Model, Space, Y, check_conditions, check_events, conditions
-from lowerbound.models.vae import VAE
+from lowerbound.models.vae import VAE, latent_shape
 from lowerbound.networks.base import Network
 from lowerbound.networks.mlp import MLP
 
@@ -36,14 +35,7 @@ class Classifier(Model):
         posterior: Family = Point()  # how the encoder puts it out; its mean is taken
         encoder: Network.Config = MLP.Config()
 
-        @field_validator("latent", mode="before")
-        @classmethod
-        def _shape(cls, value: Any) -> Any:
-            sizes = value if isinstance(value, (list, tuple)) else (value,)
-            for size in sizes:
-                if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                    raise ValueError(f"expected a whole number above 0, got {size!r}")
-            return tuple(sizes)
+        _shape = field_validator("latent", mode="before")(latent_shape)
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Classifier":
             return Classifier(self, space, given)

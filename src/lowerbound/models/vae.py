@@ -17,6 +17,15 @@ from lowerbound.objectives import ELBO, IWAE, Bound, Objective
 from lowerbound.priors import Prior, StandardNormal
 
 
+def latent_shape(value: Any) -> Any:
+    """16 or [8, 4, 4] -> (16,) or (8, 4, 4). Raises ValueError for what is no shape."""
+    sizes = value if isinstance(value, (list, tuple)) else (value,)
+    for size in sizes:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"expected a whole number above 0, got {size!r}")
+    return tuple(sizes)
+
+
 class VAE(LatentModel):
     r"""A prior, a posterior and a likelihood, each two of a network and a family (Kingma & Welling 2014).
 
@@ -48,14 +57,7 @@ class VAE(LatentModel):
         tied: bool = False  # the decoder's weights are the transposes of the encoder's
         fitted_prior: Model.Config | None = None  # fitted to the codes after training: `lowerbound fit-prior`
 
-        @field_validator("latent", mode="before")
-        @classmethod
-        def _shape(cls, value: Any) -> Any:
-            sizes = value if isinstance(value, (list, tuple)) else (value,)
-            for size in sizes:
-                if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                    raise ValueError(f"expected a whole number above 0, got {size!r}")
-            return tuple(sizes)
+        _shape = field_validator("latent", mode="before")(latent_shape)
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "VAE":
             return VAE(self, space, given)
