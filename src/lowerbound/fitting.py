@@ -186,9 +186,9 @@ def _(prior: FullGaussianMixture, z: Tensor, held_out: Tensor, seed: int, progre
     from sklearn.mixture import GaussianMixture as Estimator
 
     K = prior.config.components
+    z = z[:: math.ceil(len(z) / MIXED)].double()
     if len(z) < 2 * K:
         raise ModelError(f"--components {K}: {len(z)} codes are too few for so many; expected at most {len(z) // 2}")
-    z = z[:: math.ceil(len(z) / MIXED)].double()
     mean, scale = z.mean(0), z.std(0).clamp(min=1e-3 * float(z.std(0).max()))
     progress.say(f"fitting {K} components to {len(z):,} codes")
     estimator = Estimator(K, reg_covar=1e-5, random_state=key(seed, "mixture") % 2**32)
