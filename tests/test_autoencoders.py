@@ -561,8 +561,10 @@ def test_a_run_with_a_fitted_prior_is_resumed_sanely(runs):
     right("fit-prior", ae)
     assert "is finished; nothing to resume" in right("train", *words).err
     assert call("sample", ae, "--out", "s.png").status == 0
+    (ae / "pictures/samples.png").touch()
     done = right("train", *words, "train.steps=80")
     assert "the prior fitted to" in done.err
+    assert not (ae / "pictures/samples.png").exists(), "of the prior that is gone"
     assert "resuming" in done.err
     assert call("sample", ae, "--out", "s.png").status == 2
     assert "can't be" not in right("fit-prior", ae).err

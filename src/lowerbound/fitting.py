@@ -35,8 +35,9 @@ PRIORS: dict[str, Model.Config] = {
     "mixture": FullGaussianMixture.Config(),
     "flow": Flow.Config(),
 }
-CANDIDATES = (10, 30, 100)  # components of a mixture, of which the held-out codes choose
+CANDIDATES = (5, 20, 60)  # components of a mixture, of which the held-out codes choose
 ENOUGH, MOST = 10_000, 200_000  # codes that are fitted to: more draws of few images, some of many images
+MIXED = 20_000  # codes, at most, that a mixture is fitted to: its time grows with them times components times D²
 FEWEST = 2000  # steps of gradient to fit a flow
 JUDGED = 5000  # images, at most, that samples are compared with
 
@@ -180,14 +181,14 @@ def _moments(z: Tensor) -> tuple[Tensor, Tensor]:
 
 @estimate.register
 def _(prior: FullGaussianMixture, z: Tensor, held_out: Tensor, seed: int, progress: Progress) -> None:
-    """scikit-learn's expectation maximization on standardized codes; 100 steps at most."""
+    """scikit-learn's expectation maximization on at most MIXED standardized codes; 100 steps at most."""
     from sklearn.exceptions import ConvergenceWarning  # slow imports, and `train` imports this file
     from sklearn.mixture import GaussianMixture as Estimator
 
     K = prior.config.components
+    z = z[:: math.ceil(len(z) / MIXED)].double()
     if len(z) < 2 * K:
         raise ModelError(f"--components {K}: {len(z)} codes are too few for so many; expected at most {len(z) // 2}")
-    z = z.double()
     mean, scale = z.mean(0), z.std(0).clamp(min=1e-3 * float(z.std(0).max()))
     progress.say(f"fitting {K} components to {len(z):,} codes")
     estimator = Estimator(K, reg_covar=1e-5, random_state=key(seed, "mixture") % 2**32)
