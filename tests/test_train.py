@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -269,10 +269,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(server, uninterrupted, tmp_path):
 
 def test_ctrl_c_in_another_verb(server, uninterrupted):
     pid = server.start("evaluate", str(uninterrupted), "--draws", "10000000")
-    with suppress(ProcessLookupError):
-        for _ in range(60):  # again, as a person would: some libraries swallow it while they are imported
-            time.sleep(1.5)
-            os.kill(pid, signal.SIGINT)
+    for _ in range(60):  # again, as a person would: some libraries swallow it while they are imported
+        time.sleep(1.5)
+        if "stopped" in server.said():
+            break
+        os.kill(pid, signal.SIGINT)
     assert server.status() == 130
     assert server.said() == "lowerbound: stopped\n"
 
