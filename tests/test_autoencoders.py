@@ -1,17 +1,12 @@
 """Autoencoders, and the density that is fitted to their codes: what is true of them, and what they say of a mistake."""
 
 import importlib
-import io
 import json
 import math
 import shutil
-import sys
-from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -20,7 +15,8 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 import lowerbound as lb
-from lowerbound import cli, fitting, recipes, testing
+from command import call, right
+from lowerbound import fitting, recipes, testing
 from lowerbound.config import override
 from lowerbound.distributions import closed_kl
 from lowerbound.errors import ConfigError, ModelError, UserError
@@ -45,20 +41,11 @@ from lowerbound.objectives import (
 from lowerbound.priors import FullGaussianMixture, Gaussian, GaussianMixture
 from lowerbound.run import Run
 
+pytestmark = pytest.mark.usefixtures("surroundings")
+
 training = importlib.import_module("lowerbound.train")  # `lowerbound.train` is the function
 LINEAR = MLP.Config(hidden=())
 GRAY = Space((1, 4, 4), levels=17)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())  # its list of fonts takes seconds to make
-        m.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -349,30 +336,6 @@ def test_frechet_is_the_distance_of_two_normals():
 
 
 # ---- from the command line
-
-
-class Done(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-def call(*words: str | Path) -> Done:
-    """`lowerbound words`, in this process."""
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as m, redirect_stdout(out), redirect_stderr(err):
-        m.setattr(sys, "argv", ["lowerbound", *map(str, words)])
-        try:
-            cli.main()
-        except SystemExit as e:
-            status = int(e.code or 0)
-    return Done(status, out.getvalue(), err.getvalue())
-
-
-def right(*words: str | Path) -> Done:
-    done = call(*words)
-    assert done.status == 0, done.err
-    return done
 
 
 AUTOENCODER = ["model.posterior=families.Point", "model.objective=objectives.Reconstruction"]

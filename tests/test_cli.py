@@ -1,24 +1,24 @@
 """Every verb end to end, what it prints, and what it says of a mistake."""
 
-import io
 import json
 import os
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import lowerbound as lb
-from lowerbound import cli, verbs
+from command import call, right, tree
+from lowerbound import verbs
+
+pytestmark = pytest.mark.usefixtures("surroundings", "here")
 
 SHORT = [
     "train.steps=40",
@@ -27,52 +27,6 @@ SHORT = [
     "model.decoder.hidden=[16]",
     "model.latent=3",
 ]
-
-
-class Done(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-def call(*words: str | Path) -> Done:
-    """`lowerbound words`, in this process."""
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as m, redirect_stdout(out), redirect_stderr(err):
-        m.setattr(sys, "argv", ["lowerbound", *map(str, words)])
-        try:
-            cli.main()
-        except SystemExit as e:
-            status = int(e.code or 0)
-    return Done(status, out.getvalue(), err.getvalue())
-
-
-def right(*words: str | Path) -> Done:
-    done = call(*words)
-    assert done.status == 0, done.err
-    return done
-
-
-@pytest.fixture(autouse=True, scope="module")
-def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())  # its list of fonts takes seconds to make
-        m.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        m.setenv("LOWERBOUND_DATA", str(tmp_path_factory.mktemp("published")))
-        yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +60,6 @@ def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(path: str | Path) -> Image.Image:
     with Image.open(path) as image:
         return image.copy()
-
-
-def tree(folder: Path) -> set[str]:
-    return {str(p.relative_to(folder)) for p in folder.rglob("*")}
 
 
 # --- train

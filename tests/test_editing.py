@@ -2,10 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -13,31 +11,16 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import lowerbound as lb
+from command import call, right, tree
 from lowerbound import contrasts, edit, pictures, verbs
 from lowerbound.directions import Direction, as_step, auroc, classes, leakage, learn
 from lowerbound.errors import ModelError, UserError
 from lowerbound.latents import Editor, codes
 from lowerbound.run import Run
-from test_cli import call, right, tree
+
+pytestmark = pytest.mark.usefixtures("surroundings", "here")
 
 D = 4  # latents of the small runs
-
-
-@pytest.fixture(autouse=True, scope="module")
-def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())
-        m.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def bars(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

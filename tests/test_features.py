@@ -1,19 +1,15 @@
 """What a latent is good for: codes, probes, classifiers, scores, and the scikit-learn transformer."""
 
 import csv
-import io
 import json
 import os
 import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -26,8 +22,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import lowerbound as lb
-from lowerbound import cli, testing
+from command import call, right, tree
 from lowerbound import finetune as tuning
+from lowerbound import testing
 from lowerbound.data.base import Data, Images
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.files import Rows
@@ -42,60 +39,16 @@ from lowerbound.score import COLUMNS, scored, typicality
 from lowerbound.train import train as run_training
 from lowerbound.verbs import as_batches, open_data
 
+pytestmark = pytest.mark.usefixtures("surroundings", "here")
+
 CPU = torch.device("cpu")
 SMALL = ["model.encoder.hidden=[16]", "model.decoder.hidden=[16]", "model.latent=3", "train.valid_every=100"]
-
-
-class Done(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-def call(*words: str | Path) -> Done:
-    """`lowerbound words`, in this process."""
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as m, redirect_stdout(out), redirect_stderr(err):
-        m.setattr(sys, "argv", ["lowerbound", *map(str, words)])
-        try:
-            cli.main()
-        except SystemExit as e:
-            status = int(e.code or 0)
-    return Done(status, out.getvalue(), err.getvalue())
-
-
-def right(*words: str | Path) -> Done:
-    done = call(*words)
-    assert done.status == 0, done.err
-    return done
 
 
 def trained(out: Path | str, *changes: str, recipe: str = "vae", data: Path | str | None = None) -> lb.Run:
     """A run, without the pictures and the evaluation that the command ends with."""
     small = SMALL if recipe == "vae" else []
     return run_training(recipe, data=data, out=out, changes=[*small, *changes])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())
-        m.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        m.setenv("LOWERBOUND_DATA", str(tmp_path_factory.mktemp("published")))
-        yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture(autouse=True)
@@ -127,10 +80,6 @@ def classifier(run: lb.Run, tmp_path_factory: pytest.TempPathFactory) -> lb.Run:
         words = ["--labels", "1,10", "--seeds", "2", "--finetune", "--out", folder / "classifier"]
         right("probe", folder / "vae", *words)
     return lb.Run.open(folder / "classifier")
-
-
-def tree(folder: Path) -> set[str]:
-    return {str(p.relative_to(folder)) for p in folder.rglob("*")}
 
 
 def images(n: int = 60, classes: int = 3, seed: int = 0) -> Images:

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -32,6 +31,8 @@ from lowerbound.optimization import Adam, AdamW, Averaging, Constant, Cosine, Gu
 from lowerbound.progress import Progress
 from lowerbound.run import Run
 
+pytestmark = pytest.mark.usefixtures("surroundings")
+
 training = importlib.import_module("lowerbound.train")  # `lowerbound.train` is the function
 CPU = torch.device("cpu")
 
@@ -46,18 +47,6 @@ TINY = [
     "train.valid_every=20",
     "train.optimizer.lr=1e-3",
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of their own, and one thread, as the processes below have."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())  # its list of fonts takes seconds to make
-        m.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-    torch.set_num_threads(threads)
 
 
 class Died(BaseException):

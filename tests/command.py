@@ -1,0 +1,44 @@
+"""The command line, called in this process."""
+
+import io
+import json
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from lowerbound import cli
+
+
+class Done(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def call(*words: str | Path) -> Done:
+    """`lowerbound words`, in this process."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as m, redirect_stdout(out), redirect_stderr(err):
+        m.setattr(sys, "argv", ["lowerbound", *map(str, words)])
+        try:
+            cli.main()
+        except SystemExit as e:
+            status = int(e.code or 0)
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+def right(*words: str | Path) -> Done:
+    done = call(*words)
+    assert done.status == 0, done.err
+    return done
+
+
+def tree(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*")}
