@@ -227,6 +227,10 @@ class Noiseless(Pixels):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         return self.mode.expand(self._extended_shape(torch.Size(sample_shape)))
 
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """The picture, not rounded: what a gradient can go through."""
+        return self.mean.expand(self._extended_shape(torch.Size(sample_shape)))
+
     @property
     def mean(self) -> Tensor:
         return self.centre if self.space.levels is None else self.centre.clamp(0, self.levels - 1)
