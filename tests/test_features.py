@@ -462,7 +462,8 @@ def test_a_model_without_likelihood_has_an_error_and_a_question_mark(here):
     assert {(r["log_likelihood"], r["relation"], r["typicality"]) for r in rows} == {("", "?", "")}
     assert all(float(r["reconstruction_error"]) > 0 for r in rows)
     assert all(float(r["kl"]) > 0 for r in rows)
-    trained("ae", *words, "model.posterior=families.Point", "train.steps=5", data="grey.npz")
+    point = ["model.posterior=families.Point", "model.objective=objectives.Reconstruction"]
+    trained("ae", *words, *point, "train.steps=5", data="grey.npz")
     right("score", "ae", "grey.npz", "--out", "s.csv")
     assert {r["kl"] for r in read("s.csv")} == {""}
     assert done.json["picture"] == "s_largest_error.png"
