@@ -25,6 +25,7 @@ from lowerbound import files, recipes
 from lowerbound.data.base import Data, Images
 from lowerbound.data.batches import Batches, binarized
 from lowerbound.errors import ConfigError, RunError, TrainingError, UserError
+from lowerbound.files import replacing
 from lowerbound.models.base import Stage, Turn
 from lowerbound.models.vae import VAE
 from lowerbound.optimization import Adam, AdamW, Averaging, Constant, Cosine, Guard, Skip, Step
@@ -239,6 +240,22 @@ def test_a_command_of_its_own_killed_and_resumed(uninterrupted, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "resuming" in done.stderr
     assert_same_run(uninterrupted, out)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "state/model.safetensors", "pictures/samples.png", "evaluation/valid.npz"]
+)
+def test_what_a_killed_process_was_writing_is_cleared(tmp_path, name: str):
+    run = train(tmp_path / "run")
+    before = set(run.path.rglob("*"))
+    (run.path / name).parent.mkdir(exist_ok=True)
+    with replacing(run.path / name) as temporary:
+        temporary.touch()
+        left = temporary
+    left.touch()
+    run.tidy()
+    assert not left.exists()
+    assert before <= set(run.path.rglob("*"))
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(server, uninterrupted, tmp_path):
