@@ -15,7 +15,7 @@ from lowerbound.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-UNFINISHED = re.compile(r"\..+\.\d+\.\w+")  # the temporary names that a killed process leaves
+UNFINISHED = re.compile(r"\..+\.(\d+\.\w+|[0-9a-f]{8})")  # temporary names, of files and folders, of a killed process
 
 
 @contextmanager
