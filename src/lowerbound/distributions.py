@@ -25,6 +25,7 @@ from torch.distributions import (
     register_kl,
 )
 
+from lowerbound.errors import ModelError
 from lowerbound.models.base import Space
 from lowerbound.units import from_unit, to_unit, unit_bin
 
@@ -724,6 +725,34 @@ def _(d: LogisticMixture, t: float) -> Distribution:
 def _(d: LogisticMixture) -> LogisticMixture:
     logits, loc, log_scale, coupling = (p.detach() for p in (d.logits, d.loc, d.log_scale, d.coupling))
     return LogisticMixture(logits, loc, log_scale, coupling, d.space)
+
+
+def truncated(d: Distribution, top_k: int | None = None, top_p: float | None = None) -> Distribution:
+    """Only the k likeliest values of each element, and only the fewest whose probabilities add up to top_p.
+
+    With ties the first values stay. Holtzman et al. (2020), https://arxiv.org/abs/1904.09751, eq. 2 and 3. Raises
+    ModelError for another distribution than Categorical, and outside k >= 1, 0 < p <= 1.
+
+    Example:
+        >>> d = Categorical(torch.tensor([[0.0, 2.0, 1.0]]), Space((), levels=3))
+        >>> truncated(d, top_k=2).log_probs.exp()
+        tensor([[0.0000, 0.7311, 0.2689]])
+    """
+    if not isinstance(d, Categorical | Point):
+        raise ModelError("top-k and top-p need a probability of each value (families.Categorical)")
+    if top_k is not None and top_k < 1:
+        raise ModelError(f"top-k: expected a whole number of at least 1, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ModelError(f"top-p: expected a number above 0 and of at most 1, got {top_p}")
+    if isinstance(d, Point):  # temperature 0
+        return d
+    p, order = d.logits.softmax(d.axis).sort(d.axis, descending=True, stable=True)
+    rank = torch.arange(d.levels, device=p.device).view(-1, *(1 for _ in d.event_shape))
+    keep = torch.ones_like(p, dtype=torch.bool) if top_k is None else (rank < top_k).expand_as(p)
+    if top_p is not None:
+        keep = keep & (p.cumsum(d.axis) - p < top_p)  # the first always
+    keep = torch.zeros_like(keep).scatter(d.axis, order, keep)
+    return Categorical(d.logits.masked_fill(~keep, -FAR), d.space)
 
 
 def _at_mode(d: Any) -> Point:

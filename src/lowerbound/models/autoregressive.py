@@ -1,0 +1,316 @@
+"""Autoregressive models: the exact likelihood, one position after another."""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from lowerbound.distributions import tempered, truncated
+from lowerbound.errors import ConfigError, ModelError
+from lowerbound.families import Bernoulli, Categorical, Family
+from lowerbound.models.base import (
+    Context,
+    Density,
+    ExactModel,
+    Model,
+    Shape,
+    Space,
+    Y,
+    check_conditions,
+    check_draw,
+    check_events,
+    conditions,
+)
+from lowerbound.networks.causal import Cache, CausalNetwork
+from lowerbound.networks.gated import GatedPixelCNN
+from lowerbound.networks.resnet import Block
+
+Advance = Callable[[int, int], None]  # told how many positions are drawn, and of how many
+
+
+class Autoregressive(ExactModel):
+    r"""A PixelCNN, PixelRNN or MADE: the chain rule, each factor from one causal network.
+
+    .. math:: \log p(x | y) = \sum_i \log p(x_i | x_{<i}, y)
+
+    Positions are in the order of reading: row by row, from left to right; a vector or a row of codes from its first
+    element on. The channels of a position (red, green, blue) are drawn together where the likelihood couples them
+    (`families.LogisticMixture`), else one after another. Events are images [C, H, W], grids of codes [H, W] or vectors
+    [D]; the condition is any of labels, attributes and coarser grids or images of any size.
+
+    Sampling computes a position from what the network remembers of earlier ones, and is exact: for the same noise it
+    draws what a full pass for every position would.
+
+    van den Oord et al. (2016), Pixel Recurrent Neural Networks, https://arxiv.org/abs/1601.06759, eq. 1 and 2.
+
+    Example:
+        >>> model = Autoregressive.Config(network=GatedPixelCNN.Config(layers=2)).build(Space((1, 8, 8), levels=17))
+        >>> model.log_prob(model.sample(5)).shape, model.density
+        (torch.Size([5]), <Density.EXACT: '='>)
+    """
+
+    class Config(Model.Config):
+        network: CausalNetwork.Config = GatedPixelCNN.Config()
+        likelihood: Family = Categorical()  # of a position, given the earlier ones
+        context: int = Field(default=64, gt=0)  # width of what is given
+        context_blocks: int = Field(default=2, ge=0)  # residual blocks over a coarser grid that is given
+        embedding: int = Field(default=64, gt=0)  # width of a code, where events are grids of codes
+
+        def binary(self) -> bool:
+            return isinstance(self.likelihood, Bernoulli)
+
+        def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Autoregressive":
+            return Autoregressive(self, space, given)
+
+        @classmethod
+        def example(cls) -> tuple["Autoregressive.Config", Space, tuple[Space, ...]]:
+            network = GatedPixelCNN.Config(width=6, layers=2, first_kernel=3, out_width=6)
+            return cls(network=network, context=4), Space((3, 1, 2), levels=3), ()
+
+    def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
+        super().__init__(config, space, given)
+        self.grid = _Grid(space, config.likelihood)
+        if config.likelihood.density(space) is not Density.EXACT or config.likelihood.learned_once(space) is not None:
+            raise ConfigError(
+                f"model.likelihood: {config.likelihood.type_name()} has no exact probability of {space.levels} levels "
+                "position by position; expected families.Categorical, families.LogisticMixture or, for binary images, "
+                "families.Bernoulli"
+            )
+        H, W = self.grid.size
+        self.embed = None if space.ordered or space.levels is None else nn.Embedding(space.levels, config.embedding)
+        features = self.grid.features if self.embed is None else config.embedding
+        self.condition = Condition(given, config.context, (H, W), config.context_blocks)
+        self.network = config.network.build(
+            (features, H, W),
+            (math.prod(config.likelihood.param_shape(space)) // (H * W), H, W),
+            channels=self.grid.channels,
+            context=config.context if given else 0,
+        )
+
+    # ---- the likelihood
+
+    def log_prob(self, x: Tensor, y: Y = None) -> Tensor:
+        h = self.network(self._features(x, self.grid.space, self.grid.size), self.condition(y))
+        return self.grid.likelihood(h.reshape(len(x), *self.grid.h_shape), self.space).log_prob(x)
+
+    def _features(self, x: Tensor, space: Space, size: Shape) -> Tensor:
+        """Events, whole or of one position, as the network's input [B, F, *size]."""
+        if self.embed is not None:
+            return self.embed(x.long()).movedim(-1, 1).reshape(len(x), -1, *size)
+        return space.features(x).reshape(len(x), -1, *size)
+
+    # ---- drawing
+
+    @property
+    def passes(self) -> int:
+        """How many passes over a whole image it takes to draw one without remembering anything."""
+        return math.prod(self.grid.size) * self.grid.channels
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        y: Y = None,
+        temperature: float = 1.0,
+        *,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        advance: Advance | None = None,
+    ) -> Tensor:
+        """n events drawn from the model: [n, *space.shape].
+
+        Args:
+            temperature: divides logits; of logistic mixtures, the scales are multiplied too. 0 takes the likeliest
+                value at every position.
+            top_k, top_p: draw from the k likeliest values alone; from the fewest that hold a probability of p. Where
+                each value has a probability of its own (families.Categorical).
+            advance: told after every row how many of all positions are drawn.
+
+        Raises ModelError for a temperature below 0, and conditions that don't fit.
+        """
+        check_draw(n, y, self.given, temperature)
+        x = torch.zeros(n, *self.space.shape, dtype=self.space.dtype, device=self._device)
+        return self._fill(x, 0, y, _Draw(temperature, top_k, top_p), advance=advance)
+
+    def _sample(self, n: int, y: Y, temperature: float) -> Tensor:
+        return self.sample(n, y, temperature)
+
+    @torch.no_grad()
+    def sample_naively(self, n: int, y: Y = None, temperature: float = 1.0, *, positions: int | None = None) -> Tensor:
+        """The same by a pass over the whole image for every position (and channel): what caching is measured against.
+
+        positions: stop after so many; the rest is zero.
+        """
+        check_draw(n, y, self.given, temperature)
+        x = torch.zeros(n, *self.space.shape, dtype=self.space.dtype, device=self._device)
+        return self._fill(x, 0, y, _Draw(temperature), cached=False, positions=positions)
+
+    @torch.no_grad()
+    def complete(
+        self,
+        x: Tensor,
+        kept: Tensor,
+        y: Y = None,
+        temperature: float = 1.0,
+        *,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        advance: Advance | None = None,
+    ) -> Tensor:
+        """Events like x [n, *space.shape] where `kept` (bool [H, W]) is true, and drawn given that elsewhere.
+
+        What is kept must come first in the order: some full rows, and the beginning of the next. Raises ModelError.
+        """
+        check_events(x, self.space)
+        check_draw(len(x), y, self.given, temperature)
+        first = self._first_drawn(kept)
+        return self._fill(x.to(self._device).clone(), first, y, _Draw(temperature, top_k, top_p), advance=advance)
+
+    def _first_drawn(self, kept: Tensor) -> int:
+        if tuple(kept.shape) != self.grid.size:
+            raise ModelError(
+                f"the mask is of {list(kept.shape)}, expected the size of the images, {list(self.grid.size)}"
+            )
+        flat = kept.flatten().bool()
+        first = int(flat.sum())
+        if not bool(flat[:first].all()):
+            raise ModelError(
+                "this mask needs another order: the model draws row by row from the top left, so what is kept must be "
+                "the first rows (and perhaps the beginning of the next), such as top:0.5"
+            )
+        return first
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def _fill(
+        self,
+        x: Tensor,
+        first: int,
+        y: Y,
+        draw: "_Draw",
+        *,
+        cached: bool = True,
+        positions: int | None = None,
+        advance: Advance | None = None,
+    ) -> Tensor:
+        """Draw the positions from `first` on, in place."""
+        check_conditions(len(x), y, self.given)
+        (H, W), grid, c = self.grid.size, self.grid, self.condition(y)
+        pixels = x.view(len(x), *grid.space.shape)  # [n, C, H, W], or [n, H, W]
+        steps = _Cached(self.network, len(x), c) if cached else _Naive(self, pixels, c)
+        for t in range(H * W if positions is None else min(positions, H * W)):
+            i, j = divmod(t, W)
+            own = pixels[..., i : i + 1, j : j + 1]
+            for channel in range(grid.channels):
+                h = steps.step(i, j)
+                if t >= first:
+                    p = draw(grid.likelihood(h.reshape(len(x), *grid.pixel_h_shape), grid.pixel))
+                    value = p.sample()
+                    if grid.channels > 1:
+                        own[:, channel] = value[:, channel]
+                    else:
+                        own.copy_(value)
+                steps.put(self._features(own, grid.pixel, ()), i, j)
+            if advance is not None and j == W - 1:
+                advance(t + 1, H * W)
+        return x
+
+
+class _Draw:
+    """How a value is drawn from the distribution of a position."""
+
+    def __init__(self, temperature: float, top_k: int | None = None, top_p: float | None = None):
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+
+    def __call__(self, p: Distribution) -> Distribution:
+        p = p if self.temperature == 1 else tempered(p, self.temperature)
+        return p if self.top_k is None and self.top_p is None else truncated(p, self.top_k, self.top_p)
+
+
+class _Cached:
+    """Positions by the network's cache."""
+
+    def __init__(self, network: CausalNetwork, n: int, c: Tensor | None):
+        self.network, self.cache = network, network.start(n, c)
+
+    def step(self, i: int, j: int) -> Tensor:
+        return self.network.step(self.cache, i, j)
+
+    def put(self, features: Tensor, i: int, j: int) -> None:
+        self.network.put(self.cache, features, i, j)
+
+
+class _Naive:
+    """Positions by a pass over all of them."""
+
+    def __init__(self, model: Autoregressive, pixels: Tensor, c: Tensor | None):
+        self.model, self.pixels, self.c = model, pixels, c
+
+    def step(self, i: int, j: int) -> Tensor:
+        grid = self.model.grid
+        return self.model.network(self.model._features(self.pixels, grid.space, grid.size), self.c)[:, :, i, j]
+
+    def put(self, features: Tensor, i: int, j: int) -> None:
+        pass
+
+
+class _Grid:
+    """How the events of a space lie on a grid of positions, which a vector is the only row of."""
+
+    def __init__(self, space: Space, likelihood: Family):
+        if len(space.shape) not in (1, 2, 3):
+            raise ConfigError(
+                f"model: expected images, grids of codes or vectors, got events of shape {list(space.shape)}"
+            )
+        image = len(space.shape) == 3
+        self.likelihood = likelihood
+        self.size: tuple[int, int] = space.shape[-2:] if len(space.shape) > 1 else (1, space.shape[0])  # pyright: ignore
+        self.space = space if len(space.shape) > 1 else space._replace(shape=(1, *space.shape))
+        self.features = math.prod(space.feature_shape) // math.prod(self.size)
+        self.channels = space.shape[0] if image and not likelihood.joint else 1  # those that are in order
+        self.pixel = space._replace(shape=(space.shape[0], 1, 1) if image else (1, 1))
+        self.h_shape = likelihood.param_shape(space)
+        self.pixel_h_shape = likelihood.param_shape(self.pixel)
+
+
+class Condition(nn.Module):
+    """What is given, as a map: y -> [B, width, 1, 1], or with coarser grids [B, width, H, W]; None without any.
+
+    Labels and attributes are one vector (`Context`). A grid of codes or an image of any size goes through residual
+    blocks at its own resolution (the conditioning stack of Razavi et al. 2019, appendix B) and is then enlarged.
+    """
+
+    def __init__(self, given: tuple[Space, ...], width: int, size: tuple[int, int], blocks: int):
+        super().__init__()
+        self.given, self.size = given, size
+        self.vector = Context(tuple(s for s in given if len(s.shape) < 2), width)
+        self.maps = nn.ModuleList(_GridCondition(s, width, blocks) for s in given if len(s.shape) > 1)
+
+    def forward(self, y: Y) -> Tensor | None:
+        parts = conditions(y, self.given)
+        vectors = tuple(part for part, s in zip(parts, self.given, strict=True) if len(s.shape) < 2)
+        grids = [part for part, s in zip(parts, self.given, strict=True) if len(s.shape) > 1]
+        vector = self.vector(vectors)
+        found = [] if vector is None else [vector[:, :, None, None]]
+        found += [F.interpolate(m(part), self.size) for m, part in zip(self.maps, grids, strict=True)]
+        return sum(found[1:], found[0]) if found else None
+
+
+class _GridCondition(nn.Module):
+    def __init__(self, space: Space, width: int, blocks: int):
+        super().__init__()
+        self.space = space
+        self.embed = None if space.ordered or space.levels is None else nn.Embedding(space.levels, width)
+        channels = math.prod(space.feature_shape) // math.prod(space.shape[-2:])
+        self.first = nn.Conv2d(channels, width, 1) if self.embed is None else nn.Identity()
+        self.blocks = nn.Sequential(*(Block(width) for _ in range(blocks)))
+
+    def forward(self, part: Tensor) -> Tensor:
+        x = self.space.features(part) if self.embed is None else self.embed(part).movedim(-1, 1)
+        return self.blocks(self.first(x.reshape(len(x), -1, *self.space.shape[-2:])))

@@ -1,0 +1,149 @@
+"""The gated PixelCNN: a stack of convolutions over the rows above, and one along the row."""
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from lowerbound.networks.attention import CausalAttention
+from lowerbound.networks.base import Shape
+from lowerbound.networks.causal import (
+    At,
+    Cache,
+    CausalNetwork,
+    MaskedConv,
+    MaskedLinear,
+    RowConv,
+    Shift,
+    channel_of,
+    check_heads,
+    may_see,
+)
+
+
+class GatedPixelCNN(CausalNetwork):
+    r"""The gated PixelCNN of van den Oord et al. (2016), Conditional Image Generation with PixelCNN Decoders,
+    https://arxiv.org/abs/1606.05328.
+
+    A vertical stack sees all rows above and feeds, in each layer, a horizontal one that sees the row so far, so that
+    there is no blind spot (their figure 2). Both are gated, with the condition inside (their eq. 4):
+
+    .. math:: y = \tanh(W_f * x + V_f^T c) \odot \sigma(W_g * x + V_g^T c)
+
+    The horizontal stack is residual; attention follows the layers named in `attention`.
+
+    Example:
+        >>> import torch
+        >>> net = GatedPixelCNN.Config(width=16, layers=2).build((16, 8, 8), (16, 8, 8))  # a grid of 16 codes
+        >>> net(torch.zeros(2, 16, 8, 8)).shape
+        torch.Size([2, 16, 8, 8])
+    """
+
+    class Config(CausalNetwork.Config):
+        width: int = Field(default=64, gt=1)  # features of a position in each stack
+        layers: int = Field(default=12, gt=0)
+        kernel: int = Field(default=3, gt=1)  # columns; rows are half of it, and the own
+        first_kernel: int = Field(default=7, gt=1)
+        out_width: int = Field(default=128, gt=1)  # of the layer before the last
+        attention: tuple[int, ...] = ()  # the layers, counted from 1, after which there is attention
+        heads: int = Field(default=4, gt=0)
+        dropout: float = Field(default=0.0, ge=0, lt=1)
+        places: bool = False  # whether each layer adds a bias of its own to each place of the image
+
+        def build(self, in_shape: Shape, out_shape: Shape, *, channels: int = 1, context: int = 0) -> "GatedPixelCNN":
+            return GatedPixelCNN(self, in_shape, out_shape, channels, context)
+
+        @classmethod
+        def example(cls) -> tuple["GatedPixelCNN.Config", Shape]:
+            return cls(width=6, layers=2, first_kernel=3, out_width=6, attention=(1,), heads=2), (2, 2)
+
+    def __init__(self, config: Config, in_shape: Shape, out_shape: Shape, channels: int, context: int):
+        super().__init__(in_shape)
+        check_heads(config.width, config.heads, config.attention, config.layers)
+        places = in_shape[1:] if config.places else None
+        features = in_shape[0]
+        self.layers = nn.ModuleList(
+            Layer(config, features if k == 0 else None, channels, context, places) for k in range(config.layers)
+        )
+        self.attention = nn.ModuleDict(
+            {
+                str(b): CausalAttention(config.width, features, channels=channels, heads=config.heads)
+                for b in config.attention
+            }
+        )
+        hidden, last = channel_of(config.width, channels), channel_of(config.out_width, channels)
+        outputs = channel_of(out_shape[0], channels)
+        self.mix = MaskedLinear(config.width, config.out_width, may_see(last, hidden, strict=False))
+        self.out = MaskedLinear(config.out_width, out_shape[0], may_see(outputs, last, strict=False))
+
+    def _maps(self, x: Tensor, c: Tensor | None) -> Tensor:
+        v, h = x, x
+        for b, layer in enumerate(self.layers, 1):
+            v, link = layer.vertical(v, c)
+            h = layer.horizontal(h, link, c)
+            if str(b) in self.attention:
+                h = self.attention[str(b)](h, x)
+        return self._last(h)
+
+    def step(self, cache: Cache, i: int, j: int) -> Tensor:
+        if cache.row != i:
+            cache.row = i
+            self._begin_row(cache, i)
+        at, h, x = At(cache, i, j), None, cache.x[:, i, j]
+        for b, layer in enumerate(self.layers, 1):
+            h = layer.horizontal(h, cache.layers[layer][:, j], None, at)
+            if str(b) in self.attention:
+                h = self.attention[str(b)](h, x, at)
+        assert h is not None
+        return self._last(h)
+
+    def _begin_row(self, cache: Cache, i: int) -> None:
+        """The vertical stack over all of row i, and what it gives to the horizontal one."""
+        v = None
+        for layer in self.layers:
+            v, cache.layers[layer] = layer.vertical(v, None, At(cache, i))
+
+    def _inputs(self) -> tuple[RowConv, MaskedConv]:
+        first = self.layers[0]
+        assert isinstance(first, Layer)
+        return first.rows, first.conv
+
+    def _last(self, h: Tensor) -> Tensor:
+        return self.out(F.relu(self.mix(F.relu(h))))
+
+
+class Layer(nn.Module):
+    """One layer of both stacks; the first, of x with `inputs` features, does not see the position itself."""
+
+    def __init__(
+        self, config: GatedPixelCNN.Config, inputs: int | None, channels: int, context: int, places: Shape | None
+    ):
+        super().__init__()
+        width, first = config.width, inputs is not None
+        kernel = config.first_kernel if first else config.kernel
+        side = kernel // 2
+        hidden, both = channel_of(width, channels), channel_of(width, channels, parts=2)
+        before = channel_of(inputs, channels) if inputs is not None else hidden
+        # x is seen in the rows above alone; what comes after, up to its own row
+        rows = (side, 2 * side + 1) if first else (side + 1, 2 * side + 1)
+        self.residual = not first
+        self.rows = RowConv(len(before), 2 * width, rows, strict=first)
+        self.link = nn.Linear(2 * width, 2 * width)
+        self.conv = MaskedConv(len(before), 2 * width, (1, side + 1), centre=may_see(both, before, strict=first))
+        self.mix = MaskedLinear(width, width, may_see(hidden, hidden, strict=False))
+        self.above, self.along = Shift(2 * width, context, places), Shift(2 * width, context, places)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def vertical(self, v: Tensor | None, c: Tensor | None, at: At | None = None) -> tuple[Tensor, Tensor]:
+        """What the next layer's vertical stack is given, and what this layer's horizontal one is: [..., 2 width]."""
+        rows = self.rows(v, at)
+        return gated(rows + self.above(c, at)), self.link(rows)
+
+    def horizontal(self, h: Tensor | None, link: Tensor, c: Tensor | None, at: At | None = None) -> Tensor:
+        found = self.mix(self.dropout(gated(self.conv(h, at) + link + self.along(c, at))))
+        return h + found if self.residual and h is not None else found
+
+
+def gated(t: Tensor) -> Tensor:
+    """tanh of the first half of the features, times the sigmoid of the second (eq. 2)."""
+    a, b = t.chunk(2, -1)
+    return a.tanh() * b.sigmoid()
