@@ -25,7 +25,7 @@ from lowerbound.models.base import (
     check_events,
     conditions,
 )
-from lowerbound.networks.causal import Cache, CausalNetwork
+from lowerbound.networks.causal import CausalNetwork
 from lowerbound.networks.gated import GatedPixelCNN
 from lowerbound.networks.resnet import Block
 

@@ -1,9 +1,9 @@
 """Causal networks: what comes out at a position depends on the input at earlier positions alone.
 
-Inside, tensors have their channels last: a map [B, H, W, F], a row of it [B, W, F], a position [B, F]. Layers that work
-position by position take any of them, so that each network's pass is written once, and runs over whole maps in training
-or over a single position in sampling. What a position needs of earlier ones is kept in a `Cache` by the layers that look
-around: the convolutions, the attention and the recurrences.
+Inside, tensors have their channels last: a map [B, H, W, F], a row of it [B, W, F], a position [B, F]. Layers that
+work position by position take any of them, so that each network's pass is written once, and runs over whole maps in
+training or over a single position in sampling. What a position needs of earlier ones is kept in a `Cache` by the layers
+that look around: the convolutions, the attention and the recurrences.
 """
 
 from abc import abstractmethod
@@ -151,7 +151,7 @@ class MaskedConv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], *, right: int = 0, centre: Tensor | bool):
         super().__init__()
-        kh, kw = kernel
+        kw = kernel[1]
         self.kernel, self.left, self.right = kernel, kw - 1 - right, right
         conv = nn.Conv2d(inputs, outputs, kernel)
         mask = torch.ones_like(conv.weight)
@@ -174,7 +174,8 @@ class MaskedConv(nn.Module):
             return self._at(x, at)
         assert x is not None
         padded = F.pad(x, (0, 0, self.left, self.right, self.kernel[0] - 1, 0)).permute(0, 3, 1, 2)
-        return F.conv2d(padded, self.seen, self.bias).permute(0, 2, 3, 1)
+        # a single input channel would give a map whose channels come first
+        return F.conv2d(padded, self.seen, self.bias).permute(0, 2, 3, 1).contiguous()
 
     def put(self, x: Tensor, at: At) -> None:
         self._state(at.cache).x[:, at.i + self.kernel[0] - 1, at.j + self.left] = x  # pyright: ignore[reportOptionalOperand]
@@ -238,7 +239,7 @@ class RowConv(nn.Module):
             return F.conv2d(window, self.weight, self.bias)[:, :, 0].transpose(1, 2)
         assert x is not None
         padded = F.pad(x, (0, 0, self.side, self.side, self.top, -1 if self.strict else 0))
-        return F.conv2d(padded.permute(0, 3, 1, 2), self.weight, self.bias).permute(0, 2, 3, 1)
+        return F.conv2d(padded.permute(0, 3, 1, 2), self.weight, self.bias).permute(0, 2, 3, 1).contiguous()
 
     def put(self, x: Tensor, at: At) -> None:
         assert at.j is not None
@@ -272,7 +273,7 @@ class MaskedLinear(nn.Linear):
 
 
 class Shift(nn.Module):
-    """What a layer adds at each position, whatever the image: for the condition, and with `places` for the place itself.
+    """What a layer adds whatever the image: for the condition and, with `places`, for the place.
 
     c: [B, H or 1, W or 1, D] -> [B or 1, H or 1, W or 1, width]; 0.0 where there is neither.
     """
