@@ -69,7 +69,7 @@ class Autoregressive(ExactModel):
         @classmethod
         def example(cls) -> tuple["Autoregressive.Config", Space, tuple[Space, ...]]:
             network = GatedPixelCNN.Config(width=6, layers=2, first_kernel=3, out_width=6)
-            return cls(network=network, context=4), Space((3, 1, 2), levels=3), ()
+            return cls(network=network, context=4), Space((2, 2, 2), levels=2), ()
 
     def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
         super().__init__(config, space, given)

@@ -135,8 +135,8 @@ class Layer(nn.Module):
 
     def vertical(self, v: Tensor | None, c: Tensor | None, at: At | None = None) -> tuple[Tensor, Tensor]:
         """What the next layer's vertical stack is given, and what this layer's horizontal one is: [..., 2 width]."""
-        rows = self.rows(v, at)
-        return gated(rows + self.above(c, at)), self.link(rows)
+        rows = self.rows(v, at) + self.above(c, at)
+        return gated(rows), self.link(rows)
 
     def horizontal(self, h: Tensor | None, link: Tensor, c: Tensor | None, at: At | None = None) -> Tensor:
         found = self.mix(self.dropout(gated(self.conv(h, at) + link + self.along(c, at))))
