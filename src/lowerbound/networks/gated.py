@@ -77,7 +77,7 @@ class GatedPixelCNN(CausalNetwork):
 
     def _maps(self, x: Tensor, c: Tensor | None) -> Tensor:
         v, h = x, x
-        for b, layer in enumerate(self.layers, 1):
+        for b, layer in enumerate(self._stack, 1):
             v, link = layer.vertical(v, c)
             h = layer.horizontal(h, link, c)
             if str(b) in self.attention:
@@ -89,7 +89,7 @@ class GatedPixelCNN(CausalNetwork):
             cache.row = i
             self._begin_row(cache, i)
         at, h, x = At(cache, i, j), None, cache.x[:, i, j]
-        for b, layer in enumerate(self.layers, 1):
+        for b, layer in enumerate(self._stack, 1):
             h = layer.horizontal(h, cache.layers[layer][:, j], None, at)
             if str(b) in self.attention:
                 h = self.attention[str(b)](h, x, at)
@@ -99,13 +99,15 @@ class GatedPixelCNN(CausalNetwork):
     def _begin_row(self, cache: Cache, i: int) -> None:
         """The vertical stack over all of row i, and what it gives to the horizontal one."""
         v = None
-        for layer in self.layers:
+        for layer in self._stack:
             v, cache.layers[layer] = layer.vertical(v, None, At(cache, i))
 
     def _inputs(self) -> tuple[RowConv, MaskedConv]:
-        first = self.layers[0]
-        assert isinstance(first, Layer)
-        return first.rows, first.conv
+        return self._stack[0].rows, self._stack[0].conv
+
+    @property
+    def _stack(self) -> "list[Layer]":
+        return list(self.layers)  # pyright: ignore[reportReturnType]
 
     def _last(self, h: Tensor) -> Tensor:
         return self.out(F.relu(self.mix(F.relu(h))))
