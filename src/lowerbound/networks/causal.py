@@ -188,12 +188,16 @@ class MaskedConv(nn.Module):
     def _at(self, x: Tensor | None, at: At) -> Tensor:
         if x is not None:
             self.put(x, at)
-        state, j, kh = self._state(at.cache), at.j, self.kernel[0]
+        state, j = self._state(at.cache), at.j
         assert j is not None
         if state.row != at.i:
-            state.begin_row(at.i)
-        own = state.x[:, at.i + kh - 1, j : j + self.left + 1].flatten(1)  # [B, (left + 1) * I]
+            state.begin_row(at.i, 0.0)
+        own = state.x[:, at.i + state.rows, j : j + self.left + 1].flatten(1)  # [B, (left + 1) * I]
         return torch.addmm(state.above[:, j], own, state.own)
+
+    def begin_row(self, at: At, more: Tensor | float) -> None:
+        """Prepare a row, to every position of which something known is added: more [B or 1, W or 1, O]."""
+        self._state(at.cache).begin_row(at.i, more)
 
 
 class _Around:
@@ -207,13 +211,16 @@ class _Around:
         self.over = weight[:, :, :-1]  # [O, I, kh - 1, kw]
         self.own = weight[:, :, -1, : conv.left + 1].permute(2, 1, 0).flatten(0, 1)  # [(left + 1) * I, O]
         self.row = -1
-        self.above = self.bias.expand(1, W, -1)  # [B, W, O]
+        self.nothing = self.bias.expand(1, W, -1)
+        self.above = self.nothing  # [B or 1, W, O]
 
-    def begin_row(self, i: int) -> None:
+    def begin_row(self, i: int, more: Tensor | float) -> None:
         self.row = i
+        above = self.nothing
         if self.rows:
             rows = self.x[:, i : i + self.rows].permute(0, 3, 1, 2)
-            self.above = F.conv2d(rows, self.over, self.bias)[:, :, 0].transpose(1, 2)
+            above = F.conv2d(rows, self.over, self.bias)[:, :, 0].transpose(1, 2)
+        self.above = above + more
 
 
 class RowConv(nn.Module):

@@ -90,7 +90,7 @@ class GatedPixelCNN(CausalNetwork):
             self._begin_row(cache, i)
         at, h, x = At(cache, i, j), None, cache.x[:, i, j]
         for b, layer in enumerate(self._stack, 1):
-            h = layer.horizontal(h, cache.layers[layer][:, j], None, at)
+            h = layer.along_row(h, at)
             if str(b) in self.attention:
                 h = self.attention[str(b)](h, x, at)
         assert h is not None
@@ -98,9 +98,10 @@ class GatedPixelCNN(CausalNetwork):
 
     def _begin_row(self, cache: Cache, i: int) -> None:
         """The vertical stack over all of row i, and what it gives to the horizontal one."""
-        v = None
+        v, at = None, At(cache, i)
         for layer in self._stack:
-            v, cache.layers[layer] = layer.vertical(v, None, At(cache, i))
+            v, link = layer.vertical(v, None, at)
+            layer.conv.begin_row(at, link + layer.along(None, at))
 
     def _inputs(self) -> tuple[RowConv, MaskedConv]:
         return self._stack[0].rows, self._stack[0].conv
@@ -140,8 +141,15 @@ class Layer(nn.Module):
         rows = self.rows(v, at) + self.above(c, at)
         return gated(rows), self.link(rows)
 
-    def horizontal(self, h: Tensor | None, link: Tensor, c: Tensor | None, at: At | None = None) -> Tensor:
-        found = self.mix(self.dropout(gated(self.conv(h, at) + link + self.along(c, at))))
+    def horizontal(self, h: Tensor, link: Tensor, c: Tensor | None) -> Tensor:
+        return self._mixed(h, self.conv(h) + link + self.along(c))
+
+    def along_row(self, h: Tensor | None, at: At) -> Tensor:
+        """The same at a position of a row that has been begun; h None: the input, which has been put."""
+        return self._mixed(h, self.conv(h, at))
+
+    def _mixed(self, h: Tensor | None, both: Tensor) -> Tensor:
+        found = self.mix(self.dropout(gated(both)))
         return h + found if self.residual and h is not None else found
 
 
