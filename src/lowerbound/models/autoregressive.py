@@ -90,6 +90,10 @@ class Autoregressive(ExactModel):
             context=config.context if given else 0,
         )
 
+    @property
+    def footprint(self) -> int:
+        return math.prod(self.grid.size) * max(self.network.in_shape[0], 128, math.prod(self.grid.pixel_h_shape))
+
     # ---- the likelihood
 
     def log_prob(self, x: Tensor, y: Y = None) -> Tensor:
