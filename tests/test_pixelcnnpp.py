@@ -12,7 +12,7 @@ from lowerbound.families import Bernoulli, Categorical, Family, LogisticMixture
 from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.base import Space, Y
 from lowerbound.networks.causal import At, MaskedConv, RowConv
-from lowerbound.networks.pixelcnnpp import Enlarge, PixelCNNPP
+from lowerbound.networks.pixelcnnpp import Enlarge, Level, PixelCNNPP
 from lowerbound.noise import seeded
 from lowerbound.testing.base import all_events, double, shake_parameters
 
@@ -79,7 +79,8 @@ def test_a_step_costs_the_same_everywhere():
     """The left stream's layers are run once at each position of their own level, and no more."""
     net = PixelCNNPP.Config(width=4, blocks=1, levels=3).build((1, 8, 8), (1, 8, 8))
     calls = {0: 0, 1: 0, 2: 0}
-    for level, module in enumerate((net.level, net.level.inner, net.level.inner.inner)):  # pyright: ignore
+    modules = [m for m in net.modules() if isinstance(m, Level)]
+    for level, module in enumerate(modules):
         module.down[0].register_forward_hook(lambda *_, level=level: calls.update({level: calls[level] + 1}))  # pyright: ignore
     cache = net.start(1)
     for i in range(8):
@@ -130,7 +131,7 @@ def test_layers_between_resolutions_look_at_what_is_there(layer):
     assert found.flatten(2).any(-1).all()
 
 
-def seen_by(layer: torch.nn.Module, size: int) -> Tensor:
+def seen_by(layer: RowConv | MaskedConv | Enlarge, size: int) -> Tensor:
     """Which inputs an output depends on: [H, W, H', W']."""
     features = layer.weight.shape[0 if isinstance(layer, Enlarge) else 1]
     jac = jacobian(layer, torch.randn(1, size, size, int(features)))  # pyright: ignore
@@ -156,6 +157,7 @@ def seen_by(layer: torch.nn.Module, size: int) -> Tensor:
 def test_probabilities_sum_to_one(space, likelihood, levels):
     with double(), torch.no_grad():
         m, events = model(space, likelihood, levels=levels), all_events(space, at_most=6561)
+        assert events is not None
         log_p = torch.cat([m.log_prob(part) for part in events.split(2048)])
     assert abs(float(log_p.exp().sum()) - 1) < 1e-10
 
@@ -178,7 +180,6 @@ def test_it_begins_with_features_of_about_the_same_size():
     with seeded("size"):
         net = PixelCNNPP.Config(width=32, levels=3, blocks=5).build((3, 16, 16), (100, 16, 16))
         h = net(torch.rand(8, 3, 16, 16) * 2 - 1).detach()
-        print(h.std())
     assert 0.3 < float(h.std()) < 3
 
 

@@ -746,7 +746,7 @@ def truncated(d: Distribution, top_k: int | None = None, top_p: float | None = N
         raise ModelError(f"top-p: expected a number above 0 and of at most 1, got {top_p}")
     if isinstance(d, Point):  # temperature 0
         return d
-    p, order = d.logits.softmax(d.axis).sort(d.axis, descending=True, stable=True)
+    p, order = torch.sort(d.logits.softmax(d.axis), dim=d.axis, descending=True, stable=True)
     rank = torch.arange(d.levels, device=p.device).view(-1, *(1 for _ in d.event_shape))
     keep = torch.ones_like(p, dtype=torch.bool) if top_k is None else (rank < top_k).expand_as(p)
     if top_p is not None:
