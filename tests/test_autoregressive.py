@@ -71,6 +71,7 @@ WORLDS = {
     "channels in order": (Space((2, 2, 1), levels=3), Categorical(), ()),
     "channels together": (Space((2, 2, 1), levels=3), LogisticMixture(components=2), ()),
     "codes given a label and coarser codes": (CODES, Categorical(), (LABEL, COARSE)),
+    "several codes a position": (Space((2, 2, 1), levels=3, ordered=False), Categorical(), ()),
     "codes given a picture": (CODES, Categorical(), (Space((3, 1, 1), levels=5),)),
 }
 VECTOR = Space((4,), levels=3)

@@ -81,7 +81,7 @@ class Autoregressive(ExactModel):
             )
         H, W = self.grid.size
         self.embed = None if space.ordered or space.levels is None else nn.Embedding(space.levels, config.embedding)
-        features = self.grid.features if self.embed is None else config.embedding
+        features = self.grid.features if self.embed is None else config.embedding * math.prod(space.shape[:-2])
         self.condition = Condition(given, config.context, (H, W), config.context_blocks)
         self.network = config.network.build(
             (features, H, W),
@@ -285,7 +285,7 @@ class Condition(nn.Module):
     """What is given, as a map: y -> [B, width, 1, 1], or with coarser grids [B, width, H, W]; None without any.
 
     Labels and attributes are one vector (`Context`). A grid of codes or an image of any size goes through residual
-    blocks at its own resolution (the conditioning stack of Razavi et al. 2019, appendix B) and is then enlarged.
+    blocks at its own resolution, and is then enlarged (Razavi et al. 2019, https://arxiv.org/abs/1906.00446).
     """
 
     def __init__(self, given: tuple[Space, ...], width: int, size: tuple[int, int], blocks: int):
