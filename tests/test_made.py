@@ -5,18 +5,23 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
+from causal_worlds import (
+    SMALL_WORLDS,
+    WORLDS,
+    built,
+    dependence,
+    expect_all_outputs_to_depend_on_the_condition,
+    expect_positions_as_in_a_full_pass,
+    expect_probabilities_to_add_up_to_one,
+    expect_the_samples_of_full_passes,
+)
 from lowerbound.config import parse
 from lowerbound.errors import ConfigError
-from lowerbound.families import Bernoulli, Categorical, LogisticMixture
-from lowerbound.models.autoregressive import Autoregressive
-from lowerbound.models.base import Space, Y
 from lowerbound.networks.causal import CausalNetwork
 from lowerbound.networks.made import MADE
-from lowerbound.noise import seeded
 from lowerbound.testing import LABEL
-from lowerbound.testing.base import all_events, condition, double, events, shake_parameters
+from lowerbound.testing.base import double
 
 
 @pytest.fixture(autouse=True)
@@ -25,15 +30,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def build(
-    config: MADE.Config, features: int, outputs: int, size: tuple[int, int], channels: int = 1, context: int = 0
-) -> MADE:
-    with seeded("made"):
-        net = config.build((features, *size), (outputs, *size), channels=channels, context=context)
-    shake_parameters(net)
-    return net.eval()
 
 
 # ---- the paper's masks
@@ -77,7 +73,8 @@ def brute_force(net: MADE, hidden: tuple[int, ...], channels: int, x: np.ndarray
 def test_units_see_what_the_paper_says(hidden, features: int, outputs: int, channels: int):
     with double():
         config = MADE.Config(hidden=hidden, activation="tanh")
-        net = build(config, features, outputs, (2, 3), channels)
+        net = built(config, features, outputs, (2, 3), channels)
+        assert isinstance(net, MADE)
         x = torch.randn(2, features, 2, 3)
         for one, h in zip(x, net(x), strict=True):
             expected = brute_force(net, hidden, channels, one.numpy())
@@ -92,7 +89,8 @@ def test_degrees_are_spread_evenly():
 
 
 def test_direct_connections_can_be_left_out():
-    net = build(MADE.Config(hidden=(5,), direct=False), 1, 1, (2, 2))
+    net = built(MADE.Config(hidden=(5,), direct=False), 1, 1, (2, 2))
+    assert isinstance(net, MADE)
     assert net.direct is None
 
 
@@ -102,27 +100,20 @@ def test_direct_connections_can_be_left_out():
 @pytest.mark.parametrize("direct", [True, False])
 @pytest.mark.parametrize(("channels", "features", "outputs"), [(1, 1, 2), (1, 3, 2), (3, 3, 6)])
 def test_outputs_depend_on_all_that_comes_before(direct: bool, channels: int, features: int, outputs: int):
-    size = (3, 4)
+    config = MADE.Config(hidden=(40, 40), activation="tanh", direct=direct)
     with double():
-        config = MADE.Config(hidden=(40, 40), activation="tanh", direct=direct)
-        net = build(config, features, outputs, size, channels)
-        x = torch.randn(1, features, *size)
-        jacobian = torch.autograd.functional.jacobian(net, x)[0, :, :, :, 0]  # [P, H, W, F, H, W]
-    for (p, i, j, f, k, l), value in np.ndenumerate(jacobian.numpy()):
-        before = (k, l, f % channels) < (i, j, p % channels)
-        assert (value != 0) == before, (p, i, j, f, k, l)
+        seen = dependence(built(config, features, outputs, (3, 4), channels), features, (3, 4))
+    for (p, i, j, f, k, l), value in np.ndenumerate(seen.numpy()):
+        assert value == ((k, l, f % channels) < (i, j, p % channels)), (p, i, j, f, k, l)
 
 
 @pytest.mark.parametrize("context_size", [(1, 1), (2, 3)])
 def test_every_output_depends_on_the_condition(context_size):
-    net = build(MADE.Config(hidden=(20,), activation="tanh"), 1, 1, (2, 3), context=4)
-    c = torch.randn(1, 4, *context_size)
-    jacobian = torch.autograd.functional.jacobian(lambda c: net(torch.zeros(1, 1, 2, 3), c), c)
-    assert bool((jacobian != 0).any((-3, -2, -1)).all())
+    expect_all_outputs_to_depend_on_the_condition(MADE.Config(hidden=(20,), activation="tanh"), context_size)
 
 
 def test_the_first_output_is_no_linear_function_of_the_condition():
-    net = build(MADE.Config(hidden=(20,), activation="tanh"), 1, 1, (2, 2), context=1)
+    net = built(MADE.Config(hidden=(20,), activation="tanh"), 1, 1, (2, 2), context=1)
     zero = torch.zeros(1, 1, 2, 2)
     at = [float(net(zero, torch.full((1, 1, 1, 1), v))[0, 0, 0, 0].detach()) for v in (-1.0, 0.0, 1.0)]
     assert abs(at[0] + at[2] - 2 * at[1]) > 1e-3
@@ -131,85 +122,21 @@ def test_the_first_output_is_no_linear_function_of_the_condition():
 # ---- the model
 
 
-def made(likelihood, space: Space, given: tuple[Space, ...] = (), hidden=(30, 20)) -> Autoregressive:
-    config = Autoregressive.Config(
-        network=MADE.Config(hidden=hidden, activation="tanh"), likelihood=likelihood, context=5, embedding=3
-    )
-    with seeded("model"):
-        model = config.build(space, given)
-    shake_parameters(model)
-    return model.eval()
-
-
-CODES = Space((3, 4), levels=5, ordered=False)
-WORLDS = {
-    "binary": (Bernoulli(), Space((1, 4, 5), levels=2), ()),
-    "grey": (Categorical(), Space((1, 3, 4), levels=5), ()),
-    "three channels": (Categorical(), Space((3, 3, 4), levels=4), ()),
-    "three channels, with a label": (Categorical(), Space((3, 3, 4), levels=4), (LABEL,)),
-    "three channels together": (LogisticMixture(components=2), Space((3, 3, 4), levels=9), ()),
-    "codes with a label and a coarser grid": (Categorical(), CODES, (LABEL, Space((2, 2), levels=7, ordered=False))),
-    "a vector": (Categorical(), Space((7,), levels=3), ()),
-    "a vector with another": (Bernoulli(), Space((7,), levels=2), (Space((2,)),)),
-}
-
-
 @pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.parametrize("world", WORLDS)
 def test_samples_are_those_of_full_passes(world: str, hidden):
-    likelihood, space, given = WORLDS[world]
-    with double():
-        model = made(likelihood, space, given, hidden)
-        y = condition(given, 6)
-        with seeded("draws"):
-            cached = model.sample(6, y)
-        with seeded("draws"):
-            naive = model.sample_naively(6, y)
-    assert torch.equal(cached, naive)
-    assert len(cached.flatten(1).unique(dim=0)) > 1
-
-
-def steps(net: CausalNetwork, x: Tensor, c: Tensor | None) -> Tensor:
-    """h of a full pass, position by position."""
-    cache, h = net.start(len(x), c), []
-    H, W = x.shape[-2:]
-    for i in range(H):
-        for j in range(W):
-            net.put(cache, x[:, :, i, j], i, j)  # twice, as it is with channels
-            net.step(cache, i, j)
-            h.append(net.step(cache, i, j))
-            net.put(cache, x[:, :, i, j], i, j)
-    return torch.stack(h, -1).unflatten(-1, (H, W))
+    expect_the_samples_of_full_passes(MADE.Config(hidden=hidden, activation="tanh"), world)
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@torch.no_grad()
 def test_a_position_alone_is_as_in_a_full_pass(world: str):
-    likelihood, space, given = WORLDS[world]
-    model = made(likelihood, space, given)
-    x = model._features(events(space, 5), model.grid.space, model.grid.size)
-    c = model.condition(condition(given, 5))
-    assert float((model.network(x, c) - steps(model.network, x, c)).abs().max()) < 1e-5
+    expect_positions_as_in_a_full_pass(MADE.Config(hidden=(30, 20), activation="tanh"), world)
 
 
-@pytest.mark.parametrize(
-    ("likelihood", "space"),
-    [
-        (Bernoulli(), Space((1, 2, 2), levels=2)),
-        (Categorical(), Space((3, 1, 2), levels=3)),
-        (Categorical(), Space((2, 2), levels=4, ordered=False)),
-        (Bernoulli(), Space((1, 1, 1), levels=2)),
-    ],
-)
-@pytest.mark.parametrize("given", [(), (LABEL,)])
-@torch.no_grad()
-def test_probabilities_add_up_to_one(likelihood, space: Space, given: tuple[Space, ...]):
-    with double():
-        model = made(likelihood, space, given)
-        x = all_events(space)
-        assert x is not None
-        y: Y = torch.full((len(x),), 1) if given else None
-        assert abs(float(model.log_prob(x, y).exp().sum()) - 1) < 1e-10
+@pytest.mark.parametrize(("likelihood", "space"), SMALL_WORLDS)
+@pytest.mark.parametrize("given", [(), (LABEL,)], ids=["alone", "given a label"])
+def test_probabilities_add_up_to_one(likelihood, space, given):
+    expect_probabilities_to_add_up_to_one(MADE.Config(hidden=(30, 20), activation="tanh"), likelihood, space, given)
 
 
 # ---- what the user is told

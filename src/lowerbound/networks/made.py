@@ -56,8 +56,7 @@ class MADE(CausalNetwork):
         units = [inputs, *(Units.hidden(width, self.positions, channels) for width in config.hidden)]
         self.ends = [u.ends(self.positions) for u in units]
         self.hidden = nn.ModuleList(
-            MaskedLinear(len(a.degree), len(b.degree), b.degree[:, None] >= a.degree)
-            for a, b in pairwise(units)
+            MaskedLinear(len(a.degree), len(b.degree), b.degree[:, None] >= a.degree) for a, b in pairwise(units)
         )
         self.given = nn.ModuleList(Given(u.position, context) for u in units[1:]) if context else None
         last = units[-1]
