@@ -313,8 +313,13 @@ class MaskedLinear(nn.Linear):
             "mask", seen.to(self.weight.dtype) if seen is not None and masked else None, persistent=False
         )
 
+    @property
+    def seen(self) -> Tensor:
+        """The weights [O, I], zero at what is not seen."""
+        return self.weight if self.mask is None else self.weight * self.mask
+
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return F.linear(x, self.weight if self.mask is None else self.weight * self.mask, self.bias)
+        return F.linear(x, self.seen, self.bias)
 
 
 class Shift(nn.Module):
