@@ -20,13 +20,15 @@ import lowerbound as lb
 from command import call, right, tree
 from lowerbound import compare_page, pictures
 from lowerbound.anchors import anchors, sheet
-from lowerbound.compare import Naive, difference_relation, timed, training
-from lowerbound.config import Component
+from lowerbound.compare import Terms, difference_relation, timed, training, without_cache
+from lowerbound.config import parse
 from lowerbound.data.base import Data
 from lowerbound.data.batches import Batches, binarized
+from lowerbound.families import Family
 from lowerbound.metrics.likelihood import log_density
 from lowerbound.metrics.reconstruction import reconstruct
-from lowerbound.models.base import ExactModel, Model, Space
+from lowerbound.models.autoregressive import Autoregressive
+from lowerbound.models.base import Space
 from lowerbound.train import train as run_training
 from lowerbound.verbs import as_batches, open_data
 
@@ -132,7 +134,7 @@ def test_a_likelihood_given_the_label_is_marked_and_not_subtracted(runs):
     assert "given" not in a["nll"]
     assert labelled["nll"]["given"] == labelled["bits_per_dim"]["given"] == "label"
     assert labelled["difference"] is None
-    assert any(note.startswith("labelled is given the label") for note in report["notes"])
+    assert any(note.startswith("labelled: given the label") for note in report["notes"])
     assert compare_page.cells(labelled, report)["nll"].endswith(compare_page.GIVEN)
 
 
@@ -150,7 +152,7 @@ def test_a_model_without_a_likelihood_is_in_the_table(runs):
     with torch.no_grad():
         error = ((reconstruct(model, x) - x).double() / 16).square().flatten(1).sum(1)
     assert plain["squared_error"]["value"] == pytest.approx(float(error.mean()), rel=1e-5)
-    assert any(note.startswith("plain says nothing of log p(x)") for note in report["notes"])
+    assert any(note.startswith("plain: nothing is said of log p(x)") for note in report["notes"])
     alone = compared(runs["plain"].path)
     assert (alone["reference"], alone["runs"][0]["difference"]) == (None, None)
 
@@ -253,7 +255,7 @@ def test_models_of_binary_pixels_are_measured_on_one_data_set(grey, name):
         with torch.no_grad():
             expected = -log_density(grey[row["name"]].load(), batches, int(DRAWS)).mean()
         assert row["nll"]["value"] == pytest.approx(expected, abs=1e-4)
-    other = {"grey": "fixed was trained on fixed.", "fixed": "dynamic was trained on grey."}[name]
+    other = {"grey": "fixed: trained on fixed.", "fixed": "dynamic: trained on grey."}[name]
     assert other in report["notes"]
 
 
@@ -328,56 +330,50 @@ def test_training_time_is_that_of_all_stages(runs, tmp_path):
     assert closed["images_per_second"] == pytest.approx(runs["pca"].facts.images / closed["seconds"], abs=0.1)
 
 
-class Slow(ExactModel):
-    """Uniform binary pixels, drawn at once or in 100 passes of 2 ms."""
-
-    class Config(Component):
-        pass
-
-    passes = 100
-
-    def log_prob(self, x: Tensor, y: Any = None) -> Tensor:
-        return torch.full((len(x),), -self.space.dims * math.log(2))
-
-    def _sample(self, n: int, y: Any, temperature: float) -> Tensor:
-        return torch.randint(0, 2, (n, *self.space.shape), dtype=torch.uint8)
-
-    def sample_naively(
-        self, n: int, y: Any = None, temperature: float = 1.0, *, positions: int | None = None
-    ) -> Tensor:
-        time.sleep(0.002 * (self.passes if positions is None else positions))
-        return torch.zeros((n, *self.space.shape), dtype=torch.uint8)
+@pytest.fixture(scope="module")
+def pixelcnn(grey) -> lb.Run:
+    """An autoregressive model of the binary squares."""
+    small = ["model.network.width=8", "model.network.blocks=2", "train.steps=5"]
+    return trained(grey["folder"] / "cnn", *small, recipe="pixelcnn-mnist", data=grey["folder"] / "fixed.npz")
 
 
-def test_an_exact_model_that_samples_without_its_cache_too(grey, monkeypatch):
-    """In the place of a run's model."""
-    kept = lb.Run.load
-
-    def load(run: lb.Run, device: Any = "cpu") -> Model:
-        return Slow(Slow.Config(), Space((1, 6, 6), levels=2)) if run.path.name == "fixed" else kept(run, device)  # pyright: ignore
-
-    monkeypatch.setattr(lb.Run, "load", load)
-    source = grey["folder"] / "fixed.npz"
-    report = compared(grey["dynamic"].path, grey["fixed"].path, "--data", source, "--samples", "4")
+def test_an_exact_model_beside_a_bound(grey, pixelcnn):
+    report = compared(grey["fixed"].path, pixelcnn.path, "--samples", "4")
     bound, exact = report["runs"]
-    assert bound["sampling"]["naive"] is None
-    naive = exact["sampling"]["naive"]
-    assert (naive["passes"], naive["measured_passes"]) == (100, 8)
-    assert 0.002 * 100 / 4 <= naive["seconds"] < 3 * 0.002 * 100 / 4
-    assert exact["nll"]["value"] == pytest.approx(36 * math.log(2))
+    batches = as_batches(pixelcnn, open_data(pixelcnn, "test"), CPU)
+    with torch.no_grad():
+        log_p = torch.cat([pixelcnn.load().log_density(batch.x) for batch in batches.in_order(16)])
+    assert exact["nll"]["value"] == pytest.approx(-float(log_p.double().mean()), rel=1e-5)
     assert (exact["nll"]["relation"], exact["nll"]["draws"]) == ("=", 1)
     assert exact["difference"]["relation"] == ">=", "the other's bound may lie above its truth"
-    assert exact["code"] is None
-    assert exact["squared_error"] is None
-    back = compared(grey["fixed"].path, grey["dynamic"].path, "--data", source)
-    assert back["runs"][1]["difference"]["relation"] == "<="
-    assert any("extrapolated from 8 of 100 passes" in note for note in report["notes"])
+    assert compared(pixelcnn.path, grey["fixed"].path)["runs"][1]["difference"]["relation"] == "<="
+    assert (exact["model"], exact["network"]) == ("models.autoregressive.Autoregressive", "networks.pixelcnn.PixelCNN")
+    assert compare_page.model_name(exact) == "Autoregressive, PixelCNN"
+    assert (exact["code"], exact["squared_error"]) == (None, None)
+    naive = exact["sampling"]["naive"]
+    assert (naive["passes"], naive["measured_passes"], bound["sampling"]["naive"]) == (36, 8, None)
+    assert any("extrapolated from 8 of 36 passes" in note for note in report["notes"])
     assert compare_page.cells(exact, report)["naive"].startswith("~ ")
 
 
-def test_which_models_sample_without_a_cache(runs):
-    assert isinstance(Slow(Slow.Config(), Space((1, 2, 2), levels=2)), Naive)
-    assert not isinstance(runs["a"].load(), Naive)
+@pytest.mark.parametrize(("family", "channels"), [("Categorical", 3), ("LogisticMixture", 1)])
+def test_the_time_without_cache_is_that_of_all_passes(family, channels, monkeypatch):
+    """Channels that are in order take a pass each; those of a mixture share one."""
+    config = Autoregressive.Config(likelihood=parse(Family, f"families.{family}"))
+    model = config.build(Space((3, 4, 5), levels=4))
+    asked = []
+
+    def sample_naively(n: int, y: Any = None, *, positions: int) -> Tensor:
+        asked.append(positions)
+        time.sleep(0.001 * channels * positions)
+        return torch.zeros(n)
+
+    monkeypatch.setattr(model, "sample_naively", sample_naively)
+    naive = without_cache(model, 2, None, Terms(None, "test", None, 1, 2, 0, CPU))
+    assert naive is not None
+    assert set(asked) == {8}
+    assert (naive["passes"], naive["measured_passes"]) == (20 * channels, 8 * channels)
+    assert 0.001 * 20 * channels / 2 <= naive["seconds"] < 3 * 0.001 * 20 * channels / 2
 
 
 def test_the_time_of_a_call():
@@ -413,7 +409,18 @@ def test_a_page_needs_nothing_else_and_shows_names_as_they_are(runs, here):
         path = shutil.copytree(runs["a"].path, here / name)
     except OSError:
         pytest.skip("no such file names here")
-    right("compare", path, runs["plain"].path, runs["labelled"].path, "--draws", "1", "--html", "p.html")
+    right(
+        "compare",
+        path,
+        runs["plain"].path,
+        runs["labelled"].path,
+        "--draws",
+        "1",
+        "--html",
+        "p.html",
+        "--markdown",
+        "p.md",
+    )
     page = Path("p.html").read_text(encoding="utf-8")
     assert "<b>" not in page
     assert "&lt;b&gt;&amp;&quot;x&quot;|y" in page
@@ -422,6 +429,9 @@ def test_a_page_needs_nothing_else_and_shows_names_as_they_are(runs, here):
     assert len(sources) == 3, "the data, and the two that sample"
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert page.count("<tr>") == page.count("</tr>")
+    rows = [line for line in Path("p.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")][:5]
+    assert r'\<b>&"x"\|y' in rows[2]
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1, "no name begins a new column"
 
 
 def test_a_page_without_samples_or_likelihoods(runs):

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from lowerbound.errors import ConfigError, ModelError, RunError
 from lowerbound.files import replacing
 from lowerbound.metrics.base import Advance, Value, measure, rows_at_once
 from lowerbound.metrics.likelihood import NATS
+from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.base import Density, LatentModel, Model
 from lowerbound.noise import seeded
 from lowerbound.progress import Progress
@@ -32,24 +33,8 @@ from lowerbound.units import bits_per_dim
 
 SHOWN = 64  # samples of each run at most
 AGAIN = 4  # images of a saved evaluation that are measured anew, to see that it is of these weights and pixels
-PASSES = 8  # of a naive sample that are measured; the rest is extrapolated
+POSITIONS = 8  # of a sample without cache that are measured; the rest is extrapolated
 SUFFIXES = {"html": (".html", ".htm"), "png": (".png",), "markdown": (".md",)}
-
-
-@runtime_checkable
-class Naive(Protocol):
-    """A model that can also sample without its cache: a full forward pass for every value that is drawn."""
-
-    @property
-    def passes(self) -> int:
-        """Full passes for a sample."""
-        ...
-
-    def sample_naively(
-        self, n: int, y: Tensor | None = None, temperature: float = 1.0, *, positions: int | None = None
-    ) -> Tensor:
-        """n events [n, *space.shape]; with `positions`, only so many passes."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -316,17 +301,19 @@ def _drawn(entry: Entry, terms: Terms) -> tuple[np.ndarray | None, Timing | None
             return torch.cat([model.sample(len(part), None if y is None else y[part]) for part in parts])
 
     seconds, x = timed(draw, terms.device)
-    return x.cpu().numpy(), Timing(seconds / n, n, _naive(model, n, y, terms))
+    return x.cpu().numpy(), Timing(seconds / n, n, without_cache(model, n, y, terms))
 
 
-def _naive(model: Model, n: int, y: Tensor | None, terms: Terms) -> dict[str, Any] | None:
+def without_cache(model: Model, n: int, y: Tensor | None, terms: Terms) -> dict[str, Any] | None:
     """The seconds of an image drawn without the cache, from a few of its passes; None where there is no such way."""
-    if not isinstance(model, Naive):
+    if not isinstance(model, Autoregressive):
         return None
-    passes, positions = model.passes, min(PASSES, model.passes)
+    H, W = model.space.shape[-2:]
+    positions = min(POSITIONS, H * W)
+    measured = model.passes // (H * W) * positions  # a pass for each channel where these are in order
     with seeded(terms.seed, "sample", device=terms.device):
         seconds, _ = timed(lambda: model.sample_naively(n, y, positions=positions), terms.device)
-    return {"seconds": seconds / n / positions * passes, "passes": passes, "measured_passes": positions}
+    return {"seconds": seconds / n / measured * model.passes, "passes": model.passes, "measured_passes": measured}
 
 
 def timed(draw: Callable[[], Tensor], device: torch.device, patience: float = 1.0) -> tuple[float, Tensor]:
@@ -506,26 +493,12 @@ def _log(run: Run) -> list[dict[str, Any]]:
 
 
 def _notes(entries: list[Entry], rows: list[dict[str, Any]]) -> list[str]:
-    """What a reader must know of some rows, in sentences."""
-    notes = []
+    """What a reader must know of some rows; what is true of several is said once."""
+    said: dict[str, list[str]] = {}
     for entry, row in zip(entries, rows, strict=True):
-        name, model, facts = entry.name, entry.model, entry.run.facts
-        if row["nll"]["value"] is None:
-            notes.append(f"{name} says nothing of log p(x): {model.why_no_density()}.")
-        if "given" in row["nll"]:
-            notes.append(f"{name} is given the label: log p(x | label) is another quantity than log p(x).")
-        naive = row["sampling"] and row["sampling"]["naive"]
-        if naive and naive["measured_passes"] < naive["passes"]:
-            of = f"{naive['measured_passes']} of {naive['passes']:,}"
-            notes.append(f"{name}: the time without cache is extrapolated from {of} passes.")
-        if not model.can_sample:
-            notes.append(f"{name} has no density to draw samples from.")
-        if facts.name != entry.images.name:
-            notes.append(f"{name} was trained on {facts.name}.")
-        if row["training"] is not None and not row["training"]["finished"]:
-            notes.append(f"{name} is not trained to its end.")
-        if fitting.is_fitted(entry.run.recipe):
-            notes.append(f"The prior of {name} was fitted after training; that time is not in its log.")
+        for text in _notes_on(entry, row):
+            said.setdefault(text, []).append(entry.name)
+    notes = [f"{', '.join(names)}: {text}." for text, names in said.items()]
     if any(row["difference"] and row["difference"]["relation"] == "?" for row in rows):
         notes.append(
             "A difference of two bounds (?) says nothing for certain of the truth: the run whose bound is looser may "
@@ -534,9 +507,29 @@ def _notes(entries: list[Entry], rows: list[dict[str, Any]]) -> list[str]:
     machines = [row["training"]["machine"] for row in rows if row["training"] and row["training"]["machine"]]
     if any(machine != machines[0] for machine in machines):
         notes.append(
-            "The runs were trained on different machines, threads or versions of torch: their times differ by that too."
+            "The runs were trained on different machines, numbers of threads or versions of torch, and their times "
+            "differ by that too."
         )
     return notes
+
+
+def _notes_on(entry: Entry, row: dict[str, Any]) -> Iterator[str]:
+    model, training = entry.model, row["training"]
+    naive = row["sampling"] and row["sampling"]["naive"]
+    if row["nll"]["value"] is None:
+        yield f"nothing is said of log p(x): {model.why_no_density()}"
+    if "given" in row["nll"]:
+        yield "given the label, and log p(x | label) is another quantity than log p(x)"
+    if naive and naive["measured_passes"] < naive["passes"]:
+        yield f"the time without cache is extrapolated from {naive['measured_passes']} of {naive['passes']:,} passes"
+    if not model.can_sample:
+        yield "no density to draw samples from"
+    if entry.run.facts.name != entry.images.name:
+        yield f"trained on {entry.run.facts.name}"
+    if training is not None and not training["finished"]:
+        yield "not trained to its end"
+    if fitting.is_fitted(entry.run.recipe):
+        yield "the prior was fitted after training, and that time is not in the log"
 
 
 def _pixels(entry: Entry, limit: int | None) -> np.ndarray:
