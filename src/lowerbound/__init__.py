@@ -5,15 +5,27 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lowerbound.api import evaluate, fit_prior, load, predict, probe, score, train
+    from lowerbound.api import compare, evaluate, fit_prior, load, predict, probe, score, train
     from lowerbound.encoder import LatentEncoder
     from lowerbound.errors import UserError
     from lowerbound.run import Run
 
-__all__ = ["LatentEncoder", "Run", "UserError", "evaluate", "fit_prior", "load", "predict", "probe", "score", "train"]
+__all__ = [
+    "LatentEncoder",
+    "Run",
+    "UserError",
+    "compare",
+    "evaluate",
+    "fit_prior",
+    "load",
+    "predict",
+    "probe",
+    "score",
+    "train",
+]
 
 _HOMES = {"LatentEncoder": "encoder", "Run": "run", "UserError": "errors"}
-_HOMES |= dict.fromkeys(("evaluate", "fit_prior", "load", "predict", "probe", "score", "train"), "api")
+_HOMES |= dict.fromkeys(("compare", "evaluate", "fit_prior", "load", "predict", "probe", "score", "train"), "api")
 
 
 def __getattr__(name: str) -> Any:
@@ -30,7 +42,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """`lowerbound.train` (probe, score) stays the function when the module of that name is imported."""
+    """`lowerbound.train` (compare, probe, score) stays the function when the module of that name is imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):
