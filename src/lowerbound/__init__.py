@@ -5,15 +5,27 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lowerbound.api import evaluate, fit_prior, load, predict, probe, score, train
+    from lowerbound.api import complete, evaluate, fit_prior, load, predict, probe, score, train
     from lowerbound.encoder import LatentEncoder
     from lowerbound.errors import UserError
     from lowerbound.run import Run
 
-__all__ = ["LatentEncoder", "Run", "UserError", "evaluate", "fit_prior", "load", "predict", "probe", "score", "train"]
+__all__ = [
+    "LatentEncoder",
+    "Run",
+    "UserError",
+    "complete",
+    "evaluate",
+    "fit_prior",
+    "load",
+    "predict",
+    "probe",
+    "score",
+    "train",
+]
 
 _HOMES = {"LatentEncoder": "encoder", "Run": "run", "UserError": "errors"}
-_HOMES |= dict.fromkeys(("evaluate", "fit_prior", "load", "predict", "probe", "score", "train"), "api")
+_HOMES |= dict.fromkeys(("complete", "evaluate", "fit_prior", "load", "predict", "probe", "score", "train"), "api")
 
 
 def __getattr__(name: str) -> Any:
