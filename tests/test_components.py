@@ -26,6 +26,7 @@ from lowerbound.models.base import Density, Model, Space
 from lowerbound.models.flow import Flow
 from lowerbound.models.vae import VAE
 from lowerbound.networks.base import Network
+from lowerbound.networks.causal import CausalNetwork
 from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE, AbsoluteError, CrossEntropy, Masking, Reconstruction
 from lowerbound.priors import Gaussian, GaussianMixture
@@ -115,6 +116,12 @@ def test_families(family: type[Family]):
 @pytest.mark.parametrize("config", components(Network.Config), ids=name)
 def test_networks(config: type[Network.Config]):
     testing.check_network(config)
+
+
+@pytest.mark.parametrize("check", testing.CAUSAL_CHECKS, ids=name)
+@pytest.mark.parametrize("config", components(CausalNetwork.Config), ids=name)
+def test_causal_networks(config: type[CausalNetwork.Config], check):
+    check(testing.CausalCase.of(config))
 
 
 def test_networks_go_both_ways():

@@ -749,7 +749,7 @@ def truncated(d: Distribution, top_k: int | None = None, top_p: float | None = N
             "top-k and top-p need a probability of each value (families.Categorical, or families.Bernoulli of binary "
             f"images), and {type(d).__name__} has none"
         )
-    p, order = d.logits.softmax(d.axis).sort(dim=d.axis, descending=True, stable=True)
+    p, order = torch.sort(d.logits.softmax(d.axis), dim=d.axis, descending=True, stable=True)
     rank = torch.arange(d.levels, device=p.device).view(-1, *(1 for _ in d.event_shape))
     keep = torch.ones_like(p, dtype=torch.bool) if top_k is None else (rank < top_k).expand_as(p)
     if top_p is not None:

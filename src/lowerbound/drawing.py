@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lowerbound.data.base import open_mask
 from lowerbound.errors import UserError
+from lowerbound.metrics.base import rows_at_once
 from lowerbound.models.autoregressive import Advance, Autoregressive
 from lowerbound.pictures import Table, save_table
 from lowerbound.progress import Progress
@@ -139,7 +140,9 @@ def draw_labels(
     log_p = torch.tensor(counts, dtype=torch.float64).log().repeat(len(x), 1)  # [B, K]
     if bool(kept.any()):
         pairs = torch.cartesian_prod(torch.arange(len(x)), torch.arange(len(counts)))
-        log_p += torch.cat([_log_p_kept(model, x, kept, part) for part in pairs.split(model.at_once())]).view_as(log_p)
+        log_p += torch.cat([_log_p_kept(model, x, kept, part) for part in pairs.split(rows_at_once(model))]).view_as(
+            log_p
+        )
     return torch.multinomial(log_p.softmax(1), n, replacement=True, generator=generator)
 
 

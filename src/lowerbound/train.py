@@ -18,6 +18,7 @@ from lowerbound import fitting, recipes, verbs
 from lowerbound.config import dump
 from lowerbound.data.batches import Batches
 from lowerbound.errors import ConfigError, RunError, TrainingError, UserError, did_you_mean
+from lowerbound.memory import keep_freed
 from lowerbound.metrics.likelihood import log_density
 from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.base import Density, LatentModel, Loss, Model, Stage
@@ -263,6 +264,7 @@ class Loop:
         return True
 
     def _train(self) -> None:
+        keep_freed()
         saved = time.monotonic()
         with self.progress.bar(self.steps, self.step) as bar:
             while self.step < self.steps and not self._out_of_patience():

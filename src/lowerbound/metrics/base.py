@@ -10,6 +10,7 @@ import torch
 from lowerbound.config import Component, components
 from lowerbound.data.batches import Batch, Batches
 from lowerbound.errors import ConfigError, ModelError, did_you_mean
+from lowerbound.memory import keep_freed
 from lowerbound.models.base import Model
 from lowerbound.noise import KeyedNoise
 
@@ -101,16 +102,7 @@ def _measured(
 
 def rows_at_once(model: Model) -> int:
     """How many events are measured at once: enough to keep all cores busy, few enough for bounded memory."""
-    return max(1, min(8192, 2**22 // model.space.dims))
-
-
-def _keep_freed_memory() -> None:
-    """Have the C library keep what is freed for the next chunk, instead of giving it back to the system each time.
-
-    glibc's threshold for giving back grows to twice the largest block that was freed, up to 64 MiB; the pages of this
-    one are never touched. Elsewhere it does nothing. A fifth of the time of a likelihood went into new pages.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
+    return max(1, min(8192, 2**22 // model.footprint))
 
 
 def keyed_chunks(
@@ -119,7 +111,7 @@ def keyed_chunks(
     """Batches of images, each with the sizes of the chunks its draws are cut into, inside noise keyed by
     (seed, image index, draw)."""
     rows = rows_at_once(model)
-    _keep_freed_memory()
+    keep_freed()
     for batch in images.in_order(max(1, rows // draws), limit):
         with KeyedNoise(seed, batch.index) as noise:
             step = max(1, rows // len(batch.index))

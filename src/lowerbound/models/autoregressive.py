@@ -17,7 +17,6 @@ from lowerbound.models.base import (
     Density,
     ExactModel,
     Model,
-    Shape,
     Space,
     Y,
     check_conditions,
@@ -25,7 +24,7 @@ from lowerbound.models.base import (
     check_events,
     conditions,
 )
-from lowerbound.networks.causal import Cache, CausalNetwork
+from lowerbound.networks.causal import CausalNetwork
 from lowerbound.networks.gated import GatedPixelCNN
 from lowerbound.networks.resnet import Block
 
@@ -69,7 +68,7 @@ class Autoregressive(ExactModel):
         @classmethod
         def example(cls) -> tuple["Autoregressive.Config", Space, tuple[Space, ...]]:
             network = GatedPixelCNN.Config(width=6, layers=2, first_kernel=3, out_width=6)
-            return cls(network=network, context=4), Space((3, 1, 2), levels=3), ()
+            return cls(network=network, context=4), Space((2, 2, 2), levels=2), ()
 
     def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
         super().__init__(config, space, given)
@@ -82,7 +81,7 @@ class Autoregressive(ExactModel):
             )
         H, W = self.grid.size
         self.embed = None if space.ordered or space.levels is None else nn.Embedding(space.levels, config.embedding)
-        features = self.grid.features if self.embed is None else config.embedding
+        features = self.grid.features if self.embed is None else config.embedding * math.prod(space.shape[:-2])
         self.condition = Condition(given, config.context, (H, W), config.context_blocks)
         self.network = config.network.build(
             (features, H, W),
@@ -90,6 +89,10 @@ class Autoregressive(ExactModel):
             channels=self.grid.channels,
             context=config.context if given else 0,
         )
+
+    @property
+    def footprint(self) -> int:
+        return math.prod(self.grid.size) * max(self.network.in_shape[0], 128, math.prod(self.grid.pixel_h_shape))
 
     # ---- the likelihood
 
@@ -108,7 +111,7 @@ class Autoregressive(ExactModel):
     def _h(self, x: Tensor, y: Y) -> Tensor:
         return self.network(self._features(x, self.grid.space, self.grid.size), self.condition(y))
 
-    def _features(self, x: Tensor, space: Space, size: Shape) -> Tensor:
+    def _features(self, x: Tensor, space: Space, size: tuple[int, ...]) -> Tensor:
         """Events, whole or of one position, as the network's input [B, F, *size]."""
         if self.embed is not None:
             return self.embed(x.long()).movedim(-1, 1).reshape(len(x), -1, *size)
@@ -306,13 +309,12 @@ class _Grid:
             raise ConfigError(
                 f"model: expected images, grids of codes or vectors, got events of shape {list(space.shape)}"
             )
-        image = len(space.shape) == 3
         self.likelihood = likelihood
-        self.size: tuple[int, int] = space.shape[-2:] if len(space.shape) > 1 else (1, space.shape[0])  # pyright: ignore
         self.space = space if len(space.shape) > 1 else space._replace(shape=(1, *space.shape))
+        self.size = (self.space.shape[-2], self.space.shape[-1])
         self.features = math.prod(space.feature_shape) // math.prod(self.size)
-        self.channels = space.shape[0] if image and not likelihood.joint else 1  # those that are in order
-        self.pixel = space._replace(shape=(space.shape[0], 1, 1) if image else (1, 1))
+        self.channels = math.prod(space.shape[:-2]) if not likelihood.joint else 1  # those that are in order
+        self.pixel = space._replace(shape=(*self.space.shape[:-2], 1, 1))
         self.h_shape = likelihood.param_shape(space)
         self.pixel_h_shape = likelihood.param_shape(self.pixel)
 
@@ -321,7 +323,7 @@ class Condition(nn.Module):
     """What is given, as a map: y -> [B, width, 1, 1], or with coarser grids [B, width, H, W]; None without any.
 
     Labels and attributes are one vector (`Context`). A grid of codes or an image of any size goes through residual
-    blocks at its own resolution (the conditioning stack of Razavi et al. 2019, appendix B) and is then enlarged.
+    blocks at its own resolution, and is then enlarged (Razavi et al. 2019, https://arxiv.org/abs/1906.00446).
     """
 
     def __init__(self, given: tuple[Space, ...], width: int, size: tuple[int, int], blocks: int):
@@ -337,7 +339,7 @@ class Condition(nn.Module):
         vector = self.vector(vectors)
         found = [] if vector is None else [vector[:, :, None, None]]
         found += [F.interpolate(m(part), self.size) for m, part in zip(self.maps, grids, strict=True)]
-        return sum(found[1:], found[0]) if found else None
+        return torch.stack(torch.broadcast_tensors(*found)).sum(0) if found else None
 
 
 class _GridCondition(nn.Module):

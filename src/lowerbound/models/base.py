@@ -190,6 +190,11 @@ class Model(nn.Module):
         """Whether there is a density to draw from; where there is none, `sample` says why."""
         return True
 
+    @property
+    def footprint(self) -> int:
+        """How many numbers a pass holds for an event, roughly: those of its largest layer, if that is larger than x."""
+        return max(1, self.space.dims)
+
     @abstractmethod
     def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         """The loss of a batch in training."""

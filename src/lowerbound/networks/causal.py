@@ -1,9 +1,9 @@
 """Causal networks: what comes out at a position depends on the input at earlier positions alone.
 
-Inside, tensors have their channels last: a map [B, H, W, F], a row of it [B, W, F], a position [B, F]. Layers that work
-position by position take any of them, so that each network's pass is written once, and runs over whole maps in training
-or over a single position in sampling. What a position needs of earlier ones is kept in a `Cache` by the layers that look
-around: the convolutions, the attention and the recurrences.
+Inside, tensors have their channels last: a map [B, H, W, F], a row of it [B, W, F], a position [B, F]. Layers that
+work position by position take any of them, so that each network's pass is written once, and runs over whole maps in
+training or over a single position in sampling. What a position needs of earlier ones is kept in a `Cache` by the layers
+that look around: the convolutions, the attention and the recurrences.
 """
 
 from abc import abstractmethod
@@ -155,7 +155,7 @@ class MaskedConv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], *, right: int = 0, centre: Tensor | bool):
         super().__init__()
-        kh, kw = kernel
+        kw = kernel[1]
         self.kernel, self.left, self.right = kernel, kw - 1 - right, right
         conv = nn.Conv2d(inputs, outputs, kernel)
         mask = torch.ones_like(conv.weight)
@@ -178,7 +178,8 @@ class MaskedConv(nn.Module):
             return self._at(x, at)
         assert x is not None
         padded = F.pad(x, (0, 0, self.left, self.right, self.kernel[0] - 1, 0)).permute(0, 3, 1, 2)
-        return F.conv2d(padded, self.seen, self.bias).permute(0, 2, 3, 1)
+        # a single input channel would give a map whose channels come first
+        return F.conv2d(padded, self.seen, self.bias).permute(0, 2, 3, 1).contiguous()
 
     def put(self, x: Tensor, at: At) -> None:
         self._state(at.cache).x[:, at.i + self.kernel[0] - 1, at.j + self.left] = x  # pyright: ignore[reportOptionalOperand]
@@ -191,12 +192,16 @@ class MaskedConv(nn.Module):
     def _at(self, x: Tensor | None, at: At) -> Tensor:
         if x is not None:
             self.put(x, at)
-        state, j, kh = self._state(at.cache), at.j, self.kernel[0]
+        state, j = self._state(at.cache), at.j
         assert j is not None
         if state.row != at.i:
-            state.begin_row(at.i)
-        own = state.x[:, at.i + kh - 1, j : j + self.left + 1].flatten(1)  # [B, (left + 1) * I]
+            state.begin_row(at.i, 0.0)
+        own = state.x[:, at.i + state.rows, j : j + self.left + 1].flatten(1)  # [B, (left + 1) * I]
         return torch.addmm(state.above[:, j], own, state.own)
+
+    def begin_row(self, at: At, more: Tensor | float) -> None:
+        """Prepare a row, to every position of which something known is added: more [B or 1, W or 1, O]."""
+        self._state(at.cache).begin_row(at.i, more)
 
 
 class _Around:
@@ -210,13 +215,16 @@ class _Around:
         self.over = weight[:, :, :-1]  # [O, I, kh - 1, kw]
         self.own = weight[:, :, -1, : conv.left + 1].permute(2, 1, 0).flatten(0, 1)  # [(left + 1) * I, O]
         self.row = -1
-        self.above = self.bias.expand(1, W, -1)  # [B, W, O]
+        self.nothing = self.bias.expand(1, W, -1)
+        self.above = self.nothing  # [B or 1, W, O]
 
-    def begin_row(self, i: int) -> None:
+    def begin_row(self, i: int, more: Tensor | float) -> None:
         self.row = i
+        above = self.nothing
         if self.rows:
             rows = self.x[:, i : i + self.rows].permute(0, 3, 1, 2)
-            self.above = F.conv2d(rows, self.over, self.bias)[:, :, 0].transpose(1, 2)
+            above = F.conv2d(rows, self.over, self.bias)[:, :, 0].transpose(1, 2)
+        self.above = above + more
 
 
 class RowConv(nn.Module):
@@ -242,7 +250,7 @@ class RowConv(nn.Module):
             return F.conv2d(window, self.weight, self.bias)[:, :, 0].transpose(1, 2)
         assert x is not None
         padded = F.pad(x, (0, 0, self.side, self.side, self.top, -1 if self.strict else 0))
-        return F.conv2d(padded.permute(0, 3, 1, 2), self.weight, self.bias).permute(0, 2, 3, 1)
+        return F.conv2d(padded.permute(0, 3, 1, 2), self.weight, self.bias).permute(0, 2, 3, 1).contiguous()
 
     def put(self, x: Tensor, at: At) -> None:
         assert at.j is not None
@@ -276,7 +284,7 @@ class MaskedLinear(nn.Linear):
 
 
 class Shift(nn.Module):
-    """What a layer adds at each position, whatever the image: for the condition, and with `places` for the place itself.
+    """What a layer adds whatever the image: for the condition and, with `places`, for the place.
 
     c: [B, H or 1, W or 1, D] -> [B or 1, H or 1, W or 1, width]; 0.0 where there is neither.
     """

@@ -77,7 +77,7 @@ class GatedPixelCNN(CausalNetwork):
 
     def _maps(self, x: Tensor, c: Tensor | None) -> Tensor:
         v, h = x, x
-        for b, layer in enumerate(self.layers, 1):
+        for b, layer in enumerate(self._stack, 1):
             v, link = layer.vertical(v, c)
             h = layer.horizontal(h, link, c)
             if str(b) in self.attention:
@@ -89,8 +89,8 @@ class GatedPixelCNN(CausalNetwork):
             cache.row = i
             self._begin_row(cache, i)
         at, h, x = At(cache, i, j), None, cache.x[:, i, j]
-        for b, layer in enumerate(self.layers, 1):
-            h = layer.horizontal(h, cache.layers[layer][:, j], None, at)
+        for b, layer in enumerate(self._stack, 1):
+            h = layer.along_row(h, at)
             if str(b) in self.attention:
                 h = self.attention[str(b)](h, x, at)
         assert h is not None
@@ -98,14 +98,17 @@ class GatedPixelCNN(CausalNetwork):
 
     def _begin_row(self, cache: Cache, i: int) -> None:
         """The vertical stack over all of row i, and what it gives to the horizontal one."""
-        v = None
-        for layer in self.layers:
-            v, cache.layers[layer] = layer.vertical(v, None, At(cache, i))
+        v, at = None, At(cache, i)
+        for layer in self._stack:
+            v, link = layer.vertical(v, None, at)
+            layer.conv.begin_row(at, link + layer.along(None, at))
 
     def _inputs(self) -> tuple[RowConv, MaskedConv]:
-        first = self.layers[0]
-        assert isinstance(first, Layer)
-        return first.rows, first.conv
+        return self._stack[0].rows, self._stack[0].conv
+
+    @property
+    def _stack(self) -> "list[Layer]":
+        return list(self.layers)  # pyright: ignore[reportReturnType]
 
     def _last(self, h: Tensor) -> Tensor:
         return self.out(F.relu(self.mix(F.relu(h))))
@@ -135,11 +138,18 @@ class Layer(nn.Module):
 
     def vertical(self, v: Tensor | None, c: Tensor | None, at: At | None = None) -> tuple[Tensor, Tensor]:
         """What the next layer's vertical stack is given, and what this layer's horizontal one is: [..., 2 width]."""
-        rows = self.rows(v, at)
-        return gated(rows + self.above(c, at)), self.link(rows)
+        rows = self.rows(v, at) + self.above(c, at)
+        return gated(rows), self.link(rows)
 
-    def horizontal(self, h: Tensor | None, link: Tensor, c: Tensor | None, at: At | None = None) -> Tensor:
-        found = self.mix(self.dropout(gated(self.conv(h, at) + link + self.along(c, at))))
+    def horizontal(self, h: Tensor, link: Tensor, c: Tensor | None) -> Tensor:
+        return self._mixed(h, self.conv(h) + link + self.along(c))
+
+    def along_row(self, h: Tensor | None, at: At) -> Tensor:
+        """The same at a position of a row that has been begun; h None: the input, which has been put."""
+        return self._mixed(h, self.conv(h, at))
+
+    def _mixed(self, h: Tensor | None, both: Tensor) -> Tensor:
+        found = self.mix(self.dropout(gated(both)))
         return h + found if self.residual and h is not None else found
 
 

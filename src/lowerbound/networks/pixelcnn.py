@@ -74,6 +74,10 @@ class PixelCNN(CausalNetwork):
         return self._rest(self.first(x), x, c, None)
 
     def step(self, cache: Cache, i: int, j: int) -> Tensor:
+        if cache.row != i:
+            cache.row = i
+            for block in self.blocks:
+                block.begin_row(At(cache, i))  # pyright: ignore[reportCallIssue]
         at = At(cache, i, j)
         return self._rest(self.first(None, at), cache.x[:, i, j], None, at)
 
@@ -105,6 +109,10 @@ class Block(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, h: Tensor, c: Tensor | None, at: At | None) -> Tensor:
-        narrow = F.relu(self.down(F.relu(h)))
-        around = F.relu(self.conv(narrow, at) + self.shift(c, at))
-        return h + self.up(self.dropout(around))
+        around = self.conv(F.relu(self.down(F.relu(h))), at)
+        if at is None:
+            around = self.dropout(around + self.shift(c))
+        return h + self.up(F.relu(around))
+
+    def begin_row(self, at: At) -> None:
+        self.conv.begin_row(at, self.shift(None, at))

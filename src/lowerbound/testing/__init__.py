@@ -3,6 +3,7 @@
     check_model(MyModel.Config(width=4), Space((1, 2, 2), levels=2))     # or the class alone: its example() is taken
     check_family(MyFamily())
     check_network(MyNetwork.Config)
+    check_causal_network(MyCausalNetwork.Config)
     check_dataset(Data(source="photos/"))
     check_metric(MyMetric())
 
@@ -11,6 +12,21 @@ check and what is wrong.
 """
 
 from lowerbound.testing.base import ERRORS, MANY, all_events, condition, events, lattice, run_checks
+from lowerbound.testing.causal import (
+    CAUSAL_CHECKS,
+    CausalCase,
+    causal_network_draws_from_its_cache_what_a_full_pass_would,
+    causal_network_gradients_reach_every_parameter,
+    causal_network_is_reached_everywhere_by_its_context,
+    causal_network_neither_syncs_nor_leaves_its_device,
+    causal_network_puts_out_the_shape_asked_for,
+    causal_network_round_trips_through_a_file,
+    causal_network_round_trips_through_json,
+    causal_network_rows_are_independent,
+    causal_network_sees_what_comes_before_and_nothing_else,
+    check_causal_network,
+    dependence,
+)
 from lowerbound.testing.data import (
     DATASET_CHECKS,
     check_dataset,
@@ -86,6 +102,7 @@ from lowerbound.testing.networks import (
 )
 
 __all__ = [
+    "CAUSAL_CHECKS",
     "DATASET_CHECKS",
     "ERRORS",
     "FAMILY_CHECKS",
@@ -95,11 +112,22 @@ __all__ = [
     "MODEL_CHECKS",
     "NETWORK_CHECKS",
     "SPACES",
+    "CausalCase",
     "FamilyCase",
     "MetricCase",
     "ModelCase",
     "NetworkCase",
     "all_events",
+    "causal_network_draws_from_its_cache_what_a_full_pass_would",
+    "causal_network_gradients_reach_every_parameter",
+    "causal_network_is_reached_everywhere_by_its_context",
+    "causal_network_neither_syncs_nor_leaves_its_device",
+    "causal_network_puts_out_the_shape_asked_for",
+    "causal_network_round_trips_through_a_file",
+    "causal_network_round_trips_through_json",
+    "causal_network_rows_are_independent",
+    "causal_network_sees_what_comes_before_and_nothing_else",
+    "check_causal_network",
     "check_dataset",
     "check_family",
     "check_metric",
@@ -112,6 +140,7 @@ __all__ = [
     "dataset_opens_to_images",
     "dataset_parts_are_the_whole",
     "dataset_round_trips_through_json",
+    "dependence",
     "events",
     "family_can_be_cut_from_the_graph",
     "family_gradients_reach_what_is_learned_once",
