@@ -35,6 +35,8 @@ from lowerbound.run import Run
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 
+DIGITS: np.ndarray = load_digits()["images"]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
 RECIPE = """
 [data]
 source = "digits"
@@ -68,8 +70,8 @@ def made(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def conditional(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run given the label, on digits that are binarized."""
     out = tmp_path_factory.mktemp("runs") / "conditional"
-    words = ["data.label=true", "model.likelihood.type=families.Bernoulli", "train.steps=150"]
-    right("train", recipe, "--out", out, *words, "train.optimizer.lr=0.02")
+    words = ["data.label=true", "model.likelihood.type=families.Bernoulli"]
+    right("train", recipe, "--out", out, *words)
     return out
 
 
@@ -87,7 +89,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("photos")
     paths = [folder / "three.png", folder / "five.png"]
     for path, i in zip(paths, (1730, 1741), strict=True):
-        Image.fromarray(np.rint(load_digits().images[i] * (255 / 16)).astype(np.uint8)).save(path)
+        Image.fromarray(np.rint(DIGITS[i] * (255 / 16)).astype(np.uint8)).save(path)
     return paths
 
 
@@ -98,7 +100,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def float64() -> Iterator[None]:
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)
-    yield
+    with torch.no_grad():
+        yield
     torch.set_default_dtype(torch.float32)
 
 
@@ -132,7 +135,6 @@ def mask(rows: list[list[int]]) -> Tensor:
 
 def matches(counts: Tensor, p: Tensor) -> float:
     """The p-value of a chi-squared test. Nothing may be drawn that can't be."""
-    p = p.detach()
     n, possible = int(counts.sum()), p > 1e-9
     assert int(counts[~possible].sum()) == 0
     return float(chisquare(counts[possible], n * p[possible] / p[possible].sum()).pvalue)
@@ -212,14 +214,13 @@ def test_labels_are_drawn_given_what_is_kept():
     model, x, kept, counts = chance_model(BINARY, BernoulliFamily(), given), world(BINARY), WORLDS[0][2], (30, 70)
     joint = torch.stack([model.log_prob(x, torch.full((16,), k)).exp() for k in (0, 1)], 1)
     joint = joint * torch.tensor(counts) / 100
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
     for b in (0, 9):
         event = x[b : b + 1]
         y = drawing.draw_labels(model, event, kept, N, counts, generator)
         share = conditional_p(joint.sum(1), x, x[b], kept)
         alike = share > 0
         assert matches(torch.bincount(y[0]), joint[alike].sum(0) / joint[alike].sum()) > 1e-3
-    torch.manual_seed(0)
     whole = drawing.complete(model, event, kept, N, y)  # so that completions have no label in their distribution
     assert matches(counts_of(torch.from_numpy(whole[0]), x), share) > 1e-3
     nothing = drawing.draw_labels(model, event, torch.zeros(2, 2).bool(), N, counts, generator)
@@ -360,7 +361,7 @@ def test_a_mask_is_kept_where_it_is_not_black(here):
     wanted[:3], wanted[3, :2] = True, True
     Image.fromarray(wanted.astype(np.uint8)).save(here / "grey.png")  # 1 is no black
     Image.fromarray(wanted).save(here / "bits.png")
-    Image.fromarray(wanted[..., None] * np.uint8([255, 200, 0])).save(here / "colour.png")
+    Image.fromarray(wanted[..., None] * np.array([255, 200, 0], np.uint8)).save(here / "colour.png")
     for name in ("grey.png", "bits.png", "colour.png"):
         assert np.array_equal(drawing.kept(str(here / name), (8, 6)).numpy(), wanted)
     with pytest.raises(DataError, match=r"the mask is 6x8 pixels wide and high; expected 8x8"):
@@ -394,7 +395,7 @@ def test_kept_pixels_come_back_unchanged(made, photos, here):
     x = x_of(here / "a.npz")
     originals = verbs.user_images(Run.open(made), photos).numpy()
     assert x.shape == (6, 8, 8, 1)
-    assert np.array_equal(originals[0, 0], load_digits().images[1730])
+    assert np.array_equal(originals[0, 0], DIGITS[1730])
     for b in range(2):
         for i in range(3):
             assert np.array_equal(x[3 * b + i, :4, :, 0], originals[b, 0, :4])
@@ -419,7 +420,8 @@ def test_every_kind_of_out(made, photos, here):
     right("complete", made, *photos, "-n", "2", "--out", here / "a.png")
     right("complete", made, *photos, "-n", "2", "--out", here / "folder")
     assert tree(here / "folder") == {"three-1.png", "three-2.png", "five-1.png", "five-2.png"}
-    assert Image.open(here / "a.png").size[0] > 4 * 56
+    with Image.open(here / "a.png") as picture:
+        assert picture.width > 4 * 56
 
 
 def test_by_a_mask(made, photos, here):
@@ -579,7 +581,7 @@ def test_pictures_do_not_stall_training(recipe, here, monkeypatch):
 
     def slow(run, model, n=64, progress=None):
         times.append(n)
-        time.sleep(0.5)
+        time.sleep(0.3)
 
     monkeypatch.setattr(verbs, "draw_samples", slow)
     right("train", recipe, "--out", here / "run", "train.steps=12", "train.valid_every=2")
@@ -640,7 +642,7 @@ def interrupted(made: Path, photos: list[Path], here: Path) -> Iterator[list[Wat
 def test_ctrl_c_leaves_nothing(interrupted, here):
     for watched in interrupted:
         watched.read_until(" left")
-        assert "━" in watched.said
+        assert "─" in watched.said
         assert "drawing pixels: " in watched.said
         assert " of 64,000,000, " in watched.said
         watched.process.send_signal(signal.SIGINT)
