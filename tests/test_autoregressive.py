@@ -274,7 +274,7 @@ def test_the_likeliest_values_alone():
         with pytest.raises(ModelError, match="top-"):
             model.sample(3, y, **wrong)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ModelError, match="probability of each value"):
-        pixelcnn(Space((1, 2, 2), levels=2), Bernoulli()).sample(2, top_k=1)
+        pixelcnn(Space((1, 2, 2), levels=5), LogisticMixture()).sample(2, top_k=1)
 
 
 def test_drawing_reports_how_far_it_is():

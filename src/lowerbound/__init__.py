@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lowerbound.api import compare, evaluate, fit_prior, load, predict, probe, score, train
+    from lowerbound.api import compare, complete, evaluate, fit_prior, load, predict, probe, score, train
     from lowerbound.encoder import LatentEncoder
     from lowerbound.errors import UserError
     from lowerbound.run import Run
@@ -15,6 +15,7 @@ __all__ = [
     "Run",
     "UserError",
     "compare",
+    "complete",
     "evaluate",
     "fit_prior",
     "load",
@@ -25,7 +26,9 @@ __all__ = [
 ]
 
 _HOMES = {"LatentEncoder": "encoder", "Run": "run", "UserError": "errors"}
-_HOMES |= dict.fromkeys(("compare", "evaluate", "fit_prior", "load", "predict", "probe", "score", "train"), "api")
+_HOMES |= dict.fromkeys(
+    ("compare", "complete", "evaluate", "fit_prior", "load", "predict", "probe", "score", "train"), "api"
+)
 
 
 def __getattr__(name: str) -> Any:

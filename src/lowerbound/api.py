@@ -1,4 +1,4 @@
-"""What Python users call: train, load, evaluate, compare, fit_prior, probe, predict, score."""
+"""What Python users call: train, load, evaluate, compare, fit_prior, probe, predict, score, complete."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from lowerbound import fitting, verbs
 from lowerbound.compare import compare as _compare
 from lowerbound.config import allowing
+from lowerbound.drawing import Completion
 from lowerbound.models.base import Model
 from lowerbound.predict import predict as _predict
 from lowerbound.probe import probe as _probe
@@ -113,3 +114,19 @@ def predict(path: str | Path, images: Sequence[str | Path] = (), *, device: str 
 def score(path: str | Path, data: str, *, out: str | Path, device: str = "auto", **options: Any) -> dict[str, Any]:
     """Write the scores of every image of a data set to a .csv; options as those of `lowerbound.score.score`."""
     return _score(Run.open(path), data, out=out, device=pick_device(device), **options)
+
+
+def complete(
+    path: str | Path,
+    images: Sequence[str | Path],
+    keep: str = "top:0.5",
+    n: int = 8,
+    *,
+    device: str = "auto",
+    **options: Any,
+) -> Completion:
+    """Image files with their rest drawn n times each, given the part that is kept; options as of `verbs.complete`.
+
+    `.x` holds the draws, uint8 [B, n, C, H, W]; `.save(Path("completions.png"))` makes the picture.
+    """
+    return verbs.complete(Run.open(path), images, keep, n, device=pick_device(device), **options)

@@ -44,6 +44,15 @@ def _whole(kind: Any, tokens: Any) -> int:
 Whole = Annotated[int, Parameter(converter=_whole)]
 
 
+TopK = Annotated[int | None, Parameter(converter=_whole, help="draw each value from the so many likeliest alone")]
+TopP = Annotated[float | None, Parameter(help="draw each value from the fewest that hold this probability")]
+FreshSeed = Annotated[int | None, Parameter(converter=_whole, help="by default a new one, which is printed")]
+Temperature = Annotated[
+    float,
+    Parameter(help="times the standard deviation of the (prior's) noise, and divides logits; 0: mode; not p(x)^(1/T)"),
+]
+
+
 def _flag(text: str) -> Parameter:
     return Parameter(negative="", help=text)
 
@@ -137,27 +146,89 @@ def sample(
     out: Out,
     n: Annotated[int, Parameter(name=["-n", "--n"], converter=_whole)] = 16,
     label: Label = None,
-    temperature: Annotated[
-        float, Parameter(help="times the standard deviation of the prior's noise; 0 is its mode; not p(x)^(1/T)")
-    ] = 1.0,
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
     mean: Annotated[bool, _flag("show the means of p(x|z) instead of draws from it")] = False,
     device: Device = "auto",
-    seed: Annotated[int | None, Parameter(converter=_whole)] = None,
+    seed: FreshSeed = None,
     json: Json = False,
 ) -> None:
     """Draw images from a model."""
-    import secrets
-
     from lowerbound import pictures, verbs
     from lowerbound.run import Run
     from lowerbound.train import pick_device
 
-    used = secrets.randbelow(2**31) if seed is None else seed
+    pictures.check_out(out)
+    used = _seed(seed)
     x, levels = verbs.sample(
-        Run.open(run), n, label=label, temperature=temperature, mean=mean, seed=used, device=pick_device(device)
+        Run.open(run),
+        n,
+        label=label,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        mean=mean,
+        seed=used,
+        device=pick_device(device),
+        progress=_progress(),
     )
     pictures.save_images(x, levels, out)
     _print({"out": str(out), "n": n, "seed": used}, json, lambda r: f"{n} images in {out} (--seed {used})")
+
+
+def _seed(given: int | None) -> int:
+    """A fresh seed where none was given."""
+    import secrets
+
+    return secrets.randbelow(2**31) if given is None else given
+
+
+@app.command
+def complete(
+    run: Path,
+    images: Annotated[list[Path], Parameter(help="image files")],
+    /,
+    *,
+    out: Out,
+    keep: Annotated[
+        str, Parameter(help="top:FRACTION of the rows, rows:N, or a picture that is black where it is to be drawn")
+    ] = "top:0.5",
+    n: Annotated[int, Parameter(name=["-n", "--n"], converter=_whole, help="completions of each image")] = 8,
+    label: Annotated[
+        str | None, Parameter(help="a class (conditional models); by default drawn, given what is kept")
+    ] = None,
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    device: Device = "auto",
+    seed: FreshSeed = None,
+    json: Json = False,
+) -> None:
+    """Draw the rest of images, given a part of them (autoregressive models)."""
+    from lowerbound import pictures, verbs
+    from lowerbound.run import Run
+    from lowerbound.train import pick_device
+
+    pictures.check_out(out)
+    used = _seed(seed)
+    made = verbs.complete(
+        Run.open(run),
+        images,
+        keep,
+        n,
+        label=label,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=used,
+        device=pick_device(device),
+        progress=_progress(),
+    )
+    made.save(out)
+    report = {"out": str(out), "images": list(made.names), "n": n, "keep": keep, "seed": used, "labels": made.labels}
+    drawn = f"{n} completion{'' if n == 1 else 's'} of {len(images)} image{'' if len(images) == 1 else 's'}"
+    _print(report, json, lambda r: f"{drawn} in {out} (--seed {used})")
 
 
 @app.command
@@ -369,11 +440,12 @@ def traverse(
 ) -> None:
     """One row of images for each latent dimension, the most used first, all others held."""
     from lowerbound import edit as editing
+    from lowerbound import pictures
     from lowerbound.run import Run
     from lowerbound.train import pick_device
 
     wanted = None if dims is None else _numbers(dims, "--dims", int)
-    editing.check_out(out)
+    pictures.check_out(out)
     made = editing.traverse(
         Run.open(run),
         image,
@@ -409,10 +481,11 @@ def interpolate(
 ) -> None:
     """Images between images, by their codes: along the sphere for Gaussian latents, straight for others."""
     from lowerbound import edit as editing
+    from lowerbound import pictures
     from lowerbound.run import Run
     from lowerbound.train import pick_device
 
-    editing.check_out(out, moving=True)
+    pictures.check_out(out, moving=True)
     made = editing.interpolate(
         Run.open(run),
         images,
@@ -509,6 +582,7 @@ def edit(
 ) -> None:
     """Change images by their codes: encode, change z, decode."""
     from lowerbound import edit as editing
+    from lowerbound import pictures
     from lowerbound.run import Run
     from lowerbound.train import pick_device
 
@@ -519,7 +593,7 @@ def edit(
         dict(_assigned(direction, "--direction", "1")),
     )
     grid = None if strength_grid is None else _numbers(strength_grid, "--strength-grid", float)
-    editing.check_out(out, moving=True)
+    pictures.check_out(out, moving=True)
     made = editing.edit(
         Run.open(run),
         images,
@@ -667,7 +741,8 @@ def _plain(error: Exception) -> str:
 def _fail(message: str, status: int, debug: bool = False) -> None:
     if debug:
         traceback.print_exc()
-    sys.stderr.write(f"lowerbound: {message}\n")
+    clear = "\r\033[K" if sys.stderr.isatty() else ""  # of a bar that was not finished
+    sys.stderr.write(f"{clear}lowerbound: {message}\n")
     raise SystemExit(status)
 
 

@@ -731,21 +731,24 @@ def truncated(d: Distribution, top_k: int | None = None, top_p: float | None = N
     """Only the k likeliest values of each element, and only the fewest whose probabilities add up to top_p.
 
     With ties the first values stay. Holtzman et al. (2020), https://arxiv.org/abs/1904.09751, eq. 2 and 3. Raises
-    ModelError for another distribution than Categorical, and outside k >= 1, 0 < p <= 1.
+    ModelError for another distribution than Categorical and binary Bernoulli, and outside k >= 1, 0 < p <= 1.
 
     Example:
         >>> d = Categorical(torch.tensor([[0.0, 2.0, 1.0]]), Space((), levels=3))
         >>> truncated(d, top_k=2).log_probs.exp()
         tensor([[0.0000, 0.7311, 0.2689]])
     """
-    if not isinstance(d, Categorical | Point):
-        raise ModelError("top-k and top-p need a probability of each value (families.Categorical)")
-    if top_k is not None and top_k < 1:
-        raise ModelError(f"top-k: expected a whole number of at least 1, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ModelError(f"top-p: expected a number above 0 and of at most 1, got {top_p}")
+    check_truncation(top_k, top_p)
     if isinstance(d, Point):  # temperature 0
         return d
+    if isinstance(d, Bernoulli) and d.levels == 2:
+        axis = -len(d.event_shape) - 1
+        d = Categorical(torch.stack([torch.zeros_like(d.logits), d.logits], axis), d.space)
+    if not isinstance(d, Categorical):
+        raise ModelError(
+            "top-k and top-p need a probability of each value (families.Categorical, or families.Bernoulli of binary "
+            f"images), and {type(d).__name__} has none"
+        )
     p, order = torch.sort(d.logits.softmax(d.axis), dim=d.axis, descending=True, stable=True)
     rank = torch.arange(d.levels, device=p.device).view(-1, *(1 for _ in d.event_shape))
     keep = torch.ones_like(p, dtype=torch.bool) if top_k is None else (rank < top_k).expand_as(p)
@@ -753,6 +756,14 @@ def truncated(d: Distribution, top_k: int | None = None, top_p: float | None = N
         keep = keep & (p.cumsum(d.axis) - p < top_p)  # the first always
     keep = torch.zeros_like(keep).scatter(d.axis, order, keep)
     return Categorical(d.logits.masked_fill(~keep, -FAR), d.space)
+
+
+def check_truncation(top_k: int | None, top_p: float | None) -> None:
+    """Raise ModelError outside k >= 1, 0 < p <= 1."""
+    if top_k is not None and not (isinstance(top_k, int) and top_k >= 1):
+        raise ModelError(f"top-k: expected a whole number of at least 1, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ModelError(f"top-p: expected a number above 0 and of at most 1, got {top_p}")
 
 
 def _at_mode(d: Any) -> Point:

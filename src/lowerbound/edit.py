@@ -18,7 +18,7 @@ from lowerbound.directions import Direction, found, shifted
 from lowerbound.errors import ModelError, UserError
 from lowerbound.latents import Codes, Editor, codes
 from lowerbound.models.base import with_residual
-from lowerbound.pictures import Table, save_gif, save_images, save_png, table_picture
+from lowerbound.pictures import Table, save_table
 from lowerbound.progress import Progress
 from lowerbound.run import Run
 
@@ -47,7 +47,7 @@ class Traversal:
         """By the rule of `--out`: rows one after another in an .npz and a folder."""
         R, S = self.table.x.shape[:2]
         names = [f"{r:03d}-z{d}-{s}" for r, d in enumerate(self.dims) for s in range(S)]
-        _save(self.table, self.table.x.reshape(R * S, *self.table.x.shape[2:]), out, names)
+        save_table(self.table, self.table.x.reshape(R * S, *self.table.x.shape[2:]), out, names)
 
 
 def traverse(
@@ -179,7 +179,7 @@ class Interpolation:
 
     def save(self, out: Path) -> None:
         """By the rule of `--out`; a .gif shows the frames."""
-        _save(self.table, self.frames, out)
+        save_table(self.table, self.frames, out)
 
 
 def interpolate(
@@ -268,7 +268,7 @@ class Edited:
 
     def save(self, out: Path) -> None:
         """By the rule of `--out`: a picture has the originals and reconstructions too, all else the edited alone."""
-        _save(self.table, self.x.reshape(-1, *self.x.shape[2:]), out, self.names)
+        save_table(self.table, self.x.reshape(-1, *self.x.shape[2:]), out, self.names)
 
 
 def edit(
@@ -342,23 +342,3 @@ def _check_number(value: float, option: str, low: float = -math.inf) -> None:
 def _check_steps(steps: int) -> None:
     if steps < 2:
         raise UserError(f"--steps {steps}: expected at least 2")
-
-
-def check_out(out: Path, *, moving: bool = False) -> None:
-    """Raise UserError, before anything is computed, for a path that images can't be written to."""
-    kind, gif = "" if out.is_dir() else out.suffix.lower(), ".gif (an animation), " if moving else ""
-    if kind not in ("", ".png", ".npz") and not (moving and kind == ".gif"):
-        raise UserError(
-            f"--out {out}: expected a path ending in .png (a labelled grid), {gif}"
-            ".npz (an array), or a folder (no suffix, one PNG each)"
-        )
-
-
-def _save(table: Table, x: np.ndarray, out: Path, names: Sequence[str] | None = None) -> None:
-    kind = "" if out.is_dir() else out.suffix.lower()
-    if kind == ".png":
-        save_png(table_picture(table), out)
-    elif kind == ".gif":
-        save_gif(x, table.levels, out)
-    else:
-        save_images(x, table.levels, out, names)

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
-from lowerbound.data import decode
-from lowerbound.data.base import Images, open_images
-from lowerbound.data.batches import binarized
+from lowerbound.data.base import Images
 from lowerbound.directions import Direction
 from lowerbound.distributions import Point, closed_kl
 from lowerbound.errors import ModelError, UserError
@@ -21,7 +19,7 @@ from lowerbound.models.base import Density, LatentModel, Y
 from lowerbound.noise import KeyedNoise
 from lowerbound.progress import Progress
 from lowerbound.run import Run
-from lowerbound.verbs import as_batches, open_data
+from lowerbound.verbs import as_batches, open_data, user_images
 
 DRAWS = 16  # of the bound, to tell which class an image has
 
@@ -162,23 +160,7 @@ class Editor:
 
     def open(self, paths: Sequence[str | Path]) -> Tensor:
         """Image files, prepared as the run's data were; what had to be converted is said. uint8 [B, C, H, W]."""
-        facts = self.run.facts
-        x = torch.from_numpy(open_images(paths, self.run.recipe.data, facts.shape, facts.levels))
-        for path in paths:
-            self._tell_conversion(Path(path))
-        x = binarized(x, facts.levels, np.arange(len(x))) if facts.binarizes else x
-        return x.to(self.device)
-
-    def _tell_conversion(self, path: Path) -> None:
-        channels, height, width = self.run.facts.shape
-        with path.open("rb") as file:
-            header = decode.header(file)
-        kinds = {True: "in colour", False: "grey"}
-        if (header.height, header.width, header.colour) != (height, width, channels == 3):
-            self.progress.say(
-                f"{path}: {header.width}x{header.height} {kinds[header.colour]}, made {width}x{height} "
-                f"{kinds[channels == 3]} as the images of {self.run.path} are"
-            )
+        return user_images(self.run, paths, self.progress).to(self.device)
 
     def labels(self, x: Tensor, own: str | int | None, names: Sequence[str | Path]) -> Tensor | None:
         """The labels that images are encoded with, [B]: the given one, or the most likely by the bound, which is said.

@@ -134,6 +134,27 @@ def table_picture(t: Table, *, gap: int = 2, scale: int | None = None) -> np.nda
     return whole if colour else np.ascontiguousarray(whole[..., 0])
 
 
+def check_out(out: Path, *, moving: bool = False) -> None:
+    """Raise UserError, before anything is computed, for a path that images can't be written to."""
+    kind, gif = "" if out.is_dir() else out.suffix.lower(), ".gif (an animation), " if moving else ""
+    if kind not in ("", ".png", ".npz") and not (moving and kind == ".gif"):
+        raise UserError(
+            f"--out {out}: expected a path ending in .png (a grid), {gif}.npz (an array), or a folder (no suffix, one "
+            "PNG each)"
+        )
+
+
+def save_table(table: Table, x: np.ndarray, out: Path, names: Sequence[str] | None = None) -> None:
+    """A table to a .png; to any other path the images x [N, C, H, W], as an animation or as `save_images` does."""
+    kind = "" if out.is_dir() else out.suffix.lower()
+    if kind == ".png":
+        save_png(table_picture(table), out)
+    elif kind == ".gif":
+        save_gif(x, table.levels, out)
+    else:
+        save_images(x, table.levels, out, names)
+
+
 def save_gif(x: ArrayLike, levels: int, out: Path, *, milliseconds: int = 120) -> None:
     """Write images [N, C, H, W] as the frames of an animation that repeats. Raises UserError for fewer than two."""
     from PIL import Image

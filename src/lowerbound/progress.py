@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+CLEAR = "\r\033[K"  # an unfinished line of a terminal
 Report = Callable[[int, Mapping[str, float]], None]
 
 
@@ -50,19 +51,32 @@ class Terminal(Progress):
 
     def count(self, what: str) -> Callable[[int, int], None]:
         last = time.monotonic()
-        begun = False
+        first: tuple[float, int] | None = None  # when it was first told, and of how many
+        before, begun = -1, False
 
         def told(done: int, total: int) -> None:
-            nonlocal last, begun
+            nonlocal last, first, before, begun
+            now = time.monotonic()
+            if first is None or done < before:  # another count begins
+                first = now, done
+            before = done
             if self.live and begun and done >= total:
-                sys.stderr.write("\r\033[K")  # it has served its time
+                sys.stderr.write(CLEAR)  # it has served its time
                 begun = False
-            elif done < total and time.monotonic() - last > (0.2 if self.live else 10):
-                last, begun = time.monotonic(), True
-                sys.stderr.write(f"{what}: {done:,} of {total:,}" + ("\033[K\r" if self.live else "\n"))
+            elif done < total and now - last > (0.2 if self.live else 10):
+                last, begun = now, True
+                left = (now - first[0]) / (done - first[1]) * (total - done) if done > first[1] else None
+                text = f"{what}: {done:,} of {total:,}" + ("" if left is None else f", {_duration(left)} left")
+                sys.stderr.write(self._with_bar(text, done / total) + "\033[K\r" if self.live else text + "\n")
             sys.stderr.flush()
 
         return told
+
+    def _with_bar(self, text: str, share: float) -> str:
+        """A line of the terminal: a bar, where there is room for one, and the text."""
+        width = min(30, self.console.width - len(text) - 2)
+        filled = round(share * width)
+        return f"{'━' * filled}{'─' * (width - filled)} {text}" if width >= 4 else text[: self.console.width - 1]
 
     @contextlib.contextmanager
     def bar(self, total: int, start: int = 0) -> Iterator[Report]:
@@ -103,6 +117,20 @@ class Terminal(Progress):
                 last = now
 
         return told
+
+
+def _duration(seconds: float) -> str:
+    """Seconds for a person.
+
+    Example:
+        >>> _duration(7.2), _duration(125), _duration(8000)
+        ('7 s', '2 min 5 s', '2 h 13 min')
+    """
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {s} s" if minutes else f"{s} s"
 
 
 def _shown(terms: Mapping[str, float]) -> str:

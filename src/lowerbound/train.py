@@ -20,6 +20,7 @@ from lowerbound.data.batches import Batches
 from lowerbound.errors import ConfigError, RunError, TrainingError, UserError, did_you_mean
 from lowerbound.memory import keep_freed
 from lowerbound.metrics.likelihood import log_density
+from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.base import Density, LatentModel, Loss, Model, Stage
 from lowerbound.noise import key, reseed, seeded
 from lowerbound.optimization import Guard
@@ -225,6 +226,7 @@ class Loop:
         self.steps = 1 if stage.fit else self.config.total_steps(len(self.images))
         self.valid_every = self.config.valid_every or max(1, math.ceil(self.steps / 20))
         self.saved_step = 0
+        self.drawing = 0.0  # seconds that samples of the weights so far have taken
         self.writer: Any = None  # of TensorBoard
         # what a saved state holds
         self.step = 0
@@ -463,13 +465,15 @@ class Loop:
 
     def _live_pictures(self) -> None:
         model = self.model
-        drawable = len(model.space.shape) == 3 and isinstance(model, LatentModel) and model.can_sample
-        if not (self.pictures and drawable):
+        drawable = len(model.space.shape) == 3 and isinstance(model, LatentModel | Autoregressive) and model.can_sample
+        if not (self.pictures and drawable) or self.drawing > _SHARE * self.seconds:
             return
-        self.model.eval()
+        begun = time.monotonic()
+        model.eval()
         with seeded(self.seed, "pictures", device=self.device):
-            verbs.draw_samples(self.run, self.model)
-        self.model.train()
+            verbs.draw_samples(self.run, model, 16 if isinstance(model, Autoregressive) else 64)
+        model.train()
+        self.drawing += time.monotonic() - begun if isinstance(model, Autoregressive) else 0.0
 
     def _out_of_patience(self) -> bool:
         return self.config.patience is not None and self.since_best >= self.config.patience
@@ -536,6 +540,7 @@ class Loop:
         return values
 
 
+_SHARE = 0.05  # of the time that steps take, at most, goes into pictures of models that are slow to draw
 _SAVED = ("step", "seconds", "since_best", "finished", "window_steps", "_logged_seconds")
 
 

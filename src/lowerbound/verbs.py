@@ -1,4 +1,4 @@
-"""The verbs of the command line as functions of a run: evaluate, sample, reconstruct, encode."""
+"""The verbs of the command line as functions of a run: evaluate, sample, complete, reconstruct, encode."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -9,16 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound import pictures
+from lowerbound import drawing, pictures
+from lowerbound.data import decode
 from lowerbound.data.base import Data, Images, open_images
 from lowerbound.data.batches import Batches, binarized
 from lowerbound.errors import ModelError, RunError
 from lowerbound.files import Rows, replacing
 from lowerbound.metrics.base import Advance, Value, measure, rows_at_once
 from lowerbound.metrics.reconstruction import reconstruct as reconstruction
+from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.base import LatentModel, Model
 from lowerbound.models.vae import VAE
-from lowerbound.noise import seeded
+from lowerbound.noise import key, seeded
 from lowerbound.progress import Progress
 from lowerbound.run import Run
 
@@ -129,26 +131,68 @@ def as_batches(run: Run, images: Images, device: torch.device, *, label: bool | 
     return Batches(images, device, binarize=run.facts.binarizes, label=label)
 
 
+def user_images(run: Run, paths: Sequence[str | Path], progress: Progress | None = None) -> Tensor:
+    """Image files, prepared as the run's data were: uint8 [B, C, H, W]. What had to be converted is said."""
+    facts = run.facts
+    x = torch.from_numpy(open_images(paths, run.recipe.data, facts.shape, facts.levels))
+    for path in paths:
+        _tell_conversion(run, Path(path), progress or Progress())
+    return binarized(x, facts.levels, np.arange(len(x))) if facts.binarizes else x
+
+
+def _tell_conversion(run: Run, path: Path, progress: Progress) -> None:
+    channels, height, width = run.facts.shape
+    with path.open("rb") as file:
+        header = decode.header(file)
+    kinds = {True: "in colour", False: "grey"}
+    if (header.height, header.width, header.colour) != (height, width, channels == 3):
+        progress.say(
+            f"{path}: {header.width}x{header.height} {kinds[header.colour]}, made {width}x{height} "
+            f"{kinds[channels == 3]} as the images of {run.path} are"
+        )
+
+
 def sample(
     run: Run,
     n: int = 16,
     *,
     label: str | int | None = None,
     temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
     mean: bool = False,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    progress: Progress | None = None,
 ) -> tuple[np.ndarray, int]:
-    """Images drawn from the model (or the means of p(x|z)), uint8 [n, C, H, W], and the levels of their pixels."""
+    """Images drawn from the model (or the means of p(x|z)), uint8 [n, C, H, W], and the levels of their pixels.
+
+    top_k, top_p: of models that draw each value from a probability of its own, `Autoregressive.sample`.
+    """
     model = run.load(device)
-    if n < 1:
-        raise ModelError(f"-n {n}: expected a whole number of at least 1")
+    _check_number_of_images(n)
     y = run.labels(n, label, seed)
-    drawn = []
     with seeded(seed, "sample", device=torch.device(device)):
+        if isinstance(model, Autoregressive) and not mean:
+            x = drawing.sample(model, n, y, temperature, top_k=top_k, top_p=top_p, progress=progress)
+            return x, model.space.levels or 256
+        if top_k is not None or top_p is not None:
+            raise ModelError(
+                f"--top-{'p' if top_k is None else 'k'}: {type(model).__name__} does not draw values from a "
+                f"probability of each; {_AUTOREGRESSIVE} does"
+            )
+        drawn = []
         for part in torch.arange(n).split(rows_at_once(model)):
             drawn.append(_drawn(model, len(part), None if y is None else y[part].to(device), temperature, mean))
     return np.concatenate(drawn), model.space.levels or 256
+
+
+_AUTOREGRESSIVE = "an autoregressive model, such as pixelcnn-mnist,"
+
+
+def _check_number_of_images(n: int) -> None:
+    if n < 1:
+        raise ModelError(f"-n {n}: expected a whole number of at least 1")
 
 
 def _drawn(model: Model, n: int, y: Tensor | None, temperature: float, mean: bool) -> np.ndarray:
@@ -159,14 +203,75 @@ def _drawn(model: Model, n: int, y: Tensor | None, temperature: float, mean: boo
     return model.sample_mean(n, y, temperature).round().to(torch.uint8).cpu().numpy()
 
 
+def complete(
+    run: Run,
+    images: Sequence[str | Path],
+    keep: str = "top:0.5",
+    n: int = 8,
+    *,
+    label: str | int | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> drawing.Completion:
+    """The user's images as the run prepares them, and n draws of what is not kept of each, given what is.
+
+    Args:
+        keep: `top:FRACTION` of the rows, `rows:N`, or the path of a picture that is not black where pixels are kept.
+        label: of a conditional model; None: drawn for each completion, given what is kept.
+
+    Raises UserError: for a model that isn't autoregressive, and what can't be kept in the order it draws in.
+    """
+    model = run.load(device)
+    if not isinstance(model, Autoregressive):
+        raise ModelError(f"{run.path}: {type(model).__name__} can't complete images; {_AUTOREGRESSIVE} can")
+    _check_number_of_images(n)
+    progress = progress or Progress()
+    mask = drawing.kept(keep, model.grid.size)
+    model.first_drawn(mask)
+    x = user_images(run, images, progress).to(device)
+    y, drawn_labels = _labels_to_complete(run, model, x, mask, n, label, seed)
+    names = tuple(str(image) for image in images)
+    if drawn_labels is not None:
+        drawing.told_labels(names, drawn_labels, progress)
+    if bool(mask.all()):
+        progress.say(f"--keep {keep}: keeps everything, so there is nothing to draw")
+    with seeded(seed, "complete", device=torch.device(device)):
+        drawn = drawing.complete(model, x, mask, n, y, temperature, top_k=top_k, top_p=top_p, progress=progress)
+    return drawing.Completion(
+        originals=x.cpu().numpy(),
+        kept=mask.numpy(),
+        x=drawn,
+        levels=model.space.levels or 256,
+        names=names,
+        labels=drawn_labels,
+        title=f"kept: {Path(keep).name}" + (f"; label {label}" if label is not None else ""),
+    )
+
+
+def _labels_to_complete(
+    run: Run, model: Autoregressive, x: Tensor, mask: Tensor, n: int, label: str | int | None, seed: int
+) -> tuple[Tensor | None, tuple[tuple[str, ...], ...] | None]:
+    """The labels of n completions of each image [B, n], or None; and their names, where they had to be drawn."""
+    given = run.labels(len(x) * n, label, seed)
+    if given is None or label is not None:
+        return None if given is None else given.view(len(x), n), None
+    classes, counts = run.facts.classes, run.facts.counts
+    assert classes is not None
+    assert counts is not None
+    y = drawing.draw_labels(model, x, mask, n, counts, torch.Generator().manual_seed(key(seed, "labels")))
+    return y, tuple(tuple(classes[k] for k in row) for row in y.tolist())
+
+
 def reconstruct(
     run: Run, images: Sequence[str | Path], *, label: str | int | None = None, device: torch.device | str = "cpu"
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """The user's images as the run prepares them, their reconstructions (means of p(x|z)), and the levels of both."""
     model = _latent_model(run, device)
-    x = torch.from_numpy(open_images(images, run.recipe.data, run.facts.shape, run.facts.levels))
-    if run.facts.binarizes:
-        x = binarized(x, run.facts.levels, np.arange(len(x)))
+    x = user_images(run, images)
     y = run.labels(len(x), label)
     with torch.no_grad():
         r = reconstruction(model, x.to(device), None if y is None else y.to(device))
@@ -222,7 +327,7 @@ def finish(run: Run, *, device: torch.device | str = "cpu", progress: Progress |
 
     Short: 50 draws of MNIST's size, fewer of larger images.
     """
-    draw_pictures(run, device)
+    draw_pictures(run, device, progress)
     draws = short_draws(run, open_data(run, "valid"))
     return evaluate(run, split="valid", draws=draws, device=device, progress=progress)
 
@@ -233,24 +338,47 @@ def short_draws(run: Run, images: Images) -> int:
 
 
 @torch.no_grad()
-def draw_samples(run: Run, model: Model, n: int = 64) -> None:
-    """samples.png, and samples_mean.png for the same latents; labels by their frequencies."""
-    y, levels = run.labels(n), model.space.levels or 256
+def draw_samples(run: Run, model: Model, n: int = 64, progress: Progress | None = None) -> None:
+    """samples.png, and samples_mean.png for the same latents; labels by their frequencies.
+
+    Fewer than n of an autoregressive model that would take long.
+    """
+    n = drawing.affordable(model, n) if isinstance(model, Autoregressive) else n
+    y, levels, mean = run.labels(n), model.space.levels or 256, None
     y = None if y is None else y.to(next(model.parameters()).device)
-    p = model.draw_likelihood(n, y) if isinstance(model, LatentModel) else None
-    x = model.sample(n, y) if p is None else p.sample()
-    pictures.save_png(pictures.grid(x.cpu().numpy(), levels), run.picture("samples.png"))
-    if p is not None:
-        pictures.save_png(pictures.grid(p.mean.cpu().numpy(), levels), run.picture("samples_mean.png"))
+    if isinstance(model, Autoregressive):
+        x = drawing.sample(model, n, y, progress=progress)
+    elif isinstance(model, LatentModel):
+        p = model.draw_likelihood(n, y)
+        x, mean = p.sample().cpu().numpy(), p.mean.cpu().numpy()
+    else:
+        x = model.sample(n, y).cpu().numpy()
+    pictures.save_png(pictures.grid(x, levels), run.picture("samples.png"))
+    if mean is not None:
+        pictures.save_png(pictures.grid(mean, levels), run.picture("samples_mean.png"))
 
 
-def draw_pictures(run: Run, device: torch.device | str = "cpu") -> None:
-    """Everything in pictures/: samples, their means, reconstructions, the manifold where z is a plane, curves."""
+def draw_completions(run: Run, model: Autoregressive, device: torch.device | str, progress: Progress | None) -> None:
+    """completions.png: of eight validation images the upper half is kept, and the rest drawn a few times."""
+    batch = next(as_batches(run, open_data(run, "valid"), torch.device(device)).in_order(8))
+    n = max(1, drawing.affordable(model) // 10)  # 6 at most, in the time that samples take
+    mask = drawing.rows_kept(0.5, model.grid.size)
+    y = None if batch.y is None else batch.y[:, None].expand(-1, n)
+    drawn = drawing.complete(model, batch.x, mask, n, y, progress=progress)
+    done = drawing.Completion(batch.x.cpu().numpy(), mask.numpy(), drawn, model.space.levels or 256)
+    done.save(run.picture("completions.png"))
+
+
+def draw_pictures(run: Run, device: torch.device | str = "cpu", progress: Progress | None = None) -> None:
+    """Everything in pictures/: samples, their means, reconstructions, completions, the manifold where z is a plane,
+    curves."""
     model = run.load(device)
     levels = model.space.levels or 256
     if model.can_sample:
         with seeded(run.recipe.seed, "pictures", device=torch.device(device)):
-            draw_samples(run, model)
+            draw_samples(run, model, progress=progress)
+            if isinstance(model, Autoregressive):
+                draw_completions(run, model, device, progress)
     if isinstance(model, LatentModel):
         batch = next(as_batches(run, open_data(run, "valid"), torch.device(device)).in_order(16))
         with torch.no_grad():

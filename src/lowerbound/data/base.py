@@ -1,10 +1,10 @@
 """A data set as it is configured, and the images of one of its parts."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from pydantic import Field
@@ -161,13 +161,34 @@ def open_images(paths: Iterable[str | Path], data: Data, shape: Shape, levels: i
     return np.rint(pixels * ((levels - 1) / 255)).astype(np.uint8) if rescale else pixels
 
 
+def open_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
+    """An image file of exactly this size (height, width), as bool [H, W]: true where it is not black.
+
+    Raises DataError naming the file.
+    """
+    with decode.quiet(), _reading(Path(path)) as file:
+        header = decode.header(file)
+        if (header.height, header.width) != size:
+            found, wanted = (f"{w}x{h}" for h, w in ((header.height, header.width), size))
+            raise DataError(f"{path}: the mask is {found} pixels wide and high; expected {wanted}, as the images are")
+        file.seek(0)
+        return decode.decode(file, (1, *size), 256, str(path))[0] > 0
+
+
 def _open_one(path: Path, shape: Shape, levels: int) -> np.ndarray:
+    with _reading(path) as file:
+        return decode.decode(file, shape, levels, str(path))
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[IO[bytes]]:
+    """A user's own file. Raises DataError for what can't be read inside."""
     if path.is_dir():
         raise DataError(f"{path} is a folder; expected an image file")
     try:
         check_size(path.stat().st_size)
         with open(path, "rb") as file:
-            return decode.decode(file, shape, levels, str(path))
+            yield file
     except decode.Unreadable as e:
         raise DataError(f"{path}: {e}") from None
     except OSError as e:

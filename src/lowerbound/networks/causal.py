@@ -30,10 +30,13 @@ class Cache:
         self.x = like.new_zeros(n, *size, features)  # what has been put
         self.row = -1  # the row that was last begun
         self.layers: dict[nn.Module, Any] = {}
+        self.held = self.x.numel()  # numbers that are kept
 
     def zeros(self, *shape: int) -> Tensor:
         """Zeros [n, *shape]."""
-        return self.like.new_zeros(self.n, *shape)
+        made = self.like.new_zeros(self.n, *shape)
+        self.held += made.numel()
+        return made
 
     def coarser(self) -> "Cache":
         """The same memory, for layers whose maps are half as large."""
@@ -125,7 +128,8 @@ class CausalNetwork(nn.Module):
         """Prepare a cache: what each layer adds for the condition [B, H or 1, W or 1, D]."""
         for module in self.modules():
             if isinstance(module, Shift):
-                cache.layers[module] = module(c)
+                kept = cache.layers[module] = module(c)
+                cache.held += kept.numel() if isinstance(kept, Tensor) else 0
 
     def _inputs(self) -> Sequence["MaskedConv | RowConv"]:
         """The convolutions that look at x itself, to which `put` gives it."""
