@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -239,7 +240,7 @@ class DiagonalStates(States):
 
     def _both(self, given: Tensor) -> Tensor:
         """The states of both directions, each from left to right: [2, B, H, W, 4h] -> [2, B, H, W, h]."""
-        B, n, start = given.shape[1], 0, 0
+        B = given.shape[1]
         state = cell = given.new_zeros(2, 0, B, self.width)  # [2, rows of the diagonal, B, h]
         states = []
         for gates, above in self.diagonals.split(given):
@@ -315,7 +316,7 @@ class Diagonals(nn.Module):
         self.size = (H, W)
         tops = [0, *(max(0, d - W + 1) for d in range(H + W - 1))]
         self.lengths = [min(d, H - 1) - top + 1 for d, top in enumerate(tops[1:])]
-        self.downs = [b - a for a, b in zip(tops[:-1], tops[1:], strict=True)]
+        self.downs = [b - a for a, b in pairwise(tops)]
 
     def split(self, maps: Tensor) -> Iterator[tuple[Tensor, int]]:
         """[2, B, H, W, F] -> each diagonal [2, rows, B, F], and how many rows its first is below the last one's."""
