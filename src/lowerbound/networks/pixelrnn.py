@@ -264,7 +264,7 @@ class DiagonalStates(States):
 
 
 class _Diagonals:
-    """The rightward states and cells of the row so far, and the leftward states of the row above, [B, W + 1, h]; where a
+    """The rightward states and cells of the row so far and the leftward states of the row above, [B, W + 1, h]; where a
     direction begins there is a column of zeros.
     """
 
