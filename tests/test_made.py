@@ -19,7 +19,7 @@ from causal_worlds import (
 from lowerbound.config import parse
 from lowerbound.errors import ConfigError
 from lowerbound.networks.causal import CausalNetwork
-from lowerbound.networks.made import MADE
+from lowerbound.networks.made import MADE, Triangle
 from lowerbound.testing import LABEL
 from lowerbound.testing.base import double
 
@@ -37,6 +37,12 @@ def one_thread():
 HIDDEN = [(), (11,), (9, 14), (3, 40, 5)]
 
 
+def weights(layer: Triangle) -> np.ndarray:
+    """[O, I], not masked."""
+    parts = [torch.nn.functional.pad(b.weight, (0, layer.inputs - b.in_features)) for b in layer.blocks]
+    return torch.cat(parts).detach().numpy()
+
+
 def brute_force(net: MADE, hidden: tuple[int, ...], channels: int, x: np.ndarray) -> np.ndarray:
     """h [P, H, W] of one x [F, H, W], a unit and a connection at a time, by the rules of the paper's section 4.1."""
     F, H, W = x.shape
@@ -50,13 +56,13 @@ def brute_force(net: MADE, hidden: tuple[int, ...], channels: int, x: np.ndarray
     m_inputs = m_before = [degree(t, f) for t, f in places]
     for layer, width in zip(net.hidden, hidden, strict=True):
         m = [math.floor(k * D / width) for k in range(width)]
-        w, b = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+        w, b = weights(layer), layer.bias.detach().numpy()
         sums = [
             b[k] + sum(w[k, i] * before[i] for i in range(len(before)) if m[k] >= m_before[i]) for k in range(width)
         ]
         before, m_before = [math.tanh(a) for a in sums], m
-    w, b = net.out.weight.detach().numpy(), net.out.bias.detach().numpy()
-    direct = None if net.direct is None else net.direct.weight.detach().numpy()
+    w, b = weights(net.out), net.out.bias.detach().numpy()
+    direct = None if net.direct is None else weights(net.direct)
     out = np.zeros((P, H, W))
     for t in range(H * W):
         for p in range(P):
@@ -110,6 +116,14 @@ def test_outputs_depend_on_all_that_comes_before(direct: bool, channels: int, fe
 @pytest.mark.parametrize("context_size", [(1, 1), (2, 3)])
 def test_every_output_depends_on_the_condition(context_size):
     expect_all_outputs_to_depend_on_the_condition(MADE.Config(hidden=(20,), activation="tanh"), context_size)
+
+
+def test_of_a_map_an_output_sees_its_own_position_and_earlier_ones():
+    net = built(MADE.Config(hidden=(20,), activation="tanh"), 1, 1, (2, 3), context=2)
+    c = torch.randn(1, 2, 2, 3)
+    jacobian = torch.autograd.functional.jacobian(lambda c: net(torch.zeros(1, 1, 2, 3), c), c)[0, 0, :, :, 0]
+    for (i, j, d, k, l), value in np.ndenumerate(jacobian.numpy()):
+        assert (value != 0) == ((k, l) <= (i, j)), (i, j, d, k, l)
 
 
 def test_the_first_output_is_no_linear_function_of_the_condition():

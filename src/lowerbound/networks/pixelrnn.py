@@ -23,7 +23,7 @@ from lowerbound.networks.causal import (
 
 
 class PixelRNN(CausalNetwork):
-    """What both have in common, of van den Oord et al. (2016), Pixel Recurrent Neural Networks, table 1,
+    """What the two have in common, of van den Oord et al. (2016), Pixel Recurrent Neural Networks, table 1,
     https://arxiv.org/abs/1601.06759.
 
     A convolution with mask A, residual layers of states with mask B (figure 5), and two more layers position by
@@ -73,9 +73,9 @@ class RowLSTM(PixelRNN):
     .. math:: [o_i, f_i, i_i, g_i] = \sigma(K^{ss} * h_{i-1} + K^{is} * x_i), \quad
         c_i = f_i \odot c_{i-1} + i_i \odot g_i, \quad h_i = o_i \odot \tanh(c_i)
 
-    (eq. 3; tanh for g). It does not see all earlier positions: a state sees a triangle above it, which widens by half a
-    kernel with each row, the more the wider the first kernel is; what is further to the right, or to the left, is in a
-    blind spot.
+    (eq. 3, for row i; tanh for g). It does not see all earlier positions: a state sees a triangle above it (figure 4),
+    which begins as wide as the first kernel and widens by half a kernel with each row; what is further to the right, or
+    to the left, is in a blind spot.
 
     Example:
         >>> net = RowLSTM.Config(width=8, layers=2).build((1, 8, 8), (1, 8, 8))
@@ -102,13 +102,13 @@ class DiagonalBiLSTM(PixelRNN):
     r"""The Diagonal BiLSTM (section 3.2): the states of a diagonal at once, in both directions, which see all of the
     image above and to the left.
 
-    A state has two neighbours: to the left and above, or to the right and above (h is as in `RowLSTM`, over the
-    diagonals; c is of the neighbour in the row). The states of the leftward direction are moved down by a row before
-    the two are added, so that none sees what comes later.
+    Eq. 3 as in `RowLSTM`, where i counts the diagonals and K^ss is of two neighbours: the one above, and the one to the
+    left or, in the leftward direction, to the right, whose cell goes on. The leftward states are moved down by a row
+    before the two maps are added, so that none sees what comes later.
 
-    A feature with mask A knows nothing of its own position, so that moving the states down by a row loses the last
-    position of the row above. Here the leftward states are also made of the input x at their positions, and of all
-    channels there; thus there is no blind spot.
+    Not as in the paper: its features know nothing of their own position (mask A), and so the leftward states, which
+    are used a row lower, nothing of the last position of the row above, unless the first kernel reaches it. Here they
+    are also made of the input x at their positions, and of all channels there; thus there is no blind spot.
 
     Example:
         >>> net = DiagonalBiLSTM.Config(width=8, layers=2).build((3, 8, 8), (3 * 256, 8, 8), channels=3)
@@ -155,7 +155,7 @@ def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class States(nn.Module):
-    """The states of a layer, [..., h], from what it is given, h [..., 2h] and x [..., F]; abstract."""
+    """The states of a layer, [..., h], from what comes into it, h [..., 2h], and the input x [..., F]; abstract."""
 
     @abstractmethod
     def forward(self, h: Tensor, x: Tensor, c: Tensor | None) -> Tensor:
@@ -218,8 +218,9 @@ class _Rows:
 
 
 class DiagonalStates(States):
-    """States by diagonals: `right` and `left` make the gates of both directions of what is at a position, which is
-    K^is; `state` of those of the neighbours in the row and above, K^ss."""
+    """States by diagonals: K^is is `right` and `left`, for the two directions; K^ss is `state`, over the states of the
+    neighbours in the row and above.
+    """
 
     def __init__(self, width: int, in_shape: Shape, channels: int, context: int):
         super().__init__()
@@ -263,8 +264,9 @@ class DiagonalStates(States):
 
 
 class _Diagonals:
-    """The rightward states and cells of the row so far, and the leftward ones of the row above, [B, W + 1, h]; at the
-    edge where a direction begins there is a column of zeros."""
+    """The rightward states and cells of the row so far and the leftward states of the row above, [B, W + 1, h]; where a
+    direction begins there is a column of zeros.
+    """
 
     def __init__(self, states: DiagonalStates, cache: Cache):
         self.states, self.cache = states, cache
@@ -276,7 +278,7 @@ class _Diagonals:
 
     def begin_row(self, i: int) -> None:
         self.row = i
-        self.above, self.right = self.right, torch.zeros_like(self.right)
+        self.above = self.right.clone()
         if i:
             self._leftward(At(self.cache, i - 1))
 
@@ -301,8 +303,9 @@ class _Diagonals:
 
 
 class Diagonals(nn.Module):
-    """The positions of maps in the order of their diagonals, each from its top row down: skewing, without what would be
-    added at the edges."""
+    """The positions of maps in the order of their diagonals, each from its top row down: the skewed map of figure 3,
+    without what would be added at the edges.
+    """
 
     order: Tensor
     back: Tensor
