@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lowerbound.api import complete, evaluate, fit_prior, load, predict, probe, score, train
+    from lowerbound.api import compare, complete, evaluate, fit_prior, load, predict, probe, score, train
     from lowerbound.encoder import LatentEncoder
     from lowerbound.errors import UserError
     from lowerbound.run import Run
@@ -14,6 +14,7 @@ __all__ = [
     "LatentEncoder",
     "Run",
     "UserError",
+    "compare",
     "complete",
     "evaluate",
     "fit_prior",
@@ -25,7 +26,9 @@ __all__ = [
 ]
 
 _HOMES = {"LatentEncoder": "encoder", "Run": "run", "UserError": "errors"}
-_HOMES |= dict.fromkeys(("complete", "evaluate", "fit_prior", "load", "predict", "probe", "score", "train"), "api")
+_HOMES |= dict.fromkeys(
+    ("compare", "complete", "evaluate", "fit_prior", "load", "predict", "probe", "score", "train"), "api"
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -42,7 +45,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """`lowerbound.train` (probe, score) stays the function when the module of that name is imported."""
+    """`lowerbound.train` (compare, probe, score) stays the function when the module of that name is imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

@@ -1,10 +1,11 @@
-"""What Python users call: train, load, evaluate, fit_prior, probe, predict, score, complete."""
+"""What Python users call: train, load, evaluate, compare, fit_prior, probe, predict, score, complete."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lowerbound import fitting, verbs
+from lowerbound.compare import compare as _compare
 from lowerbound.config import allowing
 from lowerbound.drawing import Completion
 from lowerbound.models.base import Model
@@ -93,6 +94,11 @@ def fit_prior(
 def evaluate(path: str | Path, *, device: str = "auto", **options: Any) -> dict[str, Any]:
     """The report of `lowerbound evaluate --json`; options as those of `verbs.evaluate`."""
     return verbs.evaluate(Run.open(path), device=pick_device(device), **options)
+
+
+def compare(paths: Sequence[str | Path], *, device: str = "auto", **options: Any) -> dict[str, Any]:
+    """The report of `lowerbound compare --json` over runs; options as those of `lowerbound.compare.compare`."""
+    return _compare([Run.open(path) for path in paths], device=pick_device(device), **options)
 
 
 def probe(path: str | Path, *, device: str = "auto", **options: Any) -> dict[str, Any]:

@@ -376,6 +376,51 @@ def score(
 
 
 @app.command
+def compare(
+    runs: Annotated[list[Path], Parameter(help="run folders; the differences are to the first with a likelihood")],
+    /,
+    *,
+    html: Annotated[Path | None, Parameter(help="write a page: the table, samples, a plot")] = None,
+    png: Annotated[Path | None, Parameter(help="write a picture: a row of samples for each run")] = None,
+    markdown: Annotated[
+        Path | None, Parameter(help="write the table to a .md, between <!-- compare --> and <!-- /compare -->")
+    ] = None,
+    data: Annotated[str | None, Parameter(help="measure all runs on this data set; by default each on its own")] = None,
+    split: str = "test",
+    draws: Annotated[int, Parameter(converter=_whole, help="importance-weighted draws of a bound")] = 500,
+    limit: Annotated[int | None, Parameter(converter=_whole, help="only the first so many images")] = None,
+    samples: Annotated[int, Parameter(converter=_whole, help="images drawn of each run, at once")] = 10,
+    device: Device = "auto",
+    seed: Whole = 0,
+    json: Json = False,
+) -> None:
+    """One table over runs of any family on the same images: likelihood, cost, what else a model can do."""
+    from lowerbound.compare import compare as run_comparison
+    from lowerbound.run import Run
+    from lowerbound.train import pick_device
+
+    shown = _progress()
+    report = run_comparison(
+        [Run.open(run) for run in runs],
+        data=data,
+        split=split,
+        limit=limit,
+        draws=draws,
+        samples=samples,
+        html=html,
+        png=png,
+        markdown=markdown,
+        seed=seed,
+        device=pick_device(device),
+        progress=shown,
+    )
+    _print(report, json, _comparison)
+    for path in (html, png, markdown):
+        if path is not None:
+            shown.say(str(path))
+
+
+@app.command
 def traverse(
     run: Path,
     image: Annotated[Path | None, Parameter(help="start from its code; without it, from the prior's mean")] = None,
@@ -804,6 +849,48 @@ def _metrics(report: dict[str, Any]) -> Any:
         error = "" if m["stderr"] is None else f"{m['stderr']:.3g}"
         given = f" given the {m['given']}" if "given" in m else ""
         table.add_row(name, m["relation"], f"{m['value']:.5g}", error, m["unit"] + given, str(m["draws"] or ""))
+    return table
+
+
+def _comparison(report: dict[str, Any]) -> Any:
+    """What the runs say, what they cost, the anchors, and what must be known of them."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from lowerbound import compare_page as page
+
+    facts = Text(f"\n{page.pixels(report)}\n{page.conditions(report)}", style="italic")
+    tables = [_columns(report, names) for names in (page.LIKELIHOOD, page.COST)]
+    notes = [Padding(Text(f"- {note}"), (0, 1)) for note in report["notes"]]
+    return Group(facts, *tables, _anchors(page.anchor_rows(report)), *notes)
+
+
+def _columns(report: dict[str, Any], names: tuple[str, ...]) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from lowerbound import compare_page as page
+
+    table, shown = Table(box=box.SIMPLE), page.shown_columns(report, names)
+    for name in shown:
+        table.add_column(page.heading(name, report), justify="left" if name in ("run", "model") else "right")
+    for row in report["runs"]:
+        cells = page.cells(row, report)
+        table.add_row(*(Text(cells[name]) for name in shown))
+    return table
+
+
+def _anchors(rows: Any) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table("the same pixels", "as", box=box.SIMPLE)
+    for name in ("bits/dim", "nats/image"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

@@ -12,8 +12,9 @@ pictures/
 import hashlib
 import json
 import shutil
+import zipfile
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,14 @@ class Run:
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
             raise RunError(f"{path} is damaged ({e}); start over with --overwrite") from None
 
+    def states(self) -> dict[str, dict[str, Any]]:
+        """The values of the last state of every stage, without its tensors: {} where there are none to be read."""
+        found: dict[str, dict[str, Any]] = {}
+        for path in sorted(self._state("*").parent.glob("[!.]*.safetensors")):
+            with suppress(SafetensorError, OSError, KeyError, TypeError, ValueError), safe_open(path, "pt") as file:
+                found[path.stem] = json.loads(file.metadata()["values"])
+        return found
+
     # ---- directions, and what editing needs to know of the codes
 
     def directions(self, model: nn.Module, *, strict: bool = True) -> dict[str, Direction]:
@@ -270,11 +279,31 @@ class Run:
 
     def save_evaluation(self, report: dict[str, Any], per_image: Mapping[str, np.ndarray]) -> None:
         """A report under its split's name; that on other data than the run's own has the data's name before it."""
-        data = report["data"]
-        name = data["split"] if data["name"] == self.facts.name else f"{data['name']}-{data['split']}"
-        self.write_json(f"evaluation/{name}.json", report)
-        with replacing(self.path / "evaluation" / f"{name}.npz") as temporary, temporary.open("wb") as file:
+        name = self._evaluation(report["data"]["name"], report["data"]["split"])
+        self.write_json(f"{name}.json", report)
+        with replacing(self.path / f"{name}.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **dict(per_image))  # pyright: ignore[reportArgumentType]
+
+    def load_evaluation(self, data: str, split: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The saved report on a split of the data of this name, and its per-image values, [n] each.
+
+        Raises RunError, which says in a few words why there are none: not there, older than the weights, damaged.
+        """
+        name = self._evaluation(data, split)
+        files = [self.path / f"{name}{suffix}" for suffix in (".json", ".npz")]
+        if not all(file.is_file() for file in files):
+            raise RunError(f"there is no {name}.json with its .npz")
+        weights = (self.path / "model.safetensors").stat().st_mtime_ns
+        if any(file.stat().st_mtime_ns < weights for file in files):
+            raise RunError(f"{name}.json is older than the weights")
+        try:
+            with np.load(files[1]) as arrays:
+                return json.loads(files[0].read_text(encoding="utf-8")), {k: arrays[k] for k in arrays.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            raise RunError(f"{name}.json or its .npz is damaged") from None
+
+    def _evaluation(self, data: str, split: str) -> str:
+        return f"evaluation/{split if data == self.facts.name else f'{data}-{split}'}"
 
 
 def _class_number(name: str, classes: tuple[str, ...]) -> int:

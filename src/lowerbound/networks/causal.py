@@ -6,6 +6,7 @@ training or over a single position in sampling. What a position needs of earlier
 that look around: the convolutions, the attention and the recurrences.
 """
 
+import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -37,6 +38,12 @@ class Cache:
         self.held += made.numel()
         return made
 
+    def coarser(self) -> "Cache":
+        """The same memory, for layers whose maps are half as large."""
+        half = copy.copy(self)
+        half.size = tuple(s // 2 for s in self.size)
+        return half
+
 
 class At(NamedTuple):
     """Where a pass is: position (i, j) of the images in the cache, or all of row i where j is None."""
@@ -49,6 +56,14 @@ class At(NamedTuple):
         """The position or row of maps [B or 1, H or 1, W or 1, F]."""
         row = maps[:, self.i if maps.shape[1] > 1 else 0]
         return row if self.j is None else row[:, self.j if maps.shape[2] > 1 else 0]
+
+    def coarser(self) -> "At":
+        """Where that is in maps half as large."""
+        return At(self.cache.coarser(), self.i // 2, None if self.j is None else self.j // 2)
+
+    def between(self, stride: int) -> bool:
+        """Whether it is none of the places that a convolution with this stride puts something out for."""
+        return bool(self.i % stride or (self.j or 0) % stride)
 
 
 class CausalNetwork(nn.Module):
@@ -148,14 +163,27 @@ class MaskedConv(nn.Module):
 
     centre: [O, I], which inputs an output may see at the position itself; a bool for all alike: mask B, or A.
 
-    x: maps [B, H, W, I] -> [B, H, W, O]. At a position: x [B, I] -> [B, O]; None where it has been put.
+    stride: of the places (i, j), only those that it divides both of.
+
+    x: maps [B, H, W, I] -> [B, H / stride, W / stride, O]. At a position: x [B, I] -> [B, O], or None between those
+    places; None for x where it has been put.
     """
 
     mask: Tensor
 
-    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], *, right: int = 0, centre: Tensor | bool):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: tuple[int, int],
+        *,
+        right: int = 0,
+        centre: Tensor | bool,
+        stride: int = 1,
+    ):
         super().__init__()
         kw = kernel[1]
+        self.stride = stride
         self.kernel, self.left, self.right = kernel, kw - 1 - right, right
         conv = nn.Conv2d(inputs, outputs, kernel)
         mask = torch.ones_like(conv.weight)
@@ -173,13 +201,13 @@ class MaskedConv(nn.Module):
         """The weights [O, I, kh, kw], zero at what is not seen."""
         return self.weight * self.mask if self.masked else self.weight
 
-    def forward(self, x: Tensor | None, at: At | None = None) -> Tensor:
+    def forward(self, x: Tensor | None, at: At | None = None) -> Tensor | None:
         if at is not None:
             return self._at(x, at)
         assert x is not None
         padded = F.pad(x, (0, 0, self.left, self.right, self.kernel[0] - 1, 0)).permute(0, 3, 1, 2)
         # a single input channel would give a map whose channels come first
-        return F.conv2d(padded, self.seen, self.bias).permute(0, 2, 3, 1).contiguous()
+        return F.conv2d(padded, self.seen, self.bias, self.stride).permute(0, 2, 3, 1).contiguous()
 
     def put(self, x: Tensor, at: At) -> None:
         self._state(at.cache).x[:, at.i + self.kernel[0] - 1, at.j + self.left] = x  # pyright: ignore[reportOptionalOperand]
@@ -189,9 +217,11 @@ class MaskedConv(nn.Module):
             cache.layers[self] = _Around(self, cache)
         return cache.layers[self]
 
-    def _at(self, x: Tensor | None, at: At) -> Tensor:
+    def _at(self, x: Tensor | None, at: At) -> Tensor | None:
         if x is not None:
             self.put(x, at)
+        if at.between(self.stride):
+            return None
         state, j = self._state(at.cache), at.j
         assert j is not None
         if state.row != at.i:
@@ -230,27 +260,35 @@ class _Around:
 class RowConv(nn.Module):
     """A convolution over whole rows: the kh - 1 rows above and the own one, or with `strict` the kh rows above.
 
-    x: maps [B, H, W, I] -> [B, H, W, O]. At a row: x [B, W, I] -> [B, W, O]; None where it has been put.
+    stride: of the places (i, j), only those that it divides both of.
+
+    x: maps [B, H, W, I] -> [B, H / stride, W / stride, O]. At a row: x [B, W, I] -> [B, W / stride, O], or None between
+    those rows; None for x where it has been put.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], *, strict: bool = False):
+    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], *, strict: bool = False, stride: int = 1):
         super().__init__()
         kh, kw = kernel
+        self.stride = stride
         self.top, self.side, self.strict = kh - 1 + strict, kw // 2, strict
         conv = nn.Conv2d(inputs, outputs, (kh, 2 * self.side + 1))
         assert conv.bias is not None
         self.weight = nn.Parameter(conv.weight.detach().to(memory_format=torch.channels_last))
         self.bias = nn.Parameter(conv.bias.detach())
 
-    def forward(self, x: Tensor | None, at: At | None = None) -> Tensor:
+    def forward(self, x: Tensor | None, at: At | None = None) -> Tensor | None:
         if at is not None:
             if x is not None:
                 self._rows(at.cache)[:, at.i + self.top, self.side : self.side + x.shape[1]] = x
+            if at.between(self.stride):
+                return None
             window = self._rows(at.cache)[:, at.i : at.i + self.weight.shape[2]].permute(0, 3, 1, 2)
-            return F.conv2d(window, self.weight, self.bias)[:, :, 0].transpose(1, 2)
+            return F.conv2d(window, self.weight, self.bias, self.stride)[:, :, 0].transpose(1, 2)
         assert x is not None
         padded = F.pad(x, (0, 0, self.side, self.side, self.top, -1 if self.strict else 0))
-        return F.conv2d(padded.permute(0, 3, 1, 2), self.weight, self.bias).permute(0, 2, 3, 1).contiguous()
+        return (
+            F.conv2d(padded.permute(0, 3, 1, 2), self.weight, self.bias, self.stride).permute(0, 2, 3, 1).contiguous()
+        )
 
     def put(self, x: Tensor, at: At) -> None:
         assert at.j is not None
@@ -279,8 +317,13 @@ class MaskedLinear(nn.Linear):
             "mask", seen.to(self.weight.dtype) if seen is not None and masked else None, persistent=False
         )
 
+    @property
+    def seen(self) -> Tensor:
+        """The weights [O, I], zero at what is not seen."""
+        return self.weight if self.mask is None else self.weight * self.mask
+
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return F.linear(x, self.weight if self.mask is None else self.weight * self.mask, self.bias)
+        return F.linear(x, self.seen, self.bias)
 
 
 class Shift(nn.Module):

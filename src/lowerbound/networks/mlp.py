@@ -2,10 +2,11 @@
 
 import math
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from lowerbound.errors import did_you_mean
@@ -23,6 +24,22 @@ ACTIVATIONS = {
 }
 
 
+def _positive(widths: tuple[int, ...]) -> tuple[int, ...]:
+    if any(w < 1 for w in widths):
+        raise ValueError(f"expected widths above 0, got {list(widths)}")
+    return widths
+
+
+def _known(name: str) -> str:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"no activation {name!r}{did_you_mean(name, ACTIVATIONS)}")
+    return name
+
+
+Widths = Annotated[tuple[int, ...], AfterValidator(_positive)]
+Activation = Annotated[str, AfterValidator(_known)]
+
+
 class MLP(Network):
     """Linear layers with an activation between them; the context is one more input of the first.
 
@@ -33,25 +50,11 @@ class MLP(Network):
     """
 
     class Config(Network.Config):
-        hidden: tuple[int, ...] = (512,)
-        activation: str = "relu"
+        hidden: Widths = (512,)
+        activation: Activation = "relu"
         # weights begin as N(0, gain² / inputs) and biases at 0: 1.41 keeps the size of a signal through rectifiers
         # (He et al. 2015, https://arxiv.org/abs/1502.01852); None: torch's own, by which it shrinks from layer to layer
         gain: float | None = Field(default=None, gt=0)
-
-        @field_validator("hidden")
-        @classmethod
-        def _positive(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
-            if any(w < 1 for w in widths):
-                raise ValueError(f"expected widths above 0, got {list(widths)}")
-            return widths
-
-        @field_validator("activation")
-        @classmethod
-        def _known(cls, name: str) -> str:
-            if name not in ACTIVATIONS:
-                raise ValueError(f"no activation {name!r}{did_you_mean(name, ACTIVATIONS)}")
-            return name
 
         def build(self, in_shape: Shape, out_shape: Shape, context: int = 0) -> "MLP":
             return MLP(self, in_shape, out_shape, context)
