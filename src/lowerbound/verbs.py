@@ -359,9 +359,13 @@ def draw_samples(run: Run, model: Model, n: int = 64, progress: Progress | None 
 
 
 def draw_completions(run: Run, model: Autoregressive, device: torch.device | str, progress: Progress | None) -> None:
-    """completions.png: of eight validation images the upper half is kept, and the rest drawn a few times."""
-    batch = next(as_batches(run, open_data(run, "valid"), torch.device(device)).in_order(8))
-    n = max(1, drawing.affordable(model) // 10)  # 6 at most, in the time that samples take
+    """completions.png: of eight validation images the upper half is kept, and the rest drawn a few times.
+
+    Of models that are slow to draw there are fewer: no more images are drawn than samples.
+    """
+    most = drawing.affordable(model)
+    batch = next(as_batches(run, open_data(run, "valid"), torch.device(device)).in_order(min(8, most)))
+    n = max(1, most // 10)
     mask = drawing.rows_kept(0.5, model.grid.size)
     y = None if batch.y is None else batch.y[:, None].expand(-1, n)
     drawn = drawing.complete(model, batch.x, mask, n, y, progress=progress)
