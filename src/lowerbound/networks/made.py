@@ -131,7 +131,9 @@ class Triangle(nn.Module):
     def __init__(self, seen: Tensor, *, bias: bool = True):
         super().__init__()
         self.inputs = seen.shape[1]
-        blocks = seen.chunk(self.BLOCKS)
+        blocks = list(seen.chunk(self.BLOCKS))
+        while len(blocks) > 1 and not blocks[0].any():  # outputs that see nothing have no weights of their own
+            blocks[:2] = [torch.cat(blocks[:2])]
         self.ends = [int(block.any(0).nonzero().max()) + 1 if block.any() else 1 for block in blocks]
         self.blocks = nn.ModuleList(
             MaskedLinear(end, len(block), block[:, :end], bias=bias)
