@@ -419,8 +419,8 @@ def _range(values: list[float]) -> tuple[float, float, float]:
     """Round limits around values, and the step of the ticks between them.
 
     Example:
-        >>> _range([89.5, 90.4])
-        (89.4, 90.60000000000001, 0.2)
+        >>> _range([81.3, 90.4])
+        (80.0, 92.0, 2.0)
     """
     spread = max(values) - min(values) or max(1e-3, 0.01 * abs(values[0]))
     step = 10.0 ** math.floor(math.log10(spread))
