@@ -166,7 +166,7 @@ def test_caches_draw_the_very_images_that_full_passes_draw(network: type[CausalN
             cached = model.sample(3, y, temperature)
         with seeded("noise"):
             assert torch.equal(cached, model.sample_naively(3, y, temperature))
-    assert space.dims < 20 or len(cached.unique()) > 1
+        assert temperature < 1 or len(cached.unique()) > 1
 
 
 def pixelcnn(space: Space, likelihood: Family, given: tuple[Space, ...] = ()) -> Autoregressive:

@@ -213,9 +213,9 @@ class Autoregressive(ExactModel):
             raise ModelError(
                 f"the mask is of {list(kept.shape)}, expected the size of the images, {list(self.grid.size)}"
             )
-        flat = kept.flatten().bool()
-        first = int(flat.sum())
-        if not bool(flat[:first].all()):
+        in_order = [bool(kept[place]) for place in self.network.order]
+        first = sum(in_order)
+        if not all(in_order[:first]):
             raise ModelError(
                 "this mask needs another order: the model draws row by row from the top left, so what is kept must be "
                 "the first rows (and perhaps the beginning of the next), such as top:0.5"
@@ -239,13 +239,12 @@ class Autoregressive(ExactModel):
     ) -> Tensor:
         """Draw the positions from `first` on, in place."""
         check_conditions(len(x), y, self.given)
-        (H, W), grid, c = self.grid.size, self.grid, self.condition(y)
-        if first == H * W:
+        grid, order, c = self.grid, self.network.order, self.condition(y)
+        if first == len(order):
             return x
         pixels = x.view(len(x), *grid.space.shape)  # [n, C, H, W], or [n, H, W]
         steps = _Cached(self.network, len(x), c) if cached else _Naive(self, pixels, c)
-        for t in range(H * W if positions is None else min(positions, H * W)):
-            i, j = divmod(t, W)
+        for t, (i, j) in enumerate(order[:positions]):
             own = pixels[..., i : i + 1, j : j + 1]
             for channel in range(grid.channels):
                 h = steps.step(i, j)
@@ -257,8 +256,8 @@ class Autoregressive(ExactModel):
                     else:
                         own.copy_(value)
                 steps.put(self._features(own, grid.pixel, ()), i, j)
-            if advance is not None and j == W - 1:
-                advance(t + 1, H * W)
+            if advance is not None and (t + 1) % grid.size[1] == 0:
+                advance(t + 1, len(order))
         return x
 
 

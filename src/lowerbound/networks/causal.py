@@ -100,6 +100,12 @@ class CausalNetwork(nn.Module):
         super().__init__()
         self.in_shape = in_shape
 
+    @property
+    def order(self) -> list[tuple[int, int]]:
+        """The positions (i, j) in the order in which they are seen: that of reading."""
+        H, W = self.in_shape[1:]
+        return [(i, j) for i in range(H) for j in range(W)]
+
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         c = None if c is None else c.permute(0, 2, 3, 1)
         return self._maps(x.permute(0, 2, 3, 1), c).permute(0, 3, 1, 2)

@@ -47,7 +47,7 @@ class MADE(CausalNetwork):
 
         @classmethod
         def example(cls) -> tuple["MADE.Config", Shape]:
-            return cls(hidden=(9, 7), activation="tanh"), (2, 2)
+            return cls(hidden=(9, 8), activation="tanh"), (2, 2)
 
     def __init__(self, config: Config, in_shape: Shape, out_shape: Shape, channels: int, context: int):
         super().__init__(in_shape)

@@ -97,12 +97,11 @@ def causal_network_puts_out_the_shape_asked_for(case: CausalCase) -> None:
 def causal_network_sees_what_comes_before_and_nothing_else(case: CausalCase) -> None:
     """By the Jacobian, with random weights: dh_i/dx_j is zero for j >= i, channels included, and not for all j < i."""
     for several in case.with_channels():
-        sees = dependence(several)
-        C, (H, W) = several.channels, several.size
-        order = torch.arange(H * W * C).reshape(H * W, C).T.reshape(-1)  # of features [C, H, W]
-        if C == 1:
-            order = torch.arange(H * W)
-        before = order[None, :] < order[:, None]
+        C, sees = several.channels, dependence(several)
+        place = torch.empty(C, *several.size, dtype=torch.int64)  # of each feature in the order
+        for t, (i, j) in enumerate(several.build().order):
+            place[:, i, j] = t * C + torch.arange(C)
+        before = place.flatten()[None, :] < place.flatten()[:, None]
         what = f"with {C} channels, " if C > 1 else ""
         late, missed = (sees & ~before).nonzero(), (before & ~sees).nonzero()
         expect(not len(late), f"{what}output {_place(late, case.size)} depends on input {_place(late, case.size, 1)}")
