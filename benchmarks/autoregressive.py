@@ -93,10 +93,12 @@ def steps(take: Callable, name: str, threads: int, count: int, plain: bool) -> N
 
     from lowerbound import recipes
     from lowerbound.data.batches import Batches
+    from lowerbound.memory import keep_freed
     from lowerbound.optimization import Guard
     from lowerbound.run import Facts
 
     torch.set_num_threads(threads)
+    keep_freed()
     recipe = recipes.load(name)
     images = recipe.data.open("train")
     facts, config = Facts.of(images, recipe), recipe.train
