@@ -66,7 +66,7 @@ class NLL(Metric):
         if model.density is Density.NONE:
             nothing = Value(None, None, NATS, "?", 0, 0)
             return {"nll": nothing, "bits_per_dim": nothing._replace(unit="bits/dim")}
-        draws = self.draws if model.density is Density.BOUND else 1
+        draws = self.draws if model.noisy else 1
         nll = -log_density(model, images, draws, seed, limit, advance)
         relation = model.density.value
         return {
