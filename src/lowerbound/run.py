@@ -3,8 +3,8 @@
 config.json           the whole configuration and what was found of the data; rebuilds the model
 model.safetensors     the weights every verb uses
 log.jsonl             one line per logged step
-state/                what resuming needs: one file for each stage, replaced atomically; and what images were turned into
-                      for a stage (prepared-train/, prepared-valid/)
+state/                what resuming needs: one file for each stage, replaced atomically; and what images were turned
+                      into for later stages (prepared-train/, prepared-valid/)
 directions/           one file for each named direction of the latent vector: its step, and how it was learnt
 evaluation/           reports, and codes.safetensors: what editing needs to know of the codes of the valid images
 pictures/

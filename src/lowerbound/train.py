@@ -136,8 +136,8 @@ def _check_trained_before(
     first = all_stages[0].name
     if chosen[0].name != first and not (old and old.states().get(first, {}).get("finished")):
         raise RunError(
-            f"--stage {chosen[0].name}: is trained on what the stage {first} gives, which {path} has not finished; train "
-            f"it with `lowerbound train {recipe} --out {path} --stage {first}{' --resume' if old else ''}`"
+            f"--stage {chosen[0].name}: is trained on what the stage {first} gives, which {path} has not finished; "
+            f"train it with `lowerbound train {recipe} --out {path} --stage {first}{' --resume' if old else ''}`"
         )
 
 

@@ -1,5 +1,7 @@
 """The strided residual networks of VQ-VAE: a map to one `factor` times smaller, and back."""
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -42,14 +44,14 @@ class Down(nn.Sequential):
         strides = factor.bit_length() - 1
         widths = [channels, width // 2, *[width] * (strides - 1)]
         layers: list[nn.Module] = []
-        for i, o in zip(widths, widths[1:], strict=False):
+        for i, o in pairwise(widths):
             layers += [nn.Conv2d(i, o, 4, stride=2, padding=1), nn.ReLU()]
         super().__init__(*layers, nn.Conv2d(widths[-1], width, 3, padding=1), blocks)
 
 
 class Up(nn.Sequential):
-    """[B, channels, H, W] -> [B, out, H * factor, W * factor]: residual blocks, then transposed convolutions of stride 2,
-    the last but one to half the width."""
+    """[B, channels, H, W] -> [B, out, H * factor, W * factor]: residual blocks, then transposed convolutions of stride
+    2, the last but one to half the width."""
 
     def __init__(self, channels: int, out: int, width: int, factor: int, blocks: Blocks):
         strides = factor.bit_length() - 1
@@ -60,6 +62,6 @@ class Up(nn.Sequential):
 def enlarged(widths: list[int]) -> list[nn.Module]:
     """Transposed convolutions of stride 2 from each width to the next, with ReLUs between them."""
     layers: list[nn.Module] = []
-    for i, o in zip(widths, widths[1:], strict=False):
+    for i, o in pairwise(widths):
         layers += [nn.ReLU(), nn.ConvTranspose2d(i, o, 4, stride=2, padding=1)]
     return layers[1:]

@@ -40,7 +40,9 @@ class Training(Component):
     patience: int | None = Field(default=None, gt=0)  # stop after so many validations without a better one
     save_seconds: float = Field(default=60.0, gt=0)  # between saved states
     tensorboard: bool = False
-    stages: dict[str, Any] = {}  # what is other in later stages: {"prior": {"steps": 500, "top": {"batch": 16}}}
+    stages: dict[str, Any] = Field(
+        default={}
+    )  # what is other in later stages: {"prior": {"steps": 500, "top": {"batch": 16}}}
 
     @model_validator(mode="after")
     def _check_stages(self) -> "Training":
