@@ -1,7 +1,7 @@
 """The pictures of docs/vqvae2.md, from a run of a VQ-VAE: python docs/pictures/vqvae2.py runs/faces
 
 vqvae2-levels.png: images, their codes in false colours, and what is decoded from some of the levels.
-vqvae2-priors.png: what is decoded from codes that are uniform, drawn each from its place's frequencies, and from priors.
+vqvae2-priors.png: what is decoded from codes that are uniform, drawn by each place's frequencies, and by the priors.
 """
 
 import argparse
