@@ -338,16 +338,17 @@ class VQVAE(LatentModel):
         Raises ModelError where a prior is not trained, for a level that does not exist, and for numbers out of range.
         """
         self._check_can_draw()
-        options = [self._of_levels(v, d) for v, d in ((temperature, 1.0), (top_k, None), (top_p, None))]
-        for t in options[0]:
+        temperatures = self._of_levels(temperature, 1.0)
+        ks, ps = self._of_levels(top_k, None), self._of_levels(top_p, None)
+        for t in temperatures:
             check_draw(n, y, self.given, t)
         given, codes = conditions(y, self.given), tuple(coarse)
         total, done = sum(s.dims for s in self.spaces[len(codes) :]), 0
         for l in range(len(codes), len(self.spaces)):
-            prior, space, (t, k, p) = self._priors[l], self.spaces[l], (o[l] for o in options)
-            told = None if advance is None else _further(advance, done, total, space.dims)
-            codes = (*codes, _drawn(prior, n, (*given, *codes), t, k, p, told))
-            done += space.dims
+            own = self.spaces[l].dims
+            told = None if advance is None else _further(advance, done, total, own)
+            codes = (*codes, _drawn(self._priors[l], n, (*given, *codes), temperatures[l], ks[l], ps[l], told))
+            done += own
         return codes
 
     def _of_levels(self, value: Mapping[str, T] | T, default: T) -> list[T]:
