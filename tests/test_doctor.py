@@ -328,6 +328,7 @@ def test_latents():
     assert wrong(replace(well, each=np.full(5, 0.001)).checks()) == {"latents.unused"}
     assert wrong(replace(well, kl=0.01, each=each * 0).checks()) == {"latents.collapsed"}
     assert wrong(replace(well, at_bound=0.5).checks()) == {"latents.scales_at_bound"}
+    assert replace(well, each=None, variance=np.array([1.0, 0.5, 0.005, 0.005])).used == 2
     point = replace(well, kl=None, each=None, variance=np.array([1e4, 1e4, 0.1, 0.1]))
     assert point.used == 2
     assert replace(point, variance=point.variance * 1e-9).used == 2, "the scale of a code without a prior is its own"
