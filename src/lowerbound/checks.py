@@ -14,8 +14,8 @@ import numpy as np
 ERRORS = 4.0  # standard errors beyond which a difference is none of chance
 
 SKIPPED = 0.02  # of the steps; the guard leaves out a few in any training
-STILL = 0.04  # of the validation score, gained over the last fifth of the steps
-STILL_OF_ALL = 0.02  # of all that was gained since the first validation: scores near 0 have large shares of noise
+STILL = 0.01  # of the validation score, gained over the last fifth of the steps
+STILL_OF_ALL = 0.05  # of all that was gained since the first validation; a finished training gains 0.02 at most
 PAST_BEST = 0.05  # of the best validation score, lost until the end
 FEW_LEVELS = 1 / 8  # of the levels: photographs and drawings in grey have more than half of them
 CONSTANT = 0.01  # of the images

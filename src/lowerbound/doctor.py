@@ -405,11 +405,11 @@ def _drawn(run: Run, e: _Examined) -> Drawn:
     drawn = torch.from_numpy(x.reshape(n, -1)).double()
     mean = images.mean(0)
     variance = max(float(_distances(images, mean).mean()), 1e-12)
-    fit = f"lowerbound fit-prior {run.path} --prior mixture" if _fits(run, model) else ""
+    fit = f"lowerbound fit-prior {run.path} --prior mixture; where reconstructions are bad too, "
     return Drawn(
         shift=float((drawn.mean(0) - mean).square().sum()) / variance,
         distances=(_distances(drawn, mean) / variance).numpy(),
-        remedy=fit or "a longer training, a smaller train.optimizer.lr",
+        remedy=(fit if _fits(run, model) else "") + "a longer training, a smaller train.optimizer.lr",
     )
 
 
