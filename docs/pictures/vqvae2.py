@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lowerbound import drawing, pictures, verbs
+from lowerbound.doctor import shuffled_places
 from lowerbound.models.vqvae import VQVAE
 from lowerbound.noise import seeded
 from lowerbound.run import Run
@@ -39,7 +40,7 @@ def levels_picture(run: Run, model: VQVAE, x: Tensor) -> pictures.Table:
 def priors_picture(run: Run, model: VQVAE, codes: tuple[Tensor, ...], n: int) -> pictures.Table:
     """A row for each way to draw codes: uniform; each place on its own; the coarsest levels by their priors; all."""
     uniform = tuple(torch.randint(s.levels or 1, (n, *s.shape)) for s in model.spaces)
-    shuffled = tuple(_each_place_alone(c, n) for c in codes)
+    shuffled = tuple(shuffled_places(c, n) for c in codes)
     y = run.labels(n)
     drawn = drawing.codes(model, n, y)
     rows = {"uniform codes": uniform, "each place on its own": shuffled}
@@ -48,13 +49,6 @@ def priors_picture(run: Run, model: VQVAE, codes: tuple[Tensor, ...], n: int) ->
     rows["all priors"] = drawn
     images = np.stack([drawing.decoded(model, z, y, mean=True) for z in rows.values()])
     return pictures.Table(images, run.facts.levels, rows=tuple(rows))
-
-
-def _each_place_alone(codes: Tensor, n: int) -> Tensor:
-    """Codes [N, h, w] -> [n, h, w], the code of each place that of any image."""
-    flat = codes.flatten(1)
-    chosen = torch.randint(len(flat), (n, flat.shape[1]))
-    return torch.gather(flat, 0, chosen).view(n, *codes.shape[1:])
 
 
 def main() -> None:
