@@ -72,7 +72,7 @@ def test_the_output_stack_begins_from_the_network_without_it():
 
 
 RECOMPUTED = {
-    "gated": GATED.model_copy(update={"attention": (1,), "dropout": 0.3, "attention_dropout": 0.3}),
+    "gated": GATED.model_copy(update={"attention": (1,), "heads": 2, "dropout": 0.3, "attention_dropout": 0.3}),
     "transformer": TRANSFORMER.model_copy(update={"dropout": 0.3}),
 }
 
@@ -88,7 +88,7 @@ def test_recomputation_changes_no_gradient(network: CausalNetwork.Config):
 def gradients(config: CausalNetwork.Config) -> list[Tensor | None]:
     """The output and gradients of a training step, in which layers run as often as they should."""
     net, runs = built(config, 4, 5, (3, 4), context=2).train(), []
-    inside = next(m for name, m in net.named_modules() if name in ("layers.1.mix", "layers.1.inner"))
+    inside = next(m for name, m in net.named_modules() if name in ("layers.1.link", "layers.1.inner"))
     inside.register_forward_hook(lambda *_: runs.append(1))
     with seeded("noise"):
         x, c = torch.randn(2, 4, 3, 4), torch.randn(2, 2, 3, 4)
@@ -106,11 +106,11 @@ def gradients(config: CausalNetwork.Config) -> list[Tensor | None]:
     return [h.detach(), *(p.grad for p in list(net.parameters())[1:])]
 
 
-DEEP = Space((2, 1, 2), levels=3, ordered=False)  # two codes a place
+DEEP = Space((2, 2, 1), levels=3, ordered=False)  # two codes a place
 COARSER = {
     "deep and coarser": Space((2, 1, 1), levels=2, ordered=False),
     "finer": Space((3, 4), levels=2, ordered=False),
-    "neither a multiple": Space((1, 3), levels=2, ordered=False),
+    "neither a multiple": Space((3, 1), levels=2, ordered=False),
 }
 
 
