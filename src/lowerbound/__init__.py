@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lowerbound.api import compare, complete, evaluate, fit_prior, load, predict, probe, score, train
+    from lowerbound.api import compare, complete, doctor, evaluate, fit_prior, load, predict, probe, score, train
     from lowerbound.encoder import LatentEncoder
     from lowerbound.errors import UserError
     from lowerbound.run import Run
@@ -16,6 +16,7 @@ __all__ = [
     "UserError",
     "compare",
     "complete",
+    "doctor",
     "evaluate",
     "fit_prior",
     "load",
@@ -27,7 +28,7 @@ __all__ = [
 
 _HOMES = {"LatentEncoder": "encoder", "Run": "run", "UserError": "errors"}
 _HOMES |= dict.fromkeys(
-    ("compare", "complete", "evaluate", "fit_prior", "load", "predict", "probe", "score", "train"), "api"
+    ("compare", "complete", "doctor", "evaluate", "fit_prior", "load", "predict", "probe", "score", "train"), "api"
 )
 
 
@@ -45,7 +46,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """`lowerbound.train` (compare, probe, score) stays the function when the module of that name is imported."""
+    """`lowerbound.train` (compare, doctor, probe, score) stays the function when the module is imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

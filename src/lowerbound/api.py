@@ -1,4 +1,4 @@
-"""What Python users call: train, load, evaluate, compare, fit_prior, probe, predict, score, complete."""
+"""What Python users call: train, load, evaluate, compare, doctor, fit_prior, probe, predict, score, complete."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from lowerbound import fitting, verbs
 from lowerbound.compare import compare as _compare
 from lowerbound.config import allowing
+from lowerbound.doctor import doctor as _doctor
 from lowerbound.drawing import Completion
 from lowerbound.models.base import Model
 from lowerbound.predict import predict as _predict
@@ -99,6 +100,11 @@ def evaluate(path: str | Path, *, device: str = "auto", **options: Any) -> dict[
 def compare(paths: Sequence[str | Path], *, device: str = "auto", **options: Any) -> dict[str, Any]:
     """The report of `lowerbound compare --json` over runs; options as those of `lowerbound.compare.compare`."""
     return _compare([Run.open(path) for path in paths], device=pick_device(device), **options)
+
+
+def doctor(path: str | Path, *, data: str | None = None, device: str = "auto") -> dict[str, Any]:
+    """The report of `lowerbound doctor --json`: what is wrong with a run, and what to do; see `lowerbound.doctor`."""
+    return _doctor(Run.open(path), data=data, device=pick_device(device))
 
 
 def probe(path: str | Path, *, device: str = "auto", **options: Any) -> dict[str, Any]:

@@ -139,6 +139,27 @@ def evaluate(
 
 
 @app.command
+def doctor(
+    run: Path,
+    /,
+    *,
+    strict: Annotated[bool, _flag("exit status 1 where there is a problem")] = False,
+    data: Annotated[str | None, Parameter(help="measure on this data set instead of the run's")] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Name what is wrong with a run, part by part, and what to do about it."""
+    from lowerbound.doctor import doctor as run_doctor
+    from lowerbound.run import Run
+    from lowerbound.train import pick_device
+
+    report = run_doctor(Run.open(run), data=data, device=pick_device(device), progress=_progress())
+    _print(report, json, _diagnosis)
+    if strict and any(f["severity"] == "problem" for f in report["findings"]):
+        raise SystemExit(1)
+
+
+@app.command
 def sample(
     run: Path,
     /,
@@ -850,6 +871,23 @@ def _metrics(report: dict[str, Any]) -> Any:
         given = f" given the {m['given']}" if "given" in m else ""
         table.add_row(name, m["relation"], f"{m['value']:.5g}", error, m["unit"] + given, str(m["draws"] or ""))
     return table
+
+
+def _diagnosis(report: dict[str, Any]) -> Any:
+    """The findings, the problems first, and what was looked at."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE, show_header=False)
+    for f in sorted(report["findings"], key=lambda f: f["severity"] != "problem"):
+        table.add_row(f["severity"], f["name"], Text(f["message"]))
+        table.add_row("", f"{_cell(f['value'])}, bound {_cell(f['threshold'])}", Text(f"do: {f['remedy']}"))
+    names = ", ".join(dict.fromkeys(c["name"] for c in report["checked"]))
+    n = ", ".join(f"{n:,} of {split}" for split, n in report["data"]["images"].items())
+    looked = Text(f"checked{f' on {n} images of ' + report['data']['name'] if n else ''}: {names}")
+    return Group(table if report["findings"] else Text("nothing wrong found"), looked)
 
 
 def _comparison(report: dict[str, Any]) -> Any:

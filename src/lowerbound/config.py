@@ -138,7 +138,8 @@ def read(path: Path) -> dict[str, Any]:
 def override(config: C, changes: Iterable[str] | Mapping[str, Any]) -> C:
     """A changed copy. Changes are `key.key=VALUE` lines (VALUE is JSON, or plain text) or nested tables.
 
-    Setting `type` clears its siblings, which belonged to the other class.
+    Setting `type` clears its siblings, which belonged to the other class; the items of a list go by number
+    (`model.levels.0.factor=8`).
     Raises ConfigError for a key that does not exist or a value it can't take.
     """
     values = dump(config)
@@ -224,10 +225,26 @@ def _merge(old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in new.items():
         if isinstance(value, Mapping):
             inner = merged.get(key)
-            merged[key] = _merge(inner if isinstance(inner, dict) else {}, value)
+            if isinstance(inner, list):
+                merged[key] = _merge_items(key, inner, value)
+            else:
+                merged[key] = _merge(inner if isinstance(inner, dict) else {}, value)
         else:
             merged[key] = dump(value) if isinstance(value, Component) else value
     return merged
+
+
+def _merge_items(key: str, old: list[Any], new: Mapping[str, Any]) -> list[Any]:
+    """A list of tables with changes to some: `levels.0.factor=8`. Raises ConfigError for a place it does not have."""
+    items = list(old)
+    for place, value in new.items():
+        if not (place.isdecimal() and int(place) < len(items)):
+            raise ConfigError(f"{key}.{place}: expected a number from 0 to {len(items) - 1}, or the whole list")
+        item = items[int(place)]
+        items[int(place)] = (
+            _merge(item if isinstance(item, dict) else {}, value) if isinstance(value, Mapping) else value
+        )
+    return items
 
 
 def _problem(message: str) -> PydanticCustomError:

@@ -14,6 +14,7 @@ from lowerbound.data.base import open_mask
 from lowerbound.errors import UserError
 from lowerbound.metrics.base import rows_at_once
 from lowerbound.models.autoregressive import Advance, Autoregressive
+from lowerbound.models.vqvae import VQVAE, Temperature, TopK, TopP
 from lowerbound.pictures import Table, save_table
 from lowerbound.progress import Progress
 
@@ -40,6 +41,45 @@ def sample(
     return np.concatenate(drawn)
 
 
+def codes(
+    model: VQVAE,
+    n: int,
+    y: Tensor | None = None,
+    temperature: Temperature = 1.0,
+    *,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    coarse: tuple[Tensor, ...] = (),
+    progress: Progress | None = None,
+) -> tuple[Tensor, ...]:
+    """What `model.draw_codes` draws, for any n: [n, h, w] of each level, on the processor."""
+    drawn = []
+    for part, advance in _parts(model, n, progress):
+        drawn.append(
+            model.draw_codes(
+                len(part),
+                _given(y, part, model),
+                temperature,
+                top_k=top_k,
+                top_p=top_p,
+                coarse=tuple(c[part].to(next(model.parameters()).device) for c in coarse),
+                advance=advance,
+            )
+        )
+    return tuple(torch.cat([level.cpu() for level in levels]) for levels in zip(*drawn, strict=True))
+
+
+@torch.no_grad()
+def decoded(model: VQVAE, codes: tuple[Tensor, ...], y: Tensor | None = None, *, mean: bool = False) -> np.ndarray:
+    """Draws of p(x|z) for codes of every level, or its means, rounded: uint8 [n, C, H, W]."""
+    images = []
+    for part in torch.arange(len(codes[0])).split(rows_at_once(model)):
+        device = next(model.parameters()).device
+        p = model.likelihood(tuple(c[part].to(device) for c in codes), _given(y, part, model))
+        images.append((p.mean.round().to(torch.uint8) if mean else p.sample()).cpu().numpy())
+    return np.concatenate(images)
+
+
 def complete(
     model: Autoregressive,
     x: Tensor,
@@ -61,9 +101,9 @@ def complete(
     return np.concatenate(drawn).reshape(len(x), n, *model.space.shape)
 
 
-def _parts(model: Autoregressive, n: int, progress: Progress | None) -> Iterator[tuple[Tensor, Advance]]:
+def _parts(model: Autoregressive | VQVAE, n: int, progress: Progress | None) -> Iterator[tuple[Tensor, Advance]]:
     """The places of n events that are drawn at once, and what is told how far each such part has come."""
-    told = (progress or Progress()).count("drawing pixels")
+    told = (progress or Progress()).count("drawing codes" if isinstance(model, VQVAE) else "drawing pixels")
     for part in torch.arange(n).split(model.at_once()):
 
         def advance(done: int, of: int, before: int = int(part[0]), at_once: int = len(part)) -> None:
@@ -72,17 +112,18 @@ def _parts(model: Autoregressive, n: int, progress: Progress | None) -> Iterator
         yield part, advance
 
 
-def _given(y: Tensor | None, part: Tensor, model: Autoregressive) -> Tensor | None:
+def _given(y: Tensor | None, part: Tensor, model: Autoregressive | VQVAE) -> Tensor | None:
     return None if y is None else y[part].to(next(model.parameters()).device)
 
 
-def affordable(model: Autoregressive, most: int = 64) -> int:
+def affordable(model: Autoregressive | VQVAE, most: int = 64) -> int:
     """How many samples a picture shows that nobody asked for: `most`, or a smaller square of what takes longer to draw.
 
     Measured on one core of a CPU, 64 images of 28x28 take 4 seconds by a network of a million parameters, and 16 of
     32x32x3 by one of five million 7.
     """
-    products = 2 * sum(p.numel() for p in model.parameters()) * model.passes
+    priors = [p for p in model.priors if isinstance(p, Autoregressive)] if isinstance(model, VQVAE) else [model]
+    products = sum(2 * sum(w.numel() for w in p.parameters()) * p.passes for p in priors)
     return next((k for k in (64, 36, 16, 9) if k <= most and k * products <= AFFORDABLE), 4)
 
 

@@ -3,7 +3,8 @@
 config.json           the whole configuration and what was found of the data; rebuilds the model
 model.safetensors     the weights every verb uses
 log.jsonl             one line per logged step
-state/                what resuming needs: one file, replaced atomically
+state/                what resuming needs: one file for each stage, replaced atomically; and what images were turned
+                      into for later stages (prepared-train/, prepared-valid/)
 directions/           one file for each named direction of the latent vector: its step, and how it was learnt
 evaluation/           reports, and codes.safetensors: what editing needs to know of the codes of the valid images
 pictures/
@@ -190,6 +191,16 @@ class Run:
         for entry in (*self.path.glob(".*"), *self.path.glob("*/.*")):
             if UNFINISHED.fullmatch(entry.name) and entry.is_file():
                 entry.unlink(missing_ok=True)
+            elif UNFINISHED.fullmatch(entry.name) and entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def forget_state(self, stage: str) -> None:
+        """Remove a stage's state, so that it begins anew."""
+        self._state(stage).unlink(missing_ok=True)
+
+    def prepared(self, split: str) -> Path:
+        """The folder for what the images of a split are turned into for later stages."""
+        return self.path / "state" / f"prepared-{split}"
 
     def load_state(self, stage: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The tensors and values of the last state; None before the first. Raises RunError where it is damaged."""
@@ -218,7 +229,7 @@ class Run:
         """
         found: dict[str, Direction] = {}
         paths = sorted((self.path / "directions").glob("[!.]*.safetensors"))
-        code = _weights_code(model, prior=False) if paths else ""
+        code = weights_code(model, prior=False) if paths else ""
         for path in paths:
             try:
                 tensors, values = _load(path)
@@ -232,7 +243,7 @@ class Run:
     def save_direction(self, direction: Direction, model: nn.Module) -> None:
         """Store a direction of this model under its name, in place of an earlier one."""
         check_name(direction.name)
-        values = {"weights": _weights_code(model, prior=False), "report": direction.report}
+        values = {"weights": weights_code(model, prior=False), "report": direction.report}
         _save(
             self.path / "directions" / f"{direction.name}.safetensors",
             {"step": direction.step},
@@ -241,7 +252,7 @@ class Run:
 
     def save_codes(self, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
         """Keep what was measured of the codes of the valid images, so that editing needs the data no more."""
-        values = {"weights": _weights_code(model)}
+        values = {"weights": weights_code(model)}
         _save(self.path / "evaluation" / "codes.safetensors", tensors, {"values": json.dumps(values)})
 
     def load_codes(self, model: nn.Module) -> dict[str, Tensor] | None:
@@ -250,7 +261,7 @@ class Run:
             tensors, values = _load(self.path / "evaluation" / "codes.safetensors")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             return None
-        return tensors if values.get("weights") == _weights_code(model) else None
+        return tensors if values.get("weights") == weights_code(model) else None
 
     # ---- the log, pictures and evaluations
 
@@ -274,8 +285,8 @@ class Run:
 
     def is_finished(self) -> bool:
         """Whether every stage that was begun has come to its end."""
-        stages = [self.load_state(path.stem) for path in self._state("*").parent.glob("*.safetensors")]
-        return bool(stages) and all(state is not None and state[1]["finished"] for state in stages)
+        states = self.states().values()
+        return bool(states) and all(state["finished"] for state in states)
 
     def save_evaluation(self, report: dict[str, Any], per_image: Mapping[str, np.ndarray]) -> None:
         """A report under its split's name; that on other data than the run's own has the data's name before it."""
@@ -366,7 +377,7 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["values"])  # noqa: SIM118
 
 
-def _weights_code(model: nn.Module, *, prior: bool = True) -> str:
+def weights_code(model: nn.Module, *, prior: bool = True) -> str:
     """What tells one set of weights from another; without `prior`, those of its encoder and decoder alone."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(model.state_dict().items()):

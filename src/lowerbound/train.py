@@ -17,16 +17,18 @@ from torch import Tensor, nn
 from lowerbound import fitting, recipes, verbs
 from lowerbound.config import dump
 from lowerbound.data.batches import Batches
+from lowerbound.data.prepared import Prepared, prepared
 from lowerbound.errors import ConfigError, RunError, TrainingError, UserError, did_you_mean
 from lowerbound.memory import keep_freed
 from lowerbound.metrics.likelihood import log_density
 from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.base import Density, LatentModel, Loss, Model, Stage
+from lowerbound.models.vqvae import VQVAE
 from lowerbound.noise import key, reseed, seeded
 from lowerbound.optimization import Guard
 from lowerbound.progress import Progress
 from lowerbound.recipes import Recipe, Training
-from lowerbound.run import Facts, Run, clear, occupied
+from lowerbound.run import Facts, Run, clear, occupied, weights_code
 from lowerbound.units import bits_per_dim
 
 
@@ -59,13 +61,14 @@ def train(
     more |= {} if seed is None else {"seed": seed}
     config = _changed(recipes.load(recipe, changes), more)
     path = Path(out) if out is not None else Path("runs") / Path(recipe).stem
-    old = Run.open(path) if resume and occupied(path) else None
+    again = stage if overwrite and stage is not None and occupied(path) else None  # the stage that starts over
+    old = Run.open(path) if (resume or again) and occupied(path) else None
     if old is None and not overwrite and occupied(path):
         raise RunError(f"{path} already holds something; --resume goes on with it, --overwrite starts over")
     if old is not None:
         was = fitting.unfitted(old.recipe)
-        config = _continued(was, config, _changed(recipes.override(was, changes), more), progress)
-        if config.train == was.train and fitting.is_fitted(old.recipe) and old.is_finished():
+        config = _continued(was, config, _changed(recipes.override(was, changes), more), progress, again)
+        if again is None and config.train == was.train and fitting.is_fitted(old.recipe) and old.is_finished():
             progress.say(f"{path} is finished; nothing to resume")
             return old
         if fitting.is_fitted(old.recipe):
@@ -81,15 +84,19 @@ def train(
     if images.unreadable:
         progress.say(_unreadable(images))
     facts = Facts.of(images, config)
-    config.train.total_steps(len(images))
     if old is not None:
         _check_same_data(old, facts)
     with seeded(config.seed, "weights", device=where):
         model = config.model.build(facts.space, facts.given(config)).to(where)  # a mistake in it leaves no folder
         stages = _chosen(model.stages(), stage)
-        if overwrite:
+        for part in stages:
+            config.train.of(part.name).total_steps(len(images))
+        _check_trained_before(old, model.stages(), stages, recipe, path)
+        if overwrite and again is None:
             clear(path)
         run = old or Run.create(path, Path(recipe).stem, config, facts)
+        if again is not None:
+            run.forget_state(again)
         if run.recipe != config:
             run.recipe = config
             run.save_config()
@@ -97,8 +104,12 @@ def train(
         batches = Batches(images, where, **options, flip=config.data.flip), Batches(valid, where, **options)
         if old is not None:
             _begin_again(run, progress)
+        for part in model.stages():
+            part.learned(False)
+        if stages[0].prepare is not None:
+            _load_before(run, model, stages[0], again)
         with _interruptible() as stop:
-            done = [Loop(run, model, part, batches, progress, stop).run_through() for part in stages]
+            done = [_run_stage(run, model, part, batches, progress, stop) for part in stages]
     if not any(done):
         progress.say(f"{path} is finished; nothing to resume")
     return run
@@ -116,6 +127,55 @@ def _chosen(stages: tuple[Stage, ...], name: str | None) -> list[Stage]:
     if name is not None and name not in names:
         raise ConfigError(f"--stage {name}: no such stage{did_you_mean(name, names)}")
     return [s for s in stages if name in (None, s.name)]
+
+
+def _check_trained_before(
+    old: Run | None, all_stages: tuple[Stage, ...], chosen: list[Stage], recipe: str | Path, path: Path
+) -> None:
+    """Raise RunError where a stage is to be trained on what another gives that is not trained itself."""
+    first = all_stages[0].name
+    if chosen[0].name != first and not (old and old.states().get(first, {}).get("finished")):
+        raise RunError(
+            f"--stage {chosen[0].name}: is trained on what the stage {first} gives, which {path} has not finished; "
+            f"train it with `lowerbound train {recipe} --out {path} --stage {first}{' --resume' if old else ''}`"
+        )
+
+
+def _load_before(run: Run, model: Model, stage: Stage, again: str | None) -> None:
+    """Put a run's weights into the model, but for those of a stage that starts over."""
+    new = {k: t.clone() for k, t in (stage.model or model).state_dict().items()}
+    run.load_weights(model)
+    if again is not None:
+        (stage.model or model).load_state_dict(new)
+        stage.learned(False)
+
+
+def _run_stage(
+    run: Run,
+    model: Model,
+    stage: Stage,
+    batches: tuple[Batches, Batches],
+    progress: Progress,
+    stop: threading.Event,
+) -> bool:
+    """A stage to its end, on the images or what they are turned into for it; whether anything was left to do."""
+    if len(model.stages()) > 1:
+        progress.say(f"stage {stage.name}")
+    if stage.prepare is None:
+        return Loop(run, model, stage, batches, progress, stop).run_through()
+    made_by, told = weights_code(model, prior=False), progress.count("encoding")
+
+    def advance(done: int, total: int) -> None:
+        told(done, total)
+        if stop.is_set():
+            raise Interrupted(str(run.path))
+
+    model.eval()
+    train, valid = (
+        prepared(run.prepared(split), images, stage.prepare, made_by, advance)
+        for split, images in zip(("train", "valid"), batches, strict=True)
+    )
+    return Loop(run, model, stage, (train, valid), progress, stop, made_by=made_by).run_through()
 
 
 def _begin_again(run: Run, progress: Progress) -> None:
@@ -139,17 +199,20 @@ def _unreadable(images: Any) -> str:
 
 
 # what a run is; how it goes on (its length, its rate, what it saves) may change
+_FIXED_IN_STAGES = (".batch", ".averaging", ".skip", ".optimizer.type")
 _FIXED = ("model.", "data.", "seed", "train.batch", "train.averaging", "train.skip", "train.optimizer.type")
 
 
-def _continued(old: Recipe, asked: Recipe, changed: Recipe, progress: Progress) -> Recipe:
+def _continued(old: Recipe, asked: Recipe, changed: Recipe, progress: Progress, again: str | None = None) -> Recipe:
     """A run's own configuration with the changes that were asked for, not all of the recipe's anew.
+
+    again: a stage that starts over, so that its model and training may be others.
 
     Raises ConfigError where another thing would be trained.
     """
     a, b, c = _flat(dump(old)), _flat(dump(asked)), _flat(dump(changed))
     keys = sorted(a.keys() | b.keys() | c.keys())
-    refused = [k for k in keys if a.get(k) != b.get(k) and k.startswith(_FIXED)]
+    refused = [k for k in keys if a.get(k) != b.get(k) and _is_fixed(k, again)]
     if refused:
         shown = "; ".join(f"{k} was {json.dumps(a.get(k))}, now {json.dumps(b.get(k))}" for k in refused)
         raise ConfigError(f"{shown}: not the run's options; resume with the ones it was begun with, or --overwrite it")
@@ -160,6 +223,14 @@ def _continued(old: Recipe, asked: Recipe, changed: Recipe, progress: Progress) 
     if kept:
         progress.say(f"as the run was begun: {' '.join(kept)}")
     return changed
+
+
+def _is_fixed(key: str, again: str | None) -> bool:
+    """Whether a run goes on only if this is the same."""
+    if again is not None and (key.startswith("train.") or key == "model.priors"):
+        return False
+    of_stage = key.startswith("train.stages.") and key.endswith(_FIXED_IN_STAGES)
+    return key.startswith(_FIXED) or of_stage
 
 
 def _flat(table: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -211,16 +282,18 @@ class Loop:
         run: Run,
         model: Model,
         stage: Stage,
-        images: tuple[Batches, Batches],
+        images: tuple[Batches, Batches] | tuple[Prepared, Prepared],
         progress: Progress,
         stop: threading.Event,
         *,
         pictures: bool = True,  # samples after every validation
+        made_by: str = "",  # the code of the weights that turned images into what is trained on
     ):
-        self.pictures = pictures
+        self.pictures, self.made_by = pictures, made_by
         self.run, self.model, self.stage, self.progress, self.stop = run, model, stage, progress, stop
+        self.trained: Model = stage.model or model  # what is measured, and what a state holds
         self.images, self.valid = images
-        self.config: Training = run.recipe.train
+        self.config: Training = run.recipe.train.of(stage.name)
         self.seed = key(run.recipe.seed, stage.name)
         self.device = self.images.device
         self.steps = 1 if stage.fit else self.config.total_steps(len(self.images))
@@ -240,7 +313,7 @@ class Loop:
         self.parameters = [[p for part in turn.parts for p in part.parameters()] for turn in stage.turns]
         self.optimizers = [self.config.optimizer.build(ps) for ps in self.parameters]
         self.guards = [Guard(o, self.config.clip, self.config.skip, self.device) for o in self.optimizers]
-        self.weights = [p.detach() for ps in self.parameters for p in ps]
+        self.weights = [p.detach() for ps in self.parameters for p in ps] + _learned_buffers(stage)
         self.average = [p.clone() for p in self.weights] if self.config.averaging else []
 
     # ---- the loop
@@ -254,7 +327,8 @@ class Loop:
         if self.finished:
             self.run.load_weights(self.model)
             return False
-        self.model.train()
+        self.model.eval()
+        self.trained.train()
         try:
             self._train()
         finally:
@@ -302,7 +376,7 @@ class Loop:
                 p.grad = None
             loss.value.backward()
             norm = guard.step(parameters)
-        self.model.after_step()
+        self.trained.after_step()
         if self.config.averaging:
             self.config.averaging.update(self.average, self.weights, self.step)
         return Loss(loss.value.detach(), loss.terms), norm
@@ -379,7 +453,7 @@ class Loop:
         self._write({"split": "train", "seconds": round(self.seconds, 3), "images_per_second": round(rate, 1), **means})
         self.window, self.window_steps, self._logged_seconds = None, 0, self.seconds
         if "elbo" in means:
-            means["bits_per_dim"] = bits_per_dim(-means["elbo"], self.model.space.dims)
+            means["bits_per_dim"] = bits_per_dim(-means["elbo"], self.trained.space.dims)
         return means | {"images_per_second": rate}
 
     _logged_seconds = 0.0
@@ -418,30 +492,35 @@ class Loop:
             self.since_best += 1
             if values[score] > self.best:
                 self.best, self.since_best = values[score], 0
+                self.stage.learned(True)
                 self.run.save_model(self.model)
             self._live_pictures()
         self._write({"split": "valid", "seconds": round(self.seconds, 3), **values})
         if self._has_bound:
-            bits = bits_per_dim(-values["elbo"], self.model.space.dims)
-            text = f"validation bound {values['elbo']:.2f} nats, {bits:.3f} bits/dim"
+            bits = bits_per_dim(-values["elbo"], self.trained.space.dims)
+            text = f"validation bound {values['elbo']:.2f} nats, {bits:.3f} bits/{'dim' if self._of_images else 'code'}"
         else:
             text = f"validation loss {-values['minus_loss']:.4g}"
         self.progress.note(f"step {self.step:,}: {text}", last=self.step == self.steps or self._out_of_patience())
 
     @property
     def _has_bound(self) -> bool:
-        return self.model.density is not Density.NONE
+        return self.trained.density is not Density.NONE
+
+    @property
+    def _of_images(self) -> bool:
+        return self.stage.prepare is None
 
     def _bound(self) -> float:
         """The mean bound on the validation images, in nats; minus the loss for a model that has none."""
-        self.model.eval()
+        self.trained.eval()
         try:
             with torch.no_grad():
                 if self._has_bound:
-                    return float(log_density(self.model, self.valid, limit=self.config.valid_images).mean())
+                    return float(log_density(self.trained, self.valid, limit=self.config.valid_images).mean())
                 return self._minus_loss()
         finally:
-            self.model.train()
+            self.trained.train()
 
     def _minus_loss(self) -> float:
         total, n = 0.0, 0
@@ -464,16 +543,18 @@ class Loop:
                 w.copy_(k)
 
     def _live_pictures(self) -> None:
-        model = self.model
-        drawable = len(model.space.shape) == 3 and isinstance(model, LatentModel | Autoregressive) and model.can_sample
-        if not (self.pictures and drawable) or self.drawing > _SHARE * self.seconds:
+        model, slow = self.model, isinstance(self.model, Autoregressive | VQVAE)
+        if not self.pictures or len(model.space.shape) != 3 or self.drawing > _SHARE * self.seconds:
             return
         begun = time.monotonic()
         model.eval()
         with seeded(self.seed, "pictures", device=self.device):
-            verbs.draw_samples(self.run, model, 16 if isinstance(model, Autoregressive) else 64)
-        model.train()
-        self.drawing += time.monotonic() - begun if isinstance(model, Autoregressive) else 0.0
+            if isinstance(model, LatentModel | Autoregressive) and model.can_sample:
+                verbs.draw_samples(self.run, model, 16 if slow else 64)
+            elif isinstance(model, VQVAE) and self.stage.prepare is None:
+                verbs.draw_reconstructions(self.run, model, next(self.valid.in_order(16)))
+        self.trained.train()
+        self.drawing += time.monotonic() - begun if slow else 0.0
 
     def _out_of_patience(self) -> bool:
         return self.config.patience is not None and self.since_best >= self.config.patience
@@ -481,7 +562,7 @@ class Loop:
     # ---- the state
 
     def _save(self) -> None:
-        tensors = {f"model.{k}": t for k, t in self.model.state_dict().items()}
+        tensors = {f"model.{k}": t for k, t in self.trained.state_dict().items()}
         tensors |= {f"average.{i}": t for i, t in enumerate(self.average)}
         tensors |= {} if self.window is None else {"window": self.window}
         for t, (optimizer, guard) in enumerate(zip(self.optimizers, self.guards, strict=True)):
@@ -495,6 +576,7 @@ class Loop:
             "window": self.terms if self.window is not None else [],
             "log_bytes": size,
             "machine": _machine(self.device),
+            "made_by": self.made_by,
         }
         self.run.save_state(self.stage.name, tensors, values)
         self.saved_step = self.step
@@ -505,6 +587,11 @@ class Loop:
         if state is None:
             self._save()
             return
+        if state[1].get("made_by", "") != self.made_by:
+            raise RunError(
+                f"the stage {self.stage.name} of {self.run.path} was trained on what other weights gave; start it over "
+                f"with --stage {self.stage.name} --overwrite"
+            )
         try:
             values = self._take_up(*state)
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as e:
@@ -527,7 +614,7 @@ class Loop:
         for name in _SAVED:
             setattr(self, name, values[name])
         self.best = -math.inf if values["best"] is None else values["best"]
-        self.model.load_state_dict({k[6:]: t for k, t in tensors.items() if k.startswith("model.")})
+        self.trained.load_state_dict({k[6:]: t for k, t in tensors.items() if k.startswith("model.")})
         for i, a in enumerate(self.average):
             a.copy_(tensors[f"average.{i}"])
         self.terms = values["window"]
@@ -538,6 +625,12 @@ class Loop:
             guard.count = values["guard_counts"][t]
             _restore_optimizer(optimizer, tensors, f"optimizer.{t}.")
         return values
+
+
+def _learned_buffers(stage: Stage) -> list[Tensor]:
+    """What a stage learns without gradients, such as codebooks: the buffers that are saved, of real numbers."""
+    kept = [t for turn in stage.turns for part in turn.parts for t in part.state_dict(keep_vars=True).values()]
+    return [t for t in kept if not isinstance(t, nn.Parameter) and t.is_floating_point()]
 
 
 _SHARE = 0.05  # of the time that steps take, at most, goes into pictures of models that are slow to draw

@@ -12,14 +12,15 @@ from torch import Tensor
 from lowerbound import drawing, pictures
 from lowerbound.data import decode
 from lowerbound.data.base import Data, Images, open_images
-from lowerbound.data.batches import Batches, binarized
+from lowerbound.data.batches import Batch, Batches, binarized
 from lowerbound.errors import ModelError, RunError
 from lowerbound.files import Rows, replacing
 from lowerbound.metrics.base import Advance, Value, measure, rows_at_once
 from lowerbound.metrics.reconstruction import reconstruct as reconstruction
 from lowerbound.models.autoregressive import Autoregressive
-from lowerbound.models.base import LatentModel, Model
+from lowerbound.models.base import Density, LatentModel, Model
 from lowerbound.models.vae import VAE
+from lowerbound.models.vqvae import VQVAE
 from lowerbound.noise import key, seeded
 from lowerbound.progress import Progress
 from lowerbound.run import Run
@@ -176,6 +177,9 @@ def sample(
         if isinstance(model, Autoregressive) and not mean:
             x = drawing.sample(model, n, y, temperature, top_k=top_k, top_p=top_p, progress=progress)
             return x, model.space.levels or 256
+        if isinstance(model, VQVAE):
+            codes = drawing.codes(model, n, y, temperature, top_k=top_k, top_p=top_p, progress=progress)
+            return drawing.decoded(model, codes, y, mean=mean), model.space.levels or 256
         if top_k is not None or top_p is not None:
             raise ModelError(
                 f"--top-{'p' if top_k is None else 'k'}: {type(model).__name__} does not draw values from a "
@@ -343,11 +347,15 @@ def draw_samples(run: Run, model: Model, n: int = 64, progress: Progress | None 
 
     Fewer than n of an autoregressive model that would take long.
     """
-    n = drawing.affordable(model, n) if isinstance(model, Autoregressive) else n
+    n = drawing.affordable(model, n) if isinstance(model, Autoregressive | VQVAE) else n
     y, levels, mean = run.labels(n), model.space.levels or 256, None
     y = None if y is None else y.to(next(model.parameters()).device)
     if isinstance(model, Autoregressive):
         x = drawing.sample(model, n, y, progress=progress)
+    elif isinstance(model, VQVAE):
+        codes = drawing.codes(model, n, y, progress=progress)
+        x, mean = (drawing.decoded(model, codes, y, mean=mean) for mean in (False, True))
+        mean = mean if model.likelihood_head.density is not Density.NONE else None
     elif isinstance(model, LatentModel):
         p = model.draw_likelihood(n, y)
         x, mean = p.sample().cpu().numpy(), p.mean.cpu().numpy()
@@ -356,6 +364,15 @@ def draw_samples(run: Run, model: Model, n: int = 64, progress: Progress | None 
     pictures.save_png(pictures.grid(x, levels), run.picture("samples.png"))
     if mean is not None:
         pictures.save_png(pictures.grid(mean, levels), run.picture("samples_mean.png"))
+
+
+@torch.no_grad()
+def draw_reconstructions(run: Run, model: LatentModel, batch: Batch) -> None:
+    """reconstructions.png: images above their reconstructions; of several levels of codes, from the coarsest alone, the
+    two coarsest, ... too."""
+    x, levels = batch.x.cpu().numpy(), model.space.levels or 256
+    r = reconstruction(model, batch.x, batch.y).cpu().numpy()
+    pictures.save_png(pictures.pairs(x, r, levels), run.picture("reconstructions.png"))
 
 
 def draw_completions(run: Run, model: Autoregressive, device: torch.device | str, progress: Progress | None) -> None:
@@ -384,10 +401,8 @@ def draw_pictures(run: Run, device: torch.device | str = "cpu", progress: Progre
             if isinstance(model, Autoregressive):
                 draw_completions(run, model, device, progress)
     if isinstance(model, LatentModel):
-        batch = next(as_batches(run, open_data(run, "valid"), torch.device(device)).in_order(16))
-        with torch.no_grad():
-            r = reconstruction(model, batch.x, batch.y).cpu().numpy()
-        pictures.save_png(pictures.pairs(batch.x.cpu().numpy(), r, levels), run.picture("reconstructions.png"))
+        batches = as_batches(run, open_data(run, "valid"), torch.device(device))
+        draw_reconstructions(run, model, next(batches.in_order(16)))
         if _is_plane(model):
             pictures.save_png(_manifold(model, levels, device), run.picture("manifold.png"))
     if run.log_path.exists():

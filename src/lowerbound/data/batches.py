@@ -1,5 +1,6 @@
 """Batches as the model sees them: on its device, in random order for training, in order for measuring."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,60 +13,32 @@ from lowerbound.noise import key
 
 
 class Batch(NamedTuple):
-    x: Tensor  # uint8 [B, C, H, W]
-    y: Tensor | None  # int64 [B], where the model is given the label
+    x: Tensor  # uint8 [B, C, H, W], or codes [B, h, w]
+    y: Tensor | None  # int64 [B], where the model is given the label; with codes, a tuple of it and the coarser ones
     index: np.ndarray  # [B], the images' places in their split
 
 
-class Batches:
-    """The images of a split, as a model takes them.
+class Shuffled(ABC):
+    """Events that training takes in random order, every one once in each epoch, and measuring in order."""
 
-    `binarize`: grey values are the probabilities of binary draws, x ~ Bernoulli(grey / (levels - 1)): new ones at every
-    step of training (Burda et al. 2016), one fixed draw for each image in measuring.
-    """
+    device: torch.device
 
-    def __init__(self, images: Images, device: torch.device, *, binarize=False, label=False, flip=False):
-        self.device = device
-        self.binarize = binarize
-        self.flip = flip
-        self.levels = images.levels
-        resident = device.type == "cuda" and images.x.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]
-        self.x = torch.from_numpy(np.asarray(images.x))
-        self.x = self.x.to(device) if resident else self.x
-        self.y = torch.from_numpy(np.asarray(images.y)) if label and images.y is not None else None
+    def __init__(self) -> None:
         self._orders: dict[tuple[int, int], Tensor] = {}
 
-    def __len__(self) -> int:
-        return len(self.x)
+    @abstractmethod
+    def __len__(self) -> int: ...
 
-    def training(self, step: int, size: int, seed: int) -> tuple[Tensor, Tensor | None]:
-        """The batch of a training step: a function of (seed, step) alone, every image once in each epoch.
+    @abstractmethod
+    def training(self, step: int, size: int, seed: int) -> tuple[Tensor, Tensor | tuple[Tensor, ...] | None]:
+        """The batch of a training step: a function of (seed, step) alone; the caller has keyed torch's noise to it."""
 
-        The caller has keyed torch's noise to the step.
-        """
-        index = self._shuffled(step * size, size, seed)
-        x, y = self._take(index)
-        if self.flip:
-            mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
-            x = torch.where(mirrored, x.flip(-1), x)
-        if self.binarize:
-            x = (x > torch.randint(0, self.levels - 1, x.shape, dtype=torch.uint8, device=x.device)).to(torch.uint8)
-        return x, y
-
+    @abstractmethod
     def in_order(self, size: int, limit: int | None = None) -> Iterator[Batch]:
-        """All images, or the first `limit`, once each and in order; the last batch may be smaller."""
-        n = len(self) if limit is None else min(limit, len(self))
-        for start in range(0, n, size):
-            index = np.arange(start, min(start + size, n))
-            x, y = self._take(torch.from_numpy(index))
-            yield Batch(binarized(x, self.levels, index) if self.binarize else x, y, index)
+        """All events, or the first `limit`, once each and in order; the last batch may be smaller."""
 
-    def _take(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        x = self.x.index_select(0, index.to(self.x.device)).to(self.device, non_blocking=True)
-        return x, None if self.y is None else self.y[index].to(self.device)
-
-    def _shuffled(self, start: int, size: int, seed: int) -> Tensor:
-        """Places start to start + size of one permutation of the images after another."""
+    def shuffled(self, start: int, size: int, seed: int) -> Tensor:
+        """Places start to start + size of one permutation of the events after another."""
         parts = []
         while size > 0:
             epoch, offset = divmod(start, len(self))
@@ -78,6 +51,49 @@ class Batches:
             generator = torch.Generator().manual_seed(key(seed, "order", epoch))
             self._orders = {(seed, epoch): torch.randperm(len(self), generator=generator)}
         return self._orders[seed, epoch]
+
+
+class Batches(Shuffled):
+    """The images of a split, as a model takes them.
+
+    `binarize`: grey values are the probabilities of binary draws, x ~ Bernoulli(grey / (levels - 1)): new ones at every
+    step of training (Burda et al. 2016), one fixed draw for each image in measuring.
+    """
+
+    def __init__(self, images: Images, device: torch.device, *, binarize=False, label=False, flip=False):
+        super().__init__()
+        self.device = device
+        self.binarize = binarize
+        self.flip = flip
+        self.levels = images.levels
+        resident = device.type == "cuda" and images.x.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]
+        self.x = torch.from_numpy(np.asarray(images.x))
+        self.x = self.x.to(device) if resident else self.x
+        self.y = torch.from_numpy(np.asarray(images.y)) if label and images.y is not None else None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def training(self, step: int, size: int, seed: int) -> tuple[Tensor, Tensor | None]:
+        index = self.shuffled(step * size, size, seed)
+        x, y = self._take(index)
+        if self.flip:
+            mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
+            x = torch.where(mirrored, x.flip(-1), x)
+        if self.binarize:
+            x = (x > torch.randint(0, self.levels - 1, x.shape, dtype=torch.uint8, device=x.device)).to(torch.uint8)
+        return x, y
+
+    def in_order(self, size: int, limit: int | None = None) -> Iterator[Batch]:
+        n = len(self) if limit is None else min(limit, len(self))
+        for start in range(0, n, size):
+            index = np.arange(start, min(start + size, n))
+            x, y = self._take(torch.from_numpy(index))
+            yield Batch(binarized(x, self.levels, index) if self.binarize else x, y, index)
+
+    def _take(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        x = self.x.index_select(0, index.to(self.x.device)).to(self.device, non_blocking=True)
+        return x, None if self.y is None else self.y[index].to(self.device)
 
 
 def binarized(x: Tensor, levels: int, index: np.ndarray) -> Tensor:

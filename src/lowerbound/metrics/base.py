@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lowerbound.config import Component, components
-from lowerbound.data.batches import Batch, Batches
+from lowerbound.data.batches import Batch, Batches, Shuffled
 from lowerbound.errors import ConfigError, ModelError, did_you_mean
 from lowerbound.memory import keep_freed
 from lowerbound.models.base import Model
@@ -39,7 +39,10 @@ class Value(NamedTuple):
 
 
 class Metric(Component, abstract=True):
-    """Measures one kind of question; a single pass may give several numbers, named in `names`."""
+    """Measures one kind of question; a single pass may give several numbers, named in `names`.
+
+    A value is called by one of the names, or by one with a suffix where there are several of it: usage.top.
+    """
 
     names: ClassVar[tuple[str, ...]]
 
@@ -66,26 +69,45 @@ def measure(
 ) -> dict[str, Value]:
     """The named metrics, or all that apply. `options` go to the metrics that have them (draws).
 
+    A name takes all values that begin with it (usage: usage.top and usage.bottom), or is that of a single one.
     Raises ConfigError for an unknown name and ModelError for a quantity that the model does not have.
     """
     kinds: list[Any] = components(Metric)
     known = [name for kind in kinds for name in kind.names]
     for name in names or ():
-        if name not in known:
+        if base(name) not in known:
             raise ConfigError(f"no metric {name!r}{did_you_mean(name, known)}")
     values: dict[str, Value] = {}
     for kind in kinds:
-        wanted = [n for n in kind.names if names is None or n in names]
+        wanted = kind.names if names is None else [n for n in names if base(n) in kind.names]
         metric = kind(**{k: v for k, v in (options or {}).items() if k in kind.model_fields})
         if wanted and metric.applies(model):
-            found = _measured(metric, model, images, seed, limit, advance)
-            values |= {n: found[n] for n in wanted}
+            values |= taken(_measured(metric, model, images, seed, limit, advance), wanted)
         elif wanted and names is not None:
             raise ModelError(f"{type(model).__name__} has no {', '.join(wanted)}")
-    for name in names or ():
-        if values[name].value is None:
+    for name, value in values.items():
+        if value.value is None and names is not None:
             raise ModelError(f"{name}: {type(model).__name__} says nothing of log p(x): {model.why_no_density()}")
     return values
+
+
+def base(name: str) -> str:
+    """usage, of usage.top."""
+    return name.partition(".")[0]
+
+
+def taken(values: Mapping[str, Value], names: Sequence[str]) -> dict[str, Value]:
+    """Those of the values that the names take. Raises ConfigError for a name that takes none.
+
+    Example:
+        >>> found = dict.fromkeys(("usage.top", "usage.bottom"), Value(1.0, None, "", "=", 1, 0))
+        >>> list(taken(found, ["usage"])), list(taken(found, ["usage.top"]))
+        (['usage.top', 'usage.bottom'], ['usage.top'])
+    """
+    for name in names:
+        if not any(f"{found}.".startswith(f"{name}.") for found in values):
+            raise ConfigError(f"no metric {name!r}{did_you_mean(name, values)}")
+    return {found: v for found, v in values.items() if any(f"{found}.".startswith(f"{n}.") for n in names)}
 
 
 @torch.no_grad()
@@ -106,7 +128,7 @@ def rows_at_once(model: Model) -> int:
 
 
 def keyed_chunks(
-    model: Model, images: Batches, draws: int, seed: int, limit: int | None
+    model: Model, images: Shuffled, draws: int, seed: int, limit: int | None
 ) -> Iterator[tuple[Batch, Iterator[int]]]:
     """Batches of images, each with the sizes of the chunks its draws are cut into, inside noise keyed by
     (seed, image index, draw)."""

@@ -322,7 +322,8 @@ class Condition(nn.Module):
     """What is given, as a map: y -> [B, width, 1, 1], or with coarser grids [B, width, H, W]; None without any.
 
     Labels and attributes are one vector (`Context`). A grid of codes or an image of any size goes through residual
-    blocks at its own resolution, and is then enlarged (Razavi et al. 2019, https://arxiv.org/abs/1906.00446).
+    blocks at its own resolution, and is then enlarged (Razavi et al. 2019, https://arxiv.org/abs/1906.00446): a cell is
+    repeated where the size is a multiple of its own, and else a place gets the mean of the cells that it covers.
     """
 
     def __init__(self, given: tuple[Space, ...], width: int, size: tuple[int, int], blocks: int):
@@ -337,17 +338,27 @@ class Condition(nn.Module):
         grids = [part for part, s in zip(parts, self.given, strict=True) if len(s.shape) > 1]
         vector = self.vector(vectors)
         found = [] if vector is None else [vector[:, :, None, None]]
-        found += [F.interpolate(m(part), self.size) for m, part in zip(self.maps, grids, strict=True)]
+        found += [_resized(m(part), self.size) for m, part in zip(self.maps, grids, strict=True)]
         return torch.stack(torch.broadcast_tensors(*found)).sum(0) if found else None
 
 
+def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """[B, C, h, w] -> [B, C, *size]."""
+    if any(large % small for large, small in zip(size, maps.shape[2:], strict=True)):
+        return F.adaptive_avg_pool2d(maps, size)
+    return F.interpolate(maps, size)
+
+
 class _GridCondition(nn.Module):
+    """Codes [h, w] (or several of a place, [depth, h, w]), or an image, through residual blocks: [B, width, h, w]."""
+
     def __init__(self, space: Space, width: int, blocks: int):
         super().__init__()
         self.space = space
         self.embed = None if space.ordered or space.levels is None else nn.Embedding(space.levels, width)
-        channels = math.prod(space.feature_shape) // math.prod(space.shape[-2:])
-        self.first = nn.Conv2d(channels, width, 1) if self.embed is None else nn.Identity()
+        depth = math.prod(space.shape[:-2])
+        single = self.embed is not None and depth == 1
+        self.first = nn.Identity() if single else nn.Conv2d(depth if self.embed is None else depth * width, width, 1)
         self.blocks = nn.Sequential(*(Block(width) for _ in range(blocks)))
 
     def forward(self, part: Tensor) -> Tensor:

@@ -105,17 +105,24 @@ class Turn(NamedTuple):
     name: str = ""
 
 
-class Stage(NamedTuple):
-    """One step of a training in several; `prepare` turns the images into what the stage is trained on.
+class Prepare(NamedTuple):
+    """What a stage is trained on instead of images: made of each image once, and kept."""
 
-    `fit`: called once with the training Batches in place of all gradient steps, where the best parameters of the turns
-    have a closed form.
-    """
+    names: tuple[str, ...]  # of the parts that are kept
+    spaces: "tuple[Space, ...]"  # of each part
+    make: Callable[[Tensor], tuple[Tensor, ...]]  # images [B, C, H, W] -> their parts [B, *shape]
+    given: Callable[[tuple[Tensor, ...], Y], tuple[Tensor, Y]]  # parts and labels -> event and condition of the stage
+
+
+class Stage(NamedTuple):
+    """One step of a training in several."""
 
     name: str
     turns: tuple[Turn, ...]
-    prepare: Callable | None = None
-    fit: Callable | None = None
+    prepare: Prepare | None = None
+    fit: Callable | None = None  # called once with the training Batches in place of all gradient steps
+    model: "Model | None" = None  # what is trained and measured, where that is a part with a density of its own
+    learned: Callable[[bool], None] = lambda yes: None  # told False before its first step, True when weights are kept
 
 
 class Context(nn.Module):
@@ -184,6 +191,11 @@ class Model(nn.Module):
     @abstractmethod
     def unbiased(self) -> bool:
         """Whether E exp(log_density(x)) <= p(x), so that draws may be importance-weighted."""
+
+    @property
+    def noisy(self) -> bool:
+        """Whether `log_weights` is another number in every draw, so that several say more than one."""
+        return self.density is Density.BOUND
 
     @property
     def can_sample(self) -> bool:

@@ -19,9 +19,9 @@ class CausalAttention(nn.Module):
     keys and values are kept: position t costs t products of the head's size.
     """
 
-    def __init__(self, width: int, inputs: int, *, channels: int = 1, heads: int = 4):
+    def __init__(self, width: int, inputs: int, *, channels: int = 1, heads: int = 4, dropout: float = 0.0):
         super().__init__()
-        self.heads = heads
+        self.heads, self.dropout = heads, dropout
         first = (channel_of(width, channels) == 0).expand(width, -1)
         self.query = MaskedLinear(width, width, first)
         self.key_value = nn.Linear(width + inputs, 2 * width)
@@ -36,7 +36,8 @@ class CausalAttention(nn.Module):
         pairs = self.key_value(torch.cat([F.silu(h), x], -1)).flatten(1, 2)  # [B, T, 2C]
         shifted = torch.cat([self.before.expand(B, 1, -1), pairs[:, :-1]], 1)
         k, v = (self._split(part) for part in shifted.chunk(2, -1))
-        found = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # [B, heads, T, C / heads]
+        dropout = self.dropout if self.training else 0.0  # of the weights
+        found = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)  # [B, heads, T, C / heads]
         return h + self.out(found.transpose(1, 2).reshape(B, H, W, C))
 
     def _split(self, t: Tensor) -> Tensor:

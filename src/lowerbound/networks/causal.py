@@ -8,16 +8,19 @@ that look around: the convolutions, the attention and the recurrences.
 
 import copy
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lowerbound.config import Component
 from lowerbound.errors import ConfigError
 from lowerbound.networks.base import Shape
+
+T = TypeVar("T")
 
 
 class Cache:
@@ -131,11 +134,11 @@ class CausalNetwork(nn.Module):
         """x [B, H, W, F] -> h [B, H, W, P]."""
 
     def _begin(self, cache: Cache, c: Tensor | None) -> None:
-        """Prepare a cache: what each layer adds for the condition [B, H or 1, W or 1, D]."""
+        """Prepare a cache, given the condition [B, H or 1, W or 1, D]."""
+        cache.held += 0 if c is None else c.numel()
         for module in self.modules():
             if isinstance(module, Shift):
-                kept = cache.layers[module] = module(c)
-                cache.held += kept.numel() if isinstance(kept, Tensor) else 0
+                module.begin(cache, c)
 
     def _inputs(self) -> Sequence["MaskedConv | RowConv"]:
         """The convolutions that look at x itself, to which `put` gives it."""
@@ -150,6 +153,16 @@ def may_see(outputs: Tensor, inputs: Tensor, *, strict: bool) -> Tensor:
 def channel_of(features: int, channels: int, parts: int = 1) -> Tensor:
     """The channel that each of `features` belongs to, in turn; for `parts` stacked alike: [parts * features]."""
     return (torch.arange(features) % channels).repeat(parts)
+
+
+def recomputed(layer: Callable[..., T], *inputs: Any, when: bool) -> T:
+    """layer(*inputs); `when` true, nothing inside is kept for its gradient, but computed again, with the same dropout.
+
+    Chen et al. (2016), Training Deep Nets with Sublinear Memory Cost, https://arxiv.org/abs/1604.06174.
+    """
+    if when and torch.is_grad_enabled():
+        return checkpoint(layer, *inputs, use_reentrant=False)  # pyright: ignore[reportReturnType]
+    return layer(*inputs)
 
 
 def check_heads(width: int, heads: int, after: Sequence[int], layers: int) -> None:
@@ -233,7 +246,7 @@ class MaskedConv(nn.Module):
         if state.row != at.i:
             state.begin_row(at.i, 0.0)
         own = state.x[:, at.i + state.rows, j : j + self.left + 1].flatten(1)  # [B, (left + 1) * I]
-        return torch.addmm(state.above[:, j], own, state.own)
+        return torch.addmm(state.above[j], own, state.own)
 
     def begin_row(self, at: At, more: Tensor | float) -> None:
         """Prepare a row, to every position of which something known is added: more [B or 1, W or 1, O]."""
@@ -251,8 +264,8 @@ class _Around:
         self.over = weight[:, :, :-1]  # [O, I, kh - 1, kw]
         self.own = weight[:, :, -1, : conv.left + 1].permute(2, 1, 0).flatten(0, 1)  # [(left + 1) * I, O]
         self.row = -1
-        self.nothing = self.bias.expand(1, W, -1)
-        self.above = self.nothing  # [B or 1, W, O]
+        self.nothing = self.bias.expand(1, W, -1)  # [B or 1, W, O]
+        self.above = self.nothing  # [W, B or 1, O]
 
     def begin_row(self, i: int, more: Tensor | float) -> None:
         self.row = i
@@ -260,7 +273,7 @@ class _Around:
         if self.rows:
             rows = self.x[:, i : i + self.rows].permute(0, 3, 1, 2)
             above = F.conv2d(rows, self.over, self.bias)[:, :, 0].transpose(1, 2)
-        self.above = above + more
+        self.above = (above + more).transpose(0, 1).contiguous()
 
 
 class RowConv(nn.Module):
@@ -335,7 +348,8 @@ class MaskedLinear(nn.Linear):
 class Shift(nn.Module):
     """What a layer adds whatever the image: for the condition and, with `places`, for the place.
 
-    c: [B, H or 1, W or 1, D] -> [B or 1, H or 1, W or 1, width]; 0.0 where there is neither.
+    c: [B, H or 1, W or 1, D] -> [B or 1, H or 1, W or 1, width]; 0.0 where there is neither. In sampling, c is what
+    `begin` was given, and a row of the result is computed when it is first asked for.
     """
 
     def __init__(self, width: int, context: int, places: Shape | None = None):
@@ -345,7 +359,31 @@ class Shift(nn.Module):
 
     def forward(self, c: Tensor | None, at: At | None = None) -> Tensor | float:
         if at is not None:
-            kept = at.cache.layers[self]
-            return at.of(kept) if isinstance(kept, Tensor) else kept
+            return self._at(at)
         given = self.context(c) if self.context is not None and c is not None else 0.0
         return given if self.places is None else given + self.places
+
+    def begin(self, cache: Cache, c: Tensor | None) -> None:
+        """Prepare a cache, given c."""
+        cache.layers[self] = _Row(c)
+
+    def _at(self, at: At) -> Tensor | float:
+        """At a position [B or 1, width], or a row [B or 1, W or 1, width]."""
+        row: _Row = at.cache.layers[self]
+        if row.i != at.i:
+            row.i, row.more = at.i, self._row(row.c, At(at.cache, at.i))
+        if at.j is None or not isinstance(row.more, Tensor):
+            return row.more
+        return row.more[:, at.j if row.more.shape[1] > 1 else 0]
+
+    def _row(self, c: Tensor | None, at: At) -> Tensor | float:
+        given = self.context(at.of(c)) if self.context is not None and c is not None else 0.0
+        return given if self.places is None else given + at.of(self.places)
+
+
+class _Row:
+    """The condition, and what a layer adds to the row that was last asked for."""
+
+    def __init__(self, c: Tensor | None):
+        self.c, self.i = c, -1
+        self.more: Tensor | float = 0.0

@@ -17,6 +17,7 @@ from lowerbound.networks.causal import (
     channel_of,
     check_heads,
     may_see,
+    recomputed,
 )
 
 
@@ -29,7 +30,9 @@ class GatedPixelCNN(CausalNetwork):
 
     .. math:: y = \tanh(W_f * x + V_f^T c) \odot \sigma(W_g * x + V_g^T c)
 
-    The horizontal stack is residual; attention follows the layers named in `attention`.
+    The horizontal stack is residual; attention follows the layers named in `attention`, and `out_layers` residual
+    blocks of each position alone come before the last layer, as in VQ-VAE-2 (Razavi et al. 2019,
+    https://arxiv.org/abs/1906.00446, section 3.2).
 
     Example:
         >>> import torch
@@ -43,18 +46,21 @@ class GatedPixelCNN(CausalNetwork):
         layers: int = Field(default=12, gt=0)
         kernel: int = Field(default=3, gt=1)  # columns; rows are half of it, and the own
         first_kernel: int = Field(default=7, gt=1)
-        out_width: int = Field(default=128, gt=1)  # of the layer before the last
+        out_layers: int = Field(default=0, ge=0)  # residual blocks of each position alone, after all layers
+        out_width: int = Field(default=128, gt=1)  # of the layer before the last, and inside those blocks
         attention: tuple[int, ...] = ()  # the layers, counted from 1, after which there is attention
         heads: int = Field(default=4, gt=0)
+        attention_dropout: float = Field(default=0.0, ge=0, lt=1)  # of attention's weights
         dropout: float = Field(default=0.0, ge=0, lt=1)
         places: bool = False  # whether each layer adds a bias of its own to each place of the image
+        checkpoint: bool = False  # in training, compute each layer again for its gradient: less memory, more time
 
         def build(self, in_shape: Shape, out_shape: Shape, *, channels: int = 1, context: int = 0) -> "GatedPixelCNN":
             return GatedPixelCNN(self, in_shape, out_shape, channels, context)
 
         @classmethod
         def example(cls) -> tuple["GatedPixelCNN.Config", Shape]:
-            return cls(width=6, layers=2, first_kernel=3, out_width=6, attention=(1,), heads=2), (2, 2)
+            return cls(width=6, layers=2, first_kernel=3, out_layers=1, out_width=6, attention=(1,), heads=2), (2, 2)
 
     def __init__(self, config: Config, in_shape: Shape, out_shape: Shape, channels: int, context: int):
         super().__init__(in_shape)
@@ -66,23 +72,31 @@ class GatedPixelCNN(CausalNetwork):
         )
         self.attention = nn.ModuleDict(
             {
-                str(b): CausalAttention(config.width, features, channels=channels, heads=config.heads)
+                str(b): CausalAttention(
+                    config.width, features, channels=channels, heads=config.heads, dropout=config.attention_dropout
+                )
                 for b in config.attention
             }
         )
         hidden, last = channel_of(config.width, channels), channel_of(config.out_width, channels)
         outputs = channel_of(out_shape[0], channels)
+        self.blocks = nn.ModuleList(OutBlock(hidden, last, config.dropout) for _ in range(config.out_layers))
         self.mix = MaskedLinear(config.width, config.out_width, may_see(last, hidden, strict=False))
         self.out = MaskedLinear(config.out_width, out_shape[0], may_see(outputs, last, strict=False))
+        self.checkpoint = config.checkpoint
 
     def _maps(self, x: Tensor, c: Tensor | None) -> Tensor:
-        v, h = x, x
-        for b, layer in enumerate(self._stack, 1):
-            v, link = layer.vertical(v, c)
-            h = layer.horizontal(h, link, c)
-            if str(b) in self.attention:
-                h = self.attention[str(b)](h, x)
-        return self._last(h)
+        v, h, again = x, x, self.checkpoint and self.training
+        for b in range(1, len(self.layers) + 1):
+            v, h = recomputed(self._layer, b, v, h, x, c, when=again)
+        return recomputed(self._last, h, when=again)
+
+    def _layer(self, b: int, v: Tensor, h: Tensor, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Layer b of both stacks, counted from 1, with the attention that follows it."""
+        layer = self._stack[b - 1]
+        v, link = layer.vertical(v, c)
+        h = layer.horizontal(h, link, c)
+        return v, self.attention[str(b)](h, x) if str(b) in self.attention else h
 
     def step(self, cache: Cache, i: int, j: int) -> Tensor:
         if cache.row != i:
@@ -111,6 +125,8 @@ class GatedPixelCNN(CausalNetwork):
         return list(self.layers)  # pyright: ignore[reportReturnType]
 
     def _last(self, h: Tensor) -> Tensor:
+        for block in self.blocks:
+            h = block(h)
         return self.out(F.relu(self.mix(F.relu(h))))
 
 
@@ -151,6 +167,19 @@ class Layer(nn.Module):
     def _mixed(self, h: Tensor | None, both: Tensor) -> Tensor:
         found = self.mix(self.dropout(gated(both)))
         return h + found if self.residual and h is not None else found
+
+
+class OutBlock(nn.Module):
+    """h + W_2 relu(W_1 relu(h)) of each position alone; the channels of the features and of those inside are given."""
+
+    def __init__(self, hidden: Tensor, inside: Tensor, dropout: float):
+        super().__init__()
+        self.first = MaskedLinear(len(hidden), len(inside), may_see(inside, hidden, strict=False))
+        self.last = MaskedLinear(len(inside), len(hidden), may_see(hidden, inside, strict=False))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.dropout(self.last(F.relu(self.first(F.relu(h)))))
 
 
 def gated(t: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ class Both(NamedTuple):
 class Run(NamedTuple):
     """A pass of the streams over maps, a row or a position."""
 
-    c: Tensor | None  # the condition [B, H or 1, W or 1, D]; in a cache are the shifts that it makes
+    c: Tensor | None  # the condition [B, H or 1, W or 1, D]; a cache has it
     at: At | None
     links: dict[nn.Module, Tensor]  # what the stream above gives to the other at each pair of blocks, as maps
 
@@ -168,10 +168,10 @@ class Level(nn.Module):
         return Both.of(self.enlarge[stream](low, run.at))
 
     def begin(self, cache: Cache, c: Tensor | None) -> None:
-        """Keep what the blocks add for the condition [B, H or 1, W or 1, D]."""
+        """Prepare a cache, given the condition [B, H or 1, W or 1, D]."""
         for pair in (*self.down, *self.up):
             for shift in (m for m in pair.modules() if isinstance(m, Shift)):
-                cache.layers[shift] = shift(c)
+                shift.begin(cache, c)
         if self.inner is not None:
             self.inner.begin(cache, _halved(c))
 

@@ -1,10 +1,10 @@
 """A recipe: a data set, a model and a training, in one file. Bundled ones are the TOML files of this folder."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lowerbound.config import Component, override, parse, read
 from lowerbound.data.base import Data
@@ -40,6 +40,28 @@ class Training(Component):
     patience: int | None = Field(default=None, gt=0)  # stop after so many validations without a better one
     save_seconds: float = Field(default=60.0, gt=0)  # between saved states
     tensorboard: bool = False
+    stages: dict[str, Any] = Field(
+        default={}
+    )  # what is other in later stages: {"prior": {"steps": 500, "top": {"batch": 16}}}
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> "Training":
+        for name in _tables(self.stages):
+            try:
+                self.of(name)
+            except ConfigError as e:
+                raise ValueError(f"stages.{name}: {e}") from None
+        return self
+
+    def of(self, stage: str) -> "Training":
+        """The training of a stage: of `prior.top`, with what stages.prior changes, and then stages.prior.top."""
+        table, own = self.stages, self.model_copy(update={"stages": {}})
+        for part in stage.split("."):
+            table = table.get(part)
+            if not isinstance(table, dict):
+                break
+            own = override(own, {k: v for k, v in table.items() if k in Training.model_fields})
+        return own
 
     def total_steps(self, images: int) -> int:
         """The number of steps for a training split of this many images."""
@@ -48,6 +70,18 @@ class Training(Component):
         limits = [] if self.steps is None else [self.steps]
         limits += [] if self.epochs is None else [round(self.epochs * images / self.batch)]
         return max(1, min(limits))
+
+
+def _tables(stages: dict[str, Any], path: str = "") -> Iterator[str]:
+    """The names of the stages that have a table. Raises ValueError for what is neither a setting nor a table."""
+    for name, value in stages.items():
+        if path and name in Training.model_fields:
+            continue
+        if not isinstance(value, dict):
+            known = did_you_mean(name, Training.model_fields)
+            raise ValueError(f"stages.{path}{name}: expected the table of a stage, or one of its settings{known}")
+        yield path + name
+        yield from _tables(value, f"{path}{name}.")
 
 
 class Recipe(Component):

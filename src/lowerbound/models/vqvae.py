@@ -1,0 +1,434 @@
+"""VQ-VAE: grids of discrete codes at one or several levels, and a prior over each."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from lowerbound.config import Component
+from lowerbound.distributions import Point
+from lowerbound.errors import ConfigError, ModelError, did_you_mean
+from lowerbound.families import Bernoulli, Family, Head, Noiseless
+from lowerbound.models.autoregressive import Advance, Autoregressive
+from lowerbound.models.base import (
+    Density,
+    ElboTerms,
+    LatentModel,
+    Loss,
+    Model,
+    Prepare,
+    Space,
+    Stage,
+    Turn,
+    Y,
+    check_draw,
+    check_events,
+    conditions,
+)
+from lowerbound.networks.base import halvings
+from lowerbound.networks.strided import Blocks, Down, Up, enlarged
+from lowerbound.quantizers import VQ, Quantized, Quantizer
+
+T = TypeVar("T")
+Temperature = float | Mapping[str, float]  # for all levels alike, or by level; 1 for those that are not named
+TopK = int | Mapping[str, int] | None
+TopP = float | Mapping[str, float] | None
+
+
+class Level(Component):
+    """One grid of codes."""
+
+    factor: int = Field(default=4, gt=1)  # how many times smaller than the image: a power of 2
+    quantizer: Quantizer.Config = VQ.Config()
+
+
+def level_names(levels: int) -> tuple[str, ...]:
+    """What the levels are called, the coarsest first.
+
+    Example:
+        >>> level_names(1), level_names(3)
+        (('top',), ('top', 'middle', 'bottom'))
+    """
+    if levels == 1:
+        return ("top",)
+    between = ("middle",) if levels == 3 else tuple(f"middle{i}" for i in range(1, levels - 1))
+    return ("top", *between, "bottom")
+
+
+class VQVAE(LatentModel):
+    r"""Images as grids of codes z_1, ..., z_L from a codebook each, the coarsest first, and a prior that draws them.
+
+    .. math:: \log p(x|y) \ge \log p(x|z) + \sum_l \log P(z_l | z_{<l}, y), \quad z = \mathrm{codes}(x)
+
+    since p(x|y) is the sum over all grids z, of which this is one term. One level is VQ-VAE (van den Oord et al. 2017,
+    https://arxiv.org/abs/1711.00937), two and three are VQ-VAE-2 (Razavi et al. 2019, https://arxiv.org/abs/1906.00446):
+    maps of the image are made from the finest to the coarsest; the coarsest is quantized first, and each finer one
+    given what the coarser decode to; the decoder sees all levels.
+
+    The autoencoder is trained first, without the condition; then each prior on the codes it gives, as a stage of its
+    own (`prior.top`, ...), given y and the coarser codes. Until its prior is trained, a level's codes count as uniform:
+    log P(z_l) = -n log K, which is a prior too, but none to draw images from.
+
+    Example:
+        >>> levels = (Level(factor=4, quantizer=VQ.Config(codes=8)), Level(factor=2, quantizer=VQ.Config(codes=8)))
+        >>> model = VQVAE.Config(levels=levels, width=8, inner=4).build(Space((1, 8, 8), levels=17))
+        >>> top, bottom = model.codes(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+        >>> top.shape, bottom.shape, model.decode((top, bottom)).mean.shape
+        (torch.Size([3, 2, 2]), torch.Size([3, 4, 4]), torch.Size([3, 1, 8, 8]))
+    """
+
+    class Config(Model.Config):
+        levels: tuple[Level, ...] = Field(default=(Level(),), min_length=1)  # the coarsest first
+        priors: tuple[Model.Config, ...] = ()  # over each level's codes, given the label and the coarser; (): uniform
+        likelihood: Family = Noiseless(sigmoid=False)
+        width: int = Field(default=128, gt=1)  # features of the maps
+        inner: int = Field(default=32, gt=0)  # features inside a residual block
+        blocks: int = Field(default=2, ge=0)  # residual blocks in each encoder and decoder
+        drop: float = Field(default=0.0, ge=0, lt=1)  # share of images that training decodes from coarser levels alone
+        checkpoint: bool = False  # compute the blocks twice in training instead of keeping their maps in memory
+
+        def binary(self) -> bool:
+            return isinstance(self.likelihood, Bernoulli)
+
+        def build(self, space: Space, given: tuple[Space, ...] = ()) -> "VQVAE":
+            return VQVAE(self, space, given)
+
+        @classmethod
+        def example(cls) -> tuple["VQVAE.Config", Space, tuple[Space, ...]]:
+            prior = Autoregressive.Config.example()[0]
+            level = Level(factor=2, quantizer=VQ.Config(codes=3, dim=2, initial=0))
+            config = cls(levels=(level,), priors=(prior,), likelihood=Bernoulli(), width=4, inner=2, blocks=1)
+            return config, Space((1, 2, 2), levels=2), ()
+
+    prior_learned: Tensor
+
+    def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
+        super().__init__(config, space, given)
+        L, width = len(config.levels), config.width
+        _check(config, space)
+        self.names = level_names(L)
+        factors = [level.factor for level in config.levels]
+        between = [coarse // fine for coarse, fine in pairwise(factors)]  # [L - 1]
+        blocks = lambda: Blocks(width, config.inner, config.blocks, checkpoint=config.checkpoint)  # noqa: E731
+        self.quantizers = nn.ModuleList(level.quantizer.build() for level in config.levels)
+        dims = [q.dim for q in self._quantizers]
+        self.likelihood_head = Head(config.likelihood, space)
+        inputs = [*[width] * (L - 1), space.feature_shape[0]]
+        self.encoders = nn.ModuleList(
+            Down(c, width, f, blocks()) for c, f in zip(inputs, [*between, factors[-1]], strict=True)
+        )
+        self.project = nn.ModuleList(nn.Conv2d(width if l == 0 else 2 * width, dims[l], 1) for l in range(L))
+        self.between = nn.ModuleList(
+            Up(dims[l] + (width if l else 0), width, width, between[l], blocks()) for l in range(L - 1)
+        )
+        self.enlarge = nn.ModuleList(
+            nn.Sequential(*enlarged([dims[l]] * (factors[l] // factors[-1]).bit_length())) for l in range(L - 1)
+        )
+        self.decoder = Up(sum(dims), self.likelihood_head.in_shape[0], width, factors[-1], blocks())
+        H, W = space.shape[-2:]
+        self.spaces = tuple(q.space((H // f, W // f)) for q, f in zip(self._quantizers, factors, strict=True))
+        self.priors: nn.ModuleList = nn.ModuleList(
+            p.build(self.spaces[l], (*given, *self.spaces[:l])) for l, p in enumerate(config.priors)
+        )
+        self.register_buffer("prior_learned", torch.ones(len(config.priors), dtype=torch.bool))
+
+    @property
+    def _quantizers(self) -> list[Quantizer]:
+        return list(self.quantizers)  # pyright: ignore[reportReturnType]
+
+    # ---- what the numbers are worth
+
+    @property
+    def learned(self) -> tuple[bool, ...]:
+        """Of each level, whether its prior is a trained one, rather than uniform."""
+        return tuple(self.prior_learned.tolist()) or (False,) * len(self.names)
+
+    @property
+    def density(self) -> Density:
+        parts = [p for p, learned in zip(self._priors, self.learned, strict=False) if learned]
+        return Density.worst(Density.BOUND, self.likelihood_head.density, *(p.density for p in parts))
+
+    @property
+    def noisy(self) -> bool:
+        return self.likelihood_head.density is not Density.EXACT or any(p.noisy for p in self._priors)
+
+    @property
+    def unbiased(self) -> bool:
+        return all(p.unbiased for p in self._priors)
+
+    @property
+    def can_sample(self) -> bool:
+        return all(self.learned)
+
+    @property
+    def footprint(self) -> int:
+        H, W = self.space.shape[-2:]
+        first = self.config.width // 2 * H * W // 4
+        return max(self.space.dims, first, math.prod(self.likelihood_head.in_shape))
+
+    def why_no_density(self) -> str:
+        if self.likelihood_head.density is Density.NONE:
+            return (
+                f"its likelihood {self.config.likelihood.type_name()} is no probability of {self.space.levels} levels; "
+                "reconstruction errors are what it has, and the bits of its codes"
+            )
+        return super().why_no_density()
+
+    @property
+    def _priors(self) -> list[Model]:
+        return list(self.priors)  # pyright: ignore[reportReturnType]
+
+    # ---- images to codes
+
+    def _quantize(self, x: Tensor) -> list[Quantized]:
+        """Every level, the coarsest first."""
+        h, maps, given, found = self.space.features(x), [], None, []
+        for encoder in reversed(self.encoders):  # pyright: ignore[reportArgumentType, reportCallIssue]
+            h = encoder(h)
+            maps.append(h)
+        for l, h in enumerate(reversed(maps)):
+            own = h if given is None else torch.cat([h, given], 1)
+            q: Quantized = self.quantizers[l](self.project[l](own))
+            found.append(q)
+            if l + 1 < len(maps):
+                given = self.between[l](q.z if given is None else torch.cat([q.z, given], 1))
+        return found
+
+    def codes(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The codes of events x, the coarsest level first: int64 [B, h, w] each."""
+        check_events(x, self.space)
+        return tuple(q.codes for q in self._quantize(x))
+
+    def posteriors(self, x: Tensor, y: Y = None) -> tuple[Distribution, ...]:
+        """All mass on the codes of x."""
+        return tuple(Point(q.codes, len(space.shape)) for q, space in zip(self._quantize(x), self.spaces, strict=True))
+
+    def features(self, x: Tensor, y: Y = None) -> Tensor:
+        """The code vectors of all levels, coarsest first: [B, D]."""
+        return torch.cat([q.z.flatten(1) for q in self._quantize(x)], 1)
+
+    # ---- codes to images
+
+    def _decode(self, vectors: Sequence[Tensor]) -> Tensor:
+        """The code vectors of all levels, [N, D, h, w] each -> what the likelihood is made of, [N, P, H, W]."""
+        enlarged = [m(v) for m, v in zip(self.enlarge, vectors, strict=False)]
+        return self.decoder(torch.cat([*enlarged, vectors[-1]], 1))
+
+    def vectors(self, codes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The code vectors of codes [B, h, w] of each level: [B, D, h, w]."""
+        return tuple(q.decode(c) for q, c in zip(self._quantizers, codes, strict=True))
+
+    def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
+        if len(z) != len(self.spaces):
+            raise ModelError(f"decode: expected codes of {' and '.join(self.names)}, got {len(z)} grids")
+        batch = z[0].shape[: z[0].dim() - len(self.spaces[0].shape)]  # [..., B]
+        flat = tuple(codes.reshape(-1, *space.shape) for codes, space in zip(z, self.spaces, strict=True))
+        h = self._decode(self.vectors(flat))
+        return self.likelihood_head(h.unflatten(0, batch))
+
+    def decode(self, z: Tensor | tuple[Tensor, ...], y: Y = None) -> Distribution:
+        """p(x|z) for codes of every level, the coarsest first, [..., B, h, w] each. Raises ModelError for others."""
+        z = (z,) if isinstance(z, Tensor) else z
+        for codes, space in zip(z, self.spaces, strict=False):
+            if tuple(codes.shape[codes.dim() - len(space.shape) :]) != space.shape:
+                raise ModelError(f"decode: expected codes of {list(space.shape)}, got {list(codes.shape)}")
+            check_events(codes.reshape(-1, *space.shape), space)
+        return self.likelihood(z, y)
+
+    @torch.no_grad()
+    def partial(self, x: Tensor, levels: Sequence[str]) -> Tensor:
+        """Reconstructions from some levels alone, float [B, *space.shape] in pixel values; the code vectors of the
+        others are zero, as in training with `drop`."""
+        kept = {self._level(name) for name in levels}
+        vectors = [q.z if l in kept else torch.zeros_like(q.z) for l, q in enumerate(self._quantize(x))]
+        return self.likelihood_head(self._decode(vectors)).mean
+
+    def _dropped(self, vectors: list[Tensor]) -> list[Tensor]:
+        """Without the finer levels for some of the images, so that the coarser learn to stand for an image alone."""
+        if not (self.training and self.config.drop and len(vectors) > 1):
+            return vectors
+        u = torch.rand(len(vectors[0]), 1, 1, 1, device=vectors[0].device) / self.config.drop  # above 1: nothing drops
+        cut = len(vectors) - 1  # with u in [0, 1): the levels that are kept are 1 + floor(u cut)
+        return [v if l == 0 else torch.where(u * cut < l, 0.0, v) for l, v in enumerate(vectors)]
+
+    def _level(self, name: str) -> int:
+        if name not in self.names:
+            raise ModelError(f"no level {name!r}{did_you_mean(name, self.names)}")
+        return self.names.index(name)
+
+    # ---- the bound
+
+    def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+        """Of the autoencoder: -log p(x|z), and what the quantizers add, an element of theirs weighing as one of x."""
+        quantized = self._quantize(x)
+        vectors = self._dropped([q.z for q in quantized])
+        distortion = -self.likelihood_head(self._decode(vectors)).log_prob(x)  # [B]
+        added = torch.stack([q.loss for q in quantized])  # [L, B]
+        terms = {"distortion": distortion} | {f"commitment.{n}": a for n, a in zip(self.names, added, strict=True)}
+        value = (distortion + self.space.dims * added.sum(0)).mean()
+        return Loss(value, {name: term.detach() for name, term in terms.items()})
+
+    def after_step(self) -> None:
+        for quantizer in self._quantizers:
+            quantizer.after_step()
+
+    def elbo_terms(self, x: Tensor, y: Y = None, draws: int = 1) -> ElboTerms:
+        quantized = self._quantize(x)
+        codes = tuple(q.codes for q in quantized)
+        h = self._decode([q.z for q in quantized])
+        p_x = self.likelihood_head(h.expand(draws, *h.shape))
+        log_pz = self.log_p_codes(codes, y).T.expand(draws, len(x), -1)
+        return ElboTerms(
+            x=x,
+            p_x=p_x,
+            log_px=p_x.log_prob(x),
+            latents=lambda: (log_pz, torch.zeros_like(log_pz)),
+            z=tuple(c.expand(draws, *c.shape) for c in codes),
+            q=tuple(Point(c, c.dim() - 1) for c in codes),
+            p=(None,) * len(codes),
+            kl=None,
+        )
+
+    def log_p_codes(self, codes: tuple[Tensor, ...], y: Y = None) -> Tensor:
+        """log P(z_l | z_<l, y) of each level, in nats: [L, B]; -n log K where its prior is not trained."""
+        given, found = conditions(y, self.given), []
+        for l, (z, space, learned) in enumerate(zip(codes, self.spaces, self.learned, strict=True)):
+            if learned:
+                found.append(self._priors[l].log_density(z, (*given, *codes[:l])))
+            else:
+                nats = space.dims * math.log(space.levels or 1)
+                found.append(torch.full((len(z),), -nats, device=z.device, dtype=torch.get_default_dtype()))
+        return torch.stack(found)
+
+    # ---- drawing
+
+    @property
+    def passes(self) -> int:
+        """How many values are drawn for an image."""
+        return sum(space.dims for space in self.spaces)
+
+    def at_once(self, memory: int | None = None) -> int:
+        """How many images are drawn at once; see `Autoregressive.at_once`."""
+        return min((p.at_once(memory) for p in self._priors if isinstance(p, Autoregressive)), default=4096)
+
+    @torch.no_grad()
+    def draw_codes(
+        self,
+        n: int,
+        y: Y = None,
+        temperature: Temperature = 1.0,
+        *,
+        top_k: TopK = None,
+        top_p: TopP = None,
+        coarse: tuple[Tensor, ...] = (),
+        advance: Advance | None = None,
+    ) -> tuple[Tensor, ...]:
+        """The codes of n images, the coarsest level first: int64 [n, h, w] each.
+
+        Args:
+            temperature, top_k, top_p: as of `Autoregressive.sample`, for all levels or by level.
+            coarse: the codes of the coarsest levels, where those are known and only the finer are drawn.
+            advance: told how many values are drawn, and of how many.
+
+        Raises ModelError where a prior is not trained, for a level that does not exist, and for numbers out of range.
+        """
+        self._check_can_draw()
+        temperatures = self._of_levels(temperature, 1.0)
+        ks, ps = self._of_levels(top_k, None), self._of_levels(top_p, None)
+        for t in temperatures:
+            check_draw(n, y, self.given, t)
+        given, codes = conditions(y, self.given), tuple(coarse)
+        total, done = sum(s.dims for s in self.spaces[len(codes) :]), 0
+        for l in range(len(codes), len(self.spaces)):
+            own = self.spaces[l].dims
+            told = None if advance is None else _further(advance, done, total, own)
+            codes = (*codes, _drawn(self._priors[l], n, (*given, *codes), temperatures[l], ks[l], ps[l], told))
+            done += own
+        return codes
+
+    def _of_levels(self, value: Mapping[str, T] | T, default: T) -> list[T]:
+        """An option of every level, from one for all or some by name."""
+        if not isinstance(value, Mapping):
+            return [value] * len(self.names)
+        for name in value:
+            self._level(name)
+        return [value.get(name, default) for name in self.names]
+
+    def _check_can_draw(self) -> None:
+        if not self.priors:
+            raise ModelError("this VQ-VAE has no priors to draw its codes from; train one with model.priors")
+        missing = [f"prior.{name}" for name, learned in zip(self.names, self.learned, strict=True) if not learned]
+        if missing:
+            raise ModelError(
+                f"this VQ-VAE can't be drawn from yet: {' and '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} not trained, and uniform codes decode to noise. Train with: "
+                f"lowerbound train RECIPE --out RUN --resume{f' --stage {missing[0]}' if len(missing) == 1 else ''}"
+            )
+
+    def draw_likelihood(self, n: int, y: Y = None, temperature: Temperature = 1.0) -> Distribution:
+        return self.likelihood(self.draw_codes(n, y, temperature), y)
+
+    # ---- the stages
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The autoencoder, then each prior, on the codes that the trained autoencoder gives."""
+        parts = (
+            *(self.encoders, self.project, self.quantizers, self.between),
+            *(self.enlarge, self.decoder, self.likelihood_head),
+        )
+        first = Stage("autoencoder", (Turn(parts, self.loss),))
+        return first, *(self._prior_stage(l) for l in range(len(self.priors)))
+
+    def _prior_stage(self, l: int) -> Stage:
+        prior = self._priors[l]
+
+        def given(kept: tuple[Tensor, ...], y: Y) -> tuple[Tensor, Y]:
+            return kept[l], (*conditions(y, self.given), *kept[:l])
+
+        def learned(yes: bool) -> None:
+            self.prior_learned[l] = yes
+
+        return Stage(
+            f"prior.{self.names[l]}",
+            (Turn((prior,), prior.loss),),
+            prepare=Prepare(self.names, self.spaces, self.codes, given),
+            model=prior,
+            learned=learned,
+        )
+
+
+def _check(config: VQVAE.Config, space: Space) -> None:
+    """Raise ConfigError or ModelError for levels that do not fit each other or the images."""
+    if len(space.shape) != 3:
+        raise ConfigError(f"model: a VQVAE takes images, got events of shape {list(space.shape)}")
+    factors = [level.factor for level in config.levels]
+    for l, factor in enumerate(factors):
+        if factor & (factor - 1):
+            raise ConfigError(f"model.levels.{l}.factor: expected a power of 2, got {factor}")
+    if any(coarse <= fine for coarse, fine in pairwise(factors)):
+        raise ConfigError(f"model.levels: expected factors that fall, the coarsest level first, got {factors}")
+    if config.priors and len(config.priors) != len(factors):
+        raise ConfigError(
+            f"model.priors: expected none or one for each of the {len(factors)} levels, got {len(config.priors)}"
+        )
+    halvings(space.shape, factors[0].bit_length() - 1)
+
+
+def _further(advance: Advance, before: int, total: int, own: int) -> Advance:
+    """What is told of one level's progress, as progress in all."""
+    return lambda done, of: advance(before + done * own // of, total)
+
+
+def _drawn(
+    prior: Model, n: int, given: tuple[Tensor, ...], t: float, k: int | None, p: float | None, advance: Advance | None
+) -> Tensor:
+    if isinstance(prior, Autoregressive):
+        return prior.sample(n, given, t, top_k=k, top_p=p, advance=advance)
+    if k is not None or p is not None:
+        raise ModelError(f"--top-k, --top-p: {type(prior).__name__} does not draw codes one after another")
+    return prior.sample(n, given, t)
