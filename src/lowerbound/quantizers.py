@@ -161,10 +161,9 @@ class VQ(Quantizer):
     def _forget(self) -> None:
         """As if nothing had been gathered."""
         self._starting = self.config.initial > 0  # what `waiting > 0` last was
-        self._statistics: tuple[Tensor, Tensor] | None = (
-            None  # n [K] and the sums [K, D] of all passes since the last step
-        )
-        self._latest: Tensor | None = None  # the vectors [N, D] of the last
+        # n [K] and the sums [K, D] of all passes since the last step; the vectors [N, D] of the latest
+        self._statistics: tuple[Tensor, Tensor] | None = None
+        self._latest: Tensor | None = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Quantizer":
         self._forget()
