@@ -388,7 +388,8 @@ def test_rectifiers():
 # ---- models over codes
 
 LEVEL = Codes(
-    level=0,
+    level="top",
+    place=0,
     size=512,
     seen=100_000,
     usage=0.95,
@@ -399,12 +400,19 @@ LEVEL = Codes(
     train_bits=5.9,
     bits_stderr=0.01,
 )
-GOOD = Stages(codes=(LEVEL, replace(LEVEL, level=1)), error=3.0, explained=0.9, samples=4.0, shuffled=9.0, floor=1.0)
+GOOD = Stages(
+    codes=(LEVEL, replace(LEVEL, level="bottom", place=1)),
+    error=3.0,
+    explained=0.9,
+    samples=4.0,
+    shuffled=9.0,
+    floor=1.0,
+)
 
 
 def levels(**changes: Any) -> Stages:
     """The good one with its second level changed."""
-    return replace(GOOD, codes=(LEVEL, replace(LEVEL, level=1, **changes)))
+    return replace(GOOD, codes=(LEVEL, replace(BOTTOM, **changes)))
 
 
 @pytest.mark.parametrize(
@@ -412,15 +420,15 @@ def levels(**changes: Any) -> Stages:
     [
         (GOOD, set()),
         (replace(GOOD, explained=0.3), {"autoencoder.blurry"}),
-        (levels(usage=0.7), {"codes.1.dead"}),
-        (levels(usage=0.1, perplexity=20.0), {"codes.1.too_many"}),
-        (levels(perplexity=50.0), {"codes.1.perplexity"}),
+        (levels(usage=0.7), {"codes.bottom.dead"}),
+        (levels(usage=0.1, perplexity=20.0), {"codes.bottom.too_many"}),
+        (levels(perplexity=50.0), {"codes.bottom.perplexity"}),
         (levels(perplexity=50.0, usage=0.6, seen=900), set()),
-        (levels(without=3.01), {"codes.1.ignored"}),
+        (levels(without=3.01), {"codes.bottom.ignored"}),
         (replace(GOOD, codes=(replace(LEVEL, without=3.0),)), set()),
-        (levels(bits=9.5, train_bits=9.4), {"prior.1.broken"}),
-        (levels(bits=8.0, train_bits=7.95), {"prior.1.untrained"}),
-        (levels(train_bits=5.0), {"prior.1.overfitted"}),
+        (levels(bits=9.5, train_bits=9.4), {"prior.bottom.broken"}),
+        (levels(bits=8.0, train_bits=7.95), {"prior.bottom.untrained"}),
+        (levels(train_bits=5.0), {"prior.bottom.overfitted"}),
         (levels(train_bits=5.0, bits_stderr=0.5), set()),
         (levels(bits=None), set()),
         (replace(GOOD, samples=12.0), {"samples.below_shuffled"}),
@@ -433,4 +441,4 @@ def test_stages(stages: Stages, what: set[str]):
 
 def test_a_smaller_codebook_holds_the_codes_that_are_used():
     check = next(c for c in levels(usage=0.1, perplexity=20.0).checks() if c.wrong)
-    assert check.remedy.endswith("model.quantizer.size=32")
+    assert check.remedy.endswith("model.levels.1.quantizer.codes=32")
