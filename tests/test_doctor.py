@@ -400,14 +400,8 @@ LEVEL = Codes(
     train_bits=5.9,
     bits_stderr=0.01,
 )
-GOOD = Stages(
-    codes=(LEVEL, replace(LEVEL, level="bottom", place=1)),
-    error=3.0,
-    explained=0.9,
-    samples=4.0,
-    shuffled=9.0,
-    floor=1.0,
-)
+BOTTOM = replace(LEVEL, level="bottom", place=1)
+GOOD = Stages(codes=(LEVEL, BOTTOM), error=3.0, explained=0.9, samples=4.0, shuffled=9.0, floor=1.0)
 
 
 def levels(**changes: Any) -> Stages:
