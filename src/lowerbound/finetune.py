@@ -44,7 +44,7 @@ class Tuner:
     """Trains classifiers on labelled images, prepared as a run's were."""
 
     run: Run
-    model: VAE
+    model: VAE | None  # that they may begin at
     config: Classifier.Config
     data: Data
     valid: Images
@@ -74,7 +74,7 @@ class Tuner:
         out: a folder that is to hold the classifier as a run; it appears when the training is done.
         """
         with _folder(out) as path:
-            run = self._train(path, train if len(subset) == len(train) else rows(train, subset), seed, head)
+            run = self.trained(path, train if len(subset) == len(train) else rows(train, subset), seed, head)
             values = measure(run.load(self.device), as_batches(run, test, self.device), names=["accuracy"])
             if out is not None:
                 pictures.curves(run.log_path, run.picture("curves.png"))
@@ -83,7 +83,8 @@ class Tuner:
         assert accuracy is not None
         return accuracy
 
-    def _train(self, path: Path, images: Images, seed: int, head: Head | None) -> Run:
+    def trained(self, path: Path, images: Images, seed: int, head: Head | None = None) -> Run:
+        """A classifier of these images, as a new run; from scratch without a `head`."""
         recipe = Recipe(
             about=About(model=f"classifier, from {self.run.path.name}" if head else "classifier"),
             seed=seed,
@@ -95,6 +96,7 @@ class Tuner:
         with seeded(seed, "weights", device=self.device):
             model = self.config.build(facts.space, facts.given(recipe)).to(self.device)
             if head is not None:
+                assert self.model is not None
                 model.begin_at(self.model, *map(torch.from_numpy, head))
             run = Run.create(path, "classifier", recipe, facts)
             batches = (as_batches(run, part, self.device) for part in (images, self.valid))
