@@ -877,8 +877,17 @@ def _metrics(report: dict[str, Any]) -> Any:
         error = "" if m["stderr"] is None else f"{m['stderr']:.3g}"
         given = f" given the {m['given']}" if "given" in m else ""
         table.add_row(name, m["relation"], f"{m['value']:.5g}", error, m["unit"] + given, str(m["draws"] or ""))
-    recipes = {_cell(m["recipe"]): None for m in report["metrics"].values() if "recipe" in m}
-    return Group(table, *(Text(f" {recipe}") for recipe in recipes))
+    recipes = {_recipe(m["recipe"]): None for m in report["metrics"].values() if "recipe" in m}
+    return Group(table, *map(Text, recipes))
+
+
+def _recipe(recipe: dict[str, Any]) -> str:
+    """What a number of samples depends on, in a line; the report has all of it."""
+    facts = f" {recipe['samples']:,} images ({recipe['drawn']}) against {recipe['images']:,} of {recipe['split']}"
+    if "extractor" not in recipe:
+        return f"{facts}, by classifiers trained on them: {recipe['classifier']['encoder']['type']}"
+    by = recipe["extractor"]
+    return f"{facts}, by {by['kind']}: {by['name']}, sha256 {by['sha256'][:12]}…"
 
 
 def _comparison(report: dict[str, Any]) -> Any:

@@ -30,10 +30,13 @@ from lowerbound.verbs import as_batches, open_data
 BATCH = 128
 STEPS = 400  # at least, however few images there are
 EPOCHS = 2  # at least, however many
-PROTOCOL = (
+TRAINING = (
     f"AdamW, learning rate 1e-3 by half a cosine, weight decay 0.05, batches of {BATCH}, {STEPS} steps or {EPOCHS} "
-    "epochs, whichever is more; the averaged weights at the end, nothing chosen by other images; the classifier begins "
-    "at the encoder and the linear probe of its features, and from scratch at new weights"
+    "epochs, whichever is more; the averaged weights at the end, nothing chosen by other images"
+)
+PROTOCOL = (
+    f"{TRAINING}; the classifier begins at the encoder and the linear probe of its features, and from scratch at new "
+    "weights"
 )
 
 Head = tuple[np.ndarray, np.ndarray]  # weights [classes, D] and biases [classes]

@@ -16,7 +16,7 @@ from lowerbound.data.base import Data, Images
 from lowerbound.data.batches import binarized
 from lowerbound.errors import ConfigError
 from lowerbound.extractors import Extractor, Input
-from lowerbound.finetune import PROTOCOL, Tuner, rows
+from lowerbound.finetune import TRAINING, Tuner, rows
 from lowerbound.metrics.base import Value, base, rows_at_once, taken
 from lowerbound.metrics.reconstruction import reconstruct
 from lowerbound.metrics.samples import covered, frechet, kernel_distance
@@ -155,6 +155,7 @@ def measure(
     NAME.real is what real training images get in the samples' place: what a perfect model would reach.
     Raises ModelError for a model that can't be sampled, ConfigError for cas of one that is not given the label.
     """
+    taken(dict.fromkeys(_VALUES, _NOTHING), names)  # raises for a name of none
     if not model.can_sample:
         model.sample(1)  # says why
     for name, n in (("samples", protocol.samples), ("extractor-size", protocol.input.size)):
@@ -169,7 +170,7 @@ def measure(
 
 
 def affordable(model: Model, most: int) -> int:
-    """How many samples are drawn unasked: `most`, or fewer of a model with parts that draw one position after another."""
+    """How many samples are drawn unasked: `most`, or fewer where parts of the model draw one position after another."""
     slow = [part for part in model.modules() if isinstance(part, Autoregressive)]
     products = sum(2 * sum(p.numel() for p in part.parameters()) * part.passes for part in slow)
     return min(most, max(16, int(AFFORDABLE / products))) if products else most
@@ -201,6 +202,12 @@ _KINDS: dict[str, Callable[[np.ndarray, np.ndarray], Value]] = {
     "precision": _precision,
     "recall": _recall,
 }
+
+
+_NOTHING = Value(None, None, "", "?", 0, 0)
+_VALUES = [kind + suffix for kind in _KINDS for suffix in ("", ".real")] + [
+    f"cas.{name}{suffix}" for name in ("samples", "reconstructions", "real") for suffix in ("", ".top5")
+]
 
 
 def _by_vectors(judge: Judge, kinds: list[str]) -> dict[str, Value]:
@@ -276,7 +283,7 @@ def _classified(judge: Judge) -> dict[str, Value]:
     tuner = _tuner(judge, replace(part, x=sets["real"], levels=judge.levels).head(128))
     test = judge.pixels(judge.images, np.arange(len(judge.images)))
     recipe = judge.recipe | {"samples": len(y), "images": len(test), "labels": "as in training"}
-    recipe |= {"classifier": tuner.config.model_dump(mode="json", serialize_as_any=True), "training": PROTOCOL}
+    recipe |= {"classifier": tuner.config.model_dump(mode="json", serialize_as_any=True), "training": TRAINING}
     values: dict[str, Value] = {}
     for name, x in sets.items():
         judge.progress.say(f"cas: a classifier of {len(y):,} images ({name})")
