@@ -112,15 +112,30 @@ def evaluate(
     *,
     data: str | None = None,
     split: str = "test",
-    metrics: Annotated[str | None, Parameter(help="a,b: only these")] = None,
+    metrics: Annotated[
+        str | None, Parameter(help="a,b: only these; of samples: frechet, kernel, precision, recall, cas")
+    ] = None,
     draws: Annotated[int, Parameter(converter=_whole, help="importance-weighted draws for nll and bits_per_dim")] = 500,
     limit: Annotated[int | None, Parameter(converter=_whole, help="only the first so many images")] = None,
+    samples: Annotated[
+        int | None, Parameter(converter=_whole, help="drawn; by default as many as images, at most 5,000 (cas 10,000)")
+    ] = None,
+    extractor: Annotated[
+        Path | None,
+        Parameter(help="a classifier's run, a TorchScript or ONNX file; by default principal components of pixels"),
+    ] = None,
+    extractor_size: Annotated[
+        int | None, Parameter(converter=_whole, help="side in pixels of the images that a file's network takes")
+    ] = None,
+    extractor_range: Annotated[str, Parameter(help="LOW,HIGH: values of black and white that it takes")] = "0,1",
     device: Device = "auto",
     seed: Whole = 0,
     json: Json = False,
 ) -> None:
-    """Measure a run: likelihoods and their relation to the truth, reconstruction, use of the latents."""
+    """Measure a run: likelihoods and their relation to the truth, reconstruction, use of the latents, samples."""
     from lowerbound import verbs
+    from lowerbound.extractors import Input
+    from lowerbound.quality import Protocol
     from lowerbound.run import Run
     from lowerbound.train import pick_device
 
@@ -131,11 +146,21 @@ def evaluate(
         metrics=metrics.split(",") if metrics else None,
         draws=draws,
         limit=limit,
+        protocol=Protocol(samples, extractor, Input(extractor_size, *_range(extractor_range))),
         seed=seed,
         device=pick_device(device),
         progress=_progress(),
     )
     _print(report, json, _metrics)
+
+
+def _range(text: str) -> tuple[float, float]:
+    """LOW,HIGH. Raises UserError."""
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise UserError(f"--extractor-range {text}: expected two numbers LOW,HIGH, such as -1,1") from None
+    return low, high
 
 
 @app.command
@@ -856,8 +881,11 @@ def _fitted(report: dict[str, Any]) -> Any:
 
 
 def _metrics(report: dict[str, Any]) -> Any:
+    """The values, and below them what those of samples depend on."""
     from rich import box
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     data = report["data"]
     facts = [data["name"], data["split"], f"n={data['n']}", f"levels={data['levels']}"]
@@ -870,7 +898,17 @@ def _metrics(report: dict[str, Any]) -> Any:
         error = "" if m["stderr"] is None else f"{m['stderr']:.3g}"
         given = f" given the {m['given']}" if "given" in m else ""
         table.add_row(name, m["relation"], f"{m['value']:.5g}", error, m["unit"] + given, str(m["draws"] or ""))
-    return table
+    recipes = {_recipe(m["recipe"]): None for m in report["metrics"].values() if "recipe" in m}
+    return Group(table, *map(Text, recipes))
+
+
+def _recipe(recipe: dict[str, Any]) -> str:
+    """What a number of samples depends on, in a line; the report has all of it."""
+    facts = f" {recipe['samples']:,} images ({recipe['drawn']}) against {recipe['images']:,} of {recipe['split']}"
+    if "extractor" not in recipe:
+        return f"{facts}, by classifiers trained on them: {recipe['classifier']['encoder']['type']}"
+    by = recipe["extractor"]
+    return f"{facts}, by {by['kind']}: {by['name']}, sha256 {by['sha256'][:12]}…"
 
 
 def _diagnosis(report: dict[str, Any]) -> Any:

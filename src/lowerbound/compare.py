@@ -421,8 +421,7 @@ def _likelihood(entry: Entry, values: Measured, terms: Terms) -> dict[str, Any]:
 
 
 def _value(each: np.ndarray, unit: str, relation: str = "=", draws: int = 1) -> dict[str, Any]:
-    value = Value.mean(each, unit, relation, draws)._asdict()
-    return {k: v for k, v in value.items() if k not in ("each", "detail")}
+    return Value.mean(each, unit, relation, draws).entry()
 
 
 def _difference(entries: list[Entry], measured: list[Measured], i: int, reference: int) -> dict[str, Any] | None:

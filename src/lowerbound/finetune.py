@@ -30,10 +30,13 @@ from lowerbound.verbs import as_batches, open_data
 BATCH = 128
 STEPS = 400  # at least, however few images there are
 EPOCHS = 2  # at least, however many
-PROTOCOL = (
+TRAINING = (
     f"AdamW, learning rate 1e-3 by half a cosine, weight decay 0.05, batches of {BATCH}, {STEPS} steps or {EPOCHS} "
-    "epochs, whichever is more; the averaged weights at the end, nothing chosen by other images; the classifier begins "
-    "at the encoder and the linear probe of its features, and from scratch at new weights"
+    "epochs, whichever is more; the averaged weights at the end, nothing chosen by other images"
+)
+PROTOCOL = (
+    f"{TRAINING}; the classifier begins at the encoder and the linear probe of its features, and from scratch at new "
+    "weights"
 )
 
 Head = tuple[np.ndarray, np.ndarray]  # weights [classes, D] and biases [classes]
@@ -44,7 +47,7 @@ class Tuner:
     """Trains classifiers on labelled images, prepared as a run's were."""
 
     run: Run
-    model: VAE
+    model: VAE | None  # that they may begin at
     config: Classifier.Config
     data: Data
     valid: Images
@@ -74,7 +77,7 @@ class Tuner:
         out: a folder that is to hold the classifier as a run; it appears when the training is done.
         """
         with _folder(out) as path:
-            run = self._train(path, train if len(subset) == len(train) else rows(train, subset), seed, head)
+            run = self.trained(path, train if len(subset) == len(train) else rows(train, subset), seed, head)
             values = measure(run.load(self.device), as_batches(run, test, self.device), names=["accuracy"])
             if out is not None:
                 pictures.curves(run.log_path, run.picture("curves.png"))
@@ -83,7 +86,8 @@ class Tuner:
         assert accuracy is not None
         return accuracy
 
-    def _train(self, path: Path, images: Images, seed: int, head: Head | None) -> Run:
+    def trained(self, path: Path, images: Images, seed: int, head: Head | None = None) -> Run:
+        """A classifier of these images, as a new run; from scratch without a `head`."""
         recipe = Recipe(
             about=About(model=f"classifier, from {self.run.path.name}" if head else "classifier"),
             seed=seed,
@@ -95,6 +99,7 @@ class Tuner:
         with seeded(seed, "weights", device=self.device):
             model = self.config.build(facts.space, facts.given(recipe)).to(self.device)
             if head is not None:
+                assert self.model is not None
                 model.begin_at(self.model, *map(torch.from_numpy, head))
             run = Run.create(path, "classifier", recipe, facts)
             batches = (as_batches(run, part, self.device) for part in (images, self.valid))

@@ -244,10 +244,7 @@ def _likelihoods(run: Run, model: VAE, progress: Progress) -> dict[str, Any]:
     images = verbs.open_data(run, "valid", progress=progress)
     batches = verbs.as_batches(run, images, next(model.parameters()).device)
     values = measure(model, batches, names=["elbo", "kl", "nll"], options={"draws": verbs.short_draws(run, images)})
-    return {
-        name: {k: v for k, v in value._asdict().items() if k not in ("each", "detail")}
-        for name, value in values.items()
-    }
+    return {name: value.entry() for name, value in values.items()}
 
 
 @torch.no_grad()

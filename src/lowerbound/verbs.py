@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from lowerbound.data.base import Data, Images, open_images
 from lowerbound.data.batches import Batch, Batches, binarized
 from lowerbound.errors import ModelError, RunError
 from lowerbound.files import Rows, replacing
-from lowerbound.metrics.base import Advance, Value, measure, rows_at_once
+from lowerbound.metrics.base import Advance, Value, base, check_names, measure, rows_at_once
 from lowerbound.metrics.reconstruction import reconstruct as reconstruction
 from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.base import Density, LatentModel, Model
@@ -24,6 +24,9 @@ from lowerbound.models.vqvae import VQVAE
 from lowerbound.noise import key, seeded
 from lowerbound.progress import Progress
 from lowerbound.run import Run
+
+if TYPE_CHECKING:
+    from lowerbound.quality import Protocol
 
 
 def evaluate(
@@ -34,29 +37,45 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     draws: int = 500,
     limit: int | None = None,
+    protocol: "Protocol | None" = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure a run on a split: the report of `evaluate --json`. A full one is saved in the run.
 
+    metrics: names of metrics; None: all that apply, but for those of sample quality (`quality.NAMES`), which take long.
+    protocol: how sample quality is measured.
+
     Raises ConfigError for an unknown metric, ModelError for one that the model does not have.
     """
     progress = progress or Progress()
     if draws < 1 or (limit is not None and limit < 1):
         raise ModelError(f"{'--draws' if draws < 1 else '--limit'}: expected a whole number of at least 1")
+    from lowerbound import quality  # it trains classifiers by functions of this module
+
+    check_names(metrics or (), quality.NAMES)
     model = run.load(device)
     images = open_data(run, split, data, progress)
-    batches = as_batches(run, images, torch.device(device))
-    values = measure(
-        model,
-        batches,
-        names=metrics,
-        options={"draws": draws},
-        seed=seed,
-        limit=limit,
-        advance=_counter(progress, images),
-    )
+    judged = [name for name in metrics or () if base(name) in quality.NAMES]
+    others = None if metrics is None else [name for name in metrics if name not in judged]
+    values: dict[str, Value] = {}
+    if others is None or others:
+        values |= measure(
+            model,
+            as_batches(run, images, torch.device(device)),
+            names=others,
+            options={"draws": draws},
+            seed=seed,
+            limit=limit,
+            advance=_counter(progress, images),
+        )
+    if judged:
+        part = images if limit is None else images.head(limit)
+        protocol = protocol or quality.Protocol()
+        values |= quality.measure(
+            run, model, part, judged, protocol, data=data, seed=seed, device=device, progress=progress
+        )
     report = {
         "run": str(run.path),
         "model": run.recipe.model.type_name(),
@@ -82,10 +101,9 @@ _LIKELIHOODS = ("elbo", "nll", "bits_per_dim", "kl", "distortion")
 
 
 def _entry(run: Run, name: str, value: Value) -> dict[str, Any]:
-    entry = {k: v for k, v in value._asdict().items() if k not in ("each", "detail")}
     if value.value is None:
         return {"value": None, "relation": value.relation}
-    return entry | ({"given": "label"} if run.recipe.data.label and name in _LIKELIHOODS else {})
+    return value.entry() | ({"given": "label"} if run.recipe.data.label and base(name) in _LIKELIHOODS else {})
 
 
 def _counter(progress: Progress, images: Images) -> Advance:

@@ -28,6 +28,7 @@ class Value(NamedTuple):
     draws: int
     each: np.ndarray | None = None  # [n], for paired comparisons
     detail: dict[str, list[float]] | None = None  # in the saved report
+    recipe: dict[str, Any] | None = None  # what the number depends on beside the model and the images
 
     @staticmethod
     def mean(each: np.ndarray, unit: str, relation: str = "=", draws: int = 1, **more: Any) -> "Value":
@@ -36,6 +37,11 @@ class Value(NamedTuple):
             raise ModelError(f"{int((~np.isfinite(each)).sum())} of {len(each)} images have a value that is not finite")
         error = float(each.std(ddof=1) / np.sqrt(len(each))) if len(each) > 1 else None
         return Value(float(each.mean()), error, unit, relation, len(each), draws, each, **more)
+
+    def entry(self) -> dict[str, Any]:
+        """As it stands in a report."""
+        kept = {k: v for k, v in self._asdict().items() if k not in ("each", "detail", "recipe")}
+        return kept | ({} if self.recipe is None else {"recipe": self.recipe})
 
 
 class Metric(Component, abstract=True):
@@ -72,11 +78,8 @@ def measure(
     A name takes all values that begin with it (usage: usage.top and usage.bottom), or is that of a single one.
     Raises ConfigError for an unknown name and ModelError for a quantity that the model does not have.
     """
+    check_names(names or ())
     kinds: list[Any] = components(Metric)
-    known = [name for kind in kinds for name in kind.names]
-    for name in names or ():
-        if base(name) not in known:
-            raise ConfigError(f"no metric {name!r}{did_you_mean(name, known)}")
     values: dict[str, Value] = {}
     for kind in kinds:
         wanted = kind.names if names is None else [n for n in names if base(n) in kind.names]
@@ -89,6 +92,14 @@ def measure(
         if value.value is None and names is not None:
             raise ModelError(f"{name}: {type(model).__name__} says nothing of log p(x): {model.why_no_density()}")
     return values
+
+
+def check_names(names: Sequence[str], more: Sequence[str] = ()) -> None:
+    """Raise ConfigError unless they are names of metrics, or of what `more` names."""
+    known = [name for kind in components(Metric) for name in kind.names] + [*more]
+    for name in names:
+        if base(name) not in known:
+            raise ConfigError(f"no metric {name!r}{did_you_mean(name, known)}")
 
 
 def base(name: str) -> str:

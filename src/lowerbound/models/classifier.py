@@ -87,7 +87,11 @@ class Classifier(Model):
 
     def logits(self, x: Tensor) -> Tensor:
         """log p(y|x) up to a constant: [B, classes]."""
-        return self.linear(self.posterior_head(self.encoder(self.space.features(x))).mean.flatten(1))
+        return self.linear(self.code(x))
+
+    def code(self, x: Tensor) -> Tensor:
+        """What the linear layer is given: [B, D]."""
+        return self.posterior_head(self.encoder(self.space.features(x))).mean.flatten(1)
 
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> Tensor:
