@@ -68,6 +68,11 @@ class Quantizer(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """The vectors of codes [B, *code shape]: [B, D, H, W]."""
 
+    @property
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """What stands for a vector of which nothing is known: [D]."""
+
     def after_step(self) -> None:
         """The codebook's move after an optimizer step. With several processes, each must call it."""
 
@@ -208,6 +213,11 @@ class VQ(Quantizer):
     def decode(self, codes: Tensor) -> Tensor:
         return _look_up(codes, self.vectors)
 
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the codebook, each vector as often as it was chosen of late."""
+        return self.count @ self.vectors / self.count.sum()
+
     # ---- how the codebook moves
 
     @torch.no_grad()
@@ -340,6 +350,10 @@ class ResidualVQ(Quantizer):
     def decode(self, codes: Tensor) -> Tensor:
         return torch.stack([vq.decode(k) for vq, k in zip(self._vqs, codes.unbind(1), strict=True)]).sum(0)
 
+    @property
+    def mean(self) -> Tensor:
+        return torch.stack([vq.mean for vq in self._vqs]).sum(0)
+
     def after_step(self) -> None:
         for vq in self._vqs:
             vq.after_step()
@@ -415,6 +429,11 @@ class FSQ(Quantizer):
         half = self.levels // 2
         digits = codes[:, None] // self.places % self.levels
         return (digits - half).to(torch.get_default_dtype()) / half
+
+    @property
+    def mean(self) -> Tensor:
+        """0, which is a level of every element."""
+        return torch.zeros(self.dim, device=self.levels.device)
 
 
 # ---- how full a codebook is

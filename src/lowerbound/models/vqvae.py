@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.config import Component
-from lowerbound.distributions import Point
+from lowerbound.distributions import Point, check_truncation
 from lowerbound.errors import ConfigError, ModelError, did_you_mean
 from lowerbound.families import Bernoulli, Family, Head, Noiseless
 from lowerbound.models.autoregressive import Advance, Autoregressive
@@ -238,10 +238,13 @@ class VQVAE(LatentModel):
     @torch.no_grad()
     def partial(self, x: Tensor, levels: Sequence[str]) -> Tensor:
         """Reconstructions from some levels alone, float [B, *space.shape] in pixel values: in place of each other
-        level's code vectors is their mean over the batch, at every position the same."""
+        level's code vectors is the mean of its codebook, weighted by use (`Quantizer.mean`), at every position.
+
+        So an image's reconstruction does not depend on the others of the batch.
+        """
         kept = {self._level(name) for name in levels}
         vectors = [
-            q.z if l in kept else q.z.mean((0, 2, 3), keepdim=True).expand_as(q.z)
+            q.z if l in kept else self._quantizers[l].mean.to(q.z.dtype)[:, None, None].expand_as(q.z)
             for l, q in enumerate(self._quantize(x))
         ]
         return self.likelihood_head(self._decode(vectors)).mean
@@ -284,9 +287,12 @@ class VQVAE(LatentModel):
         )
 
     def log_p_codes(self, codes: tuple[Tensor, ...], y: Y = None) -> Tensor:
-        """log P(z_l | z_<l, y) of each level, in nats: [L, B]; -n log K where its prior is not trained."""
+        """log P(z_l | z_<l, y) of each level, in nats: [L, B]; -n log K where its prior is not trained.
+
+        codes: of all levels, or of the coarsest alone.
+        """
         given, found = conditions(y, self.given), []
-        for l, (z, space, learned) in enumerate(zip(codes, self.spaces, self.learned, strict=True)):
+        for l, (z, space, learned) in enumerate(zip(codes, self.spaces, self.learned, strict=False)):
             if learned:
                 found.append(self._priors[l].log_density(z, (*given, *codes[:l])))
             else:
@@ -327,15 +333,16 @@ class VQVAE(LatentModel):
         Raises ModelError where a prior is not trained, for a level that does not exist, and for numbers out of range.
         """
         self._check_can_draw()
-        options = [self._of_levels(v, d) for v, d in ((temperature, 1.0), (top_k, None), (top_p, None))]
-        for t in options[0]:
+        ts, ks, ps = (self._of_levels(temperature, 1.0), self._of_levels(top_k, None), self._of_levels(top_p, None))
+        for t, k, p in zip(ts, ks, ps, strict=True):
             check_draw(n, y, self.given, t)
+            check_truncation(k, p)
         given, codes = conditions(y, self.given), tuple(coarse)
         total, done = sum(s.dims for s in self.spaces[len(codes) :]), 0
         for l in range(len(codes), len(self.spaces)):
-            prior, space, (t, k, p) = self._priors[l], self.spaces[l], (o[l] for o in options)
+            prior, space = self._priors[l], self.spaces[l]
             told = None if advance is None else _further(advance, done, total, space.dims)
-            codes = (*codes, _drawn(prior, n, (*given, *codes), t, k, p, told))
+            codes = (*codes, _drawn(prior, n, (*given, *codes), ts[l], ks[l], ps[l], told))
             done += space.dims
         return codes
 
