@@ -51,11 +51,11 @@ class How:
 def _check_levels(model: Model, option: str, names: Mapping[str, float], kept: Sequence[str]) -> None:
     for name, value in names.items():
         if not isinstance(model, VQVAE):
-            raise ModelError(f"{option} {name}={value}: {type(model).__name__} has no levels, expected one number")
+            raise ModelError(f"{option} {name}={value:g}: {type(model).__name__} has no levels, expected one number")
         if name not in model.names:
-            raise ModelError(f"{option} {name}={value}: no level {name!r}{did_you_mean(name, model.names)}")
+            raise ModelError(f"{option} {name}={value:g}: no level {name!r}{did_you_mean(name, model.names)}")
         if name in kept:
-            raise ModelError(f"{option} {name}={value}: the codes of {name} are kept, not drawn")
+            raise ModelError(f"{option} {name}={value:g}: the codes of {name} are kept, not drawn")
 
 
 @dataclass(frozen=True)

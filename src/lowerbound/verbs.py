@@ -480,7 +480,7 @@ def _by_levels(model: VQVAE, x: Tensor) -> pictures.Table:
     """Images in a row, and under them their reconstructions from more and more levels."""
     used = [model.names[: l + 1] for l in range(len(model.names))]
     shown = torch.stack([x.to(torch.float32), *(model.partial(x, names) for names in used)])  # [1 + L, B, C, H, W]
-    rows = ("original", *(" + ".join(names) for names in used))
+    rows = ("original", f"{used[0][0]} alone", *(" + ".join(names) for names in used[1:]))
     return pictures.Table(shown.cpu().numpy(), model.space.levels or 256, rows=rows)
 
 
