@@ -30,6 +30,7 @@ from lowerbound.networks.causal import CausalNetwork
 from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE, AbsoluteError, CrossEntropy, Masking, Reconstruction
 from lowerbound.priors import Gaussian, GaussianMixture
+from lowerbound.quantizers import Quantizer
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +123,11 @@ def test_networks(config: type[Network.Config]):
 @pytest.mark.parametrize("config", components(CausalNetwork.Config), ids=name)
 def test_causal_networks(config: type[CausalNetwork.Config], check):
     check(testing.CausalCase.of(config))
+
+
+@pytest.mark.parametrize("config", components(Quantizer.Config), ids=name)
+def test_quantizers(config: type[Quantizer.Config]):
+    testing.check_quantizer(config)
 
 
 def test_networks_go_both_ways():

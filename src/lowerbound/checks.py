@@ -14,8 +14,8 @@ import numpy as np
 ERRORS = 4.0  # standard errors beyond which a difference is none of chance
 
 SKIPPED = 0.02  # of the steps; the guard leaves out a few in any training
-STILL = 0.04  # of the validation score, gained over the last fifth of the steps
-STILL_OF_ALL = 0.02  # of all that was gained since the first validation: scores near 0 have large shares of noise
+STILL = 0.01  # of the validation score, gained over the last fifth of the steps
+STILL_OF_ALL = 0.05  # of all that was gained since the first validation; a finished training gains 0.02 at most
 PAST_BEST = 0.05  # of the best validation score, lost until the end
 FEW_LEVELS = 1 / 8  # of the levels: photographs and drawings in grey have more than half of them
 CONSTANT = 0.01  # of the images
@@ -488,7 +488,8 @@ class Rectifiers:
 class Codes:
     """One level of codes of the validation images, and the prior over it. Bits are per code."""
 
-    level: int  # 0 is the coarsest
+    level: str  # its name, such as top
+    place: int  # among the levels, 0 the coarsest
     size: int  # K
     seen: int  # positions looked at
     usage: float  # share of the K codes that occur
@@ -528,11 +529,11 @@ class Stages:
             "problem",
             f"reconstructions keep {self.explained:.0%} of the variance of the images: no prior can make its samples "
             "better than these",
-            "another level of codes, a larger model.quantizer.size, a longer training of the stage autoencoder",
+            "another level, a larger model.levels.0.quantizer.codes, a longer training of the stage autoencoder",
         )
 
     def _quantizer(self, c: Codes) -> list[Check]:
-        part, wide = f"codes.{c.level}", c.seen >= SEEN * c.size
+        part, wide, quantizer = f"codes.{c.level}", c.seen >= SEEN * c.size, f"model.levels.{c.place}.quantizer"
         spare = c.usage < TOO_MANY
         fewer = 2 ** max(1, math.ceil(math.log2(max(2.0, c.perplexity))))
         worse = c.without / max(self.error, 1e-12)
@@ -545,7 +546,7 @@ class Stages:
                 "problem",
                 f"reconstructions are as good with the codes of level {c.level} shuffled (an error {worse:.3f} times "
                 "as large): the decoder does without them, and their prior models noise",
-                "fewer levels, or a decoder that sees less at the other levels",
+                "fewer levels, fewer codes at the others, or model.drop=0.2",
             )
         ]
         if not wide:
@@ -559,7 +560,7 @@ class Stages:
                 TOO_MANY <= c.usage < USAGE,
                 "advice",
                 f"{c.usage:.0%} of the {c.size} codes of level {c.level} occur; the others are dead",
-                "model.quantizer.revive=true, and first codes by k-means",
+                f"{quantizer}.revive=0.1 {quantizer}.initial=3",
             ),
             Check(
                 f"{part}.too_many",
@@ -569,7 +570,7 @@ class Stages:
                 "problem",
                 f"{c.usage:.0%} of the {c.size} codes of level {c.level} occur: the codebook has collapsed, or is "
                 "larger than the data ask for",
-                f"model.quantizer.revive=true, first codes by k-means, or model.quantizer.size={fewer}",
+                f"{quantizer}.revive=0.1 {quantizer}.initial=3, or {quantizer}.codes={fewer}",
             ),
             Check(
                 f"{part}.perplexity",
@@ -578,7 +579,7 @@ class Stages:
                 c.perplexity < PERPLEXITY * c.size and not spare,
                 "advice",
                 f"the codes of level {c.level} are used like {c.perplexity:.0f} equally frequent ones, of {c.size}",
-                f"model.quantizer.size={fewer}, or model.quantizer.revive=true",
+                f"{quantizer}.codes={fewer}, or {quantizer}.revive=0.1",
             ),
         ]
 
@@ -596,7 +597,7 @@ class Stages:
                 broken,
                 "problem",
                 f"the prior of level {c.level} takes {c.bits:.3f} bits for a code, and a uniform one {uniform:.3f}",
-                f"train the stage prior_{c.level} anew, with a smaller train.optimizer.lr",
+                f"train the stage prior.{c.level} anew, with a smaller train.optimizer.lr",
             ),
             Check(
                 f"{part}.untrained",
@@ -606,7 +607,7 @@ class Stages:
                 "advice",
                 f"the prior of level {c.level} takes {c.bits:.3f} bits for a code, and the frequencies of single codes "
                 f"{c.unigram:.3f}: it has learnt little of how codes lie together",
-                f"a longer training of the stage prior_{c.level}, or a larger network",
+                f"a longer training of the stage prior.{c.level}, or a larger network",
             ),
         ]
         if c.train_bits is None:

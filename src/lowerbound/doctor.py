@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lowerbound import drawing, fitting
 from lowerbound.checks import (
     Check,
+    Codes,
     Drawn,
     Labelled,
     Latents,
@@ -35,20 +36,25 @@ from lowerbound.finetune import rows
 from lowerbound.metrics.base import rows_at_once
 from lowerbound.metrics.likelihood import log_density
 from lowerbound.metrics.reconstruction import reconstruct
+from lowerbound.metrics.samples import PixelFeatures, frechet
 from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.base import Density, LatentModel, Model, Stage, conditions
 from lowerbound.models.classifier import Classifier
 from lowerbound.models.vae import VAE
+from lowerbound.models.vqvae import VQVAE
 from lowerbound.noise import KeyedNoise, seeded
 from lowerbound.objectives import ELBO, Bound
 from lowerbound.progress import Progress
+from lowerbound.quantizers import Usage
 from lowerbound.run import Run
+from lowerbound.units import bits_per_dim
 from lowerbound.verbs import as_batches, open_data
 
 MOST, FEWEST = 1000, 100  # images of each split that are measured
 AFFORDABLE = 1e11  # products that measuring a split may take: 5 to 10 seconds of a CPU core
 LOOKED_AT = 5000  # training images, at most, whose pixels are counted
 SAMPLES = 256
+COMPONENTS = 16  # principal components, in which few samples of codes are judged
 
 
 def doctor(
@@ -134,15 +140,16 @@ def _damaged(run: Run, stage: Stage) -> list[Check]:
 
 
 def _trained(run: Run, stage: Stage, records: list[dict[str, Any]], state: dict[str, Any] | None) -> Trained:
-    train = run.recipe.train
+    train = run.recipe.train.of(stage.name)
+    key = f"train.stages.{stage.name}" if stage.prepare is not None else "train"
     own = [r for r in records if r.get("stage") == stage.name]
     scores = {
         r["step"]: float(r["elbo"] if "elbo" in r else r["minus_loss"])
         for r in own
         if r.get("split") == "valid" and ("elbo" in r or "minus_loss" in r)
     }
-    longer = [] if train.steps is None else [f"train.steps={2 * train.steps}"]
-    longer += [] if train.epochs is None else [f"train.epochs={2 * train.epochs:g}"]
+    longer = [] if train.steps is None else [f"{key}.steps={2 * train.steps}"]
+    longer += [] if train.epochs is None else [f"{key}.epochs={2 * train.epochs:g}"]
     return Trained(
         stage=stage.name,
         step=state["step"] if state else 0,
@@ -152,7 +159,7 @@ def _trained(run: Run, stage: Stage, records: list[dict[str, Any]], state: dict[
         scores=tuple(sorted(scores.items())),
         resume=f"lowerbound train {run.name} … --resume --out {run.path}",
         longer=" ".join(longer),
-        calmer=f"train.optimizer.lr={train.optimizer.lr / 3:.1g} train.schedule.warmup=500",
+        calmer=f"{key}.optimizer.lr={train.optimizer.lr / 3:.1g} {key}.schedule.warmup=500",
     )
 
 
@@ -305,20 +312,20 @@ class _Came(NamedTuple):
 
 
 def _coded(model: LatentModel, e: _Examined) -> list[Check]:
-    latents = _latents(model, e.batches["valid"])
+    checks = [] if isinstance(model, VQVAE) else _latents(model, e.batches["valid"]).checks()
     if model.space.levels is None:
-        return latents.checks()
+        return checks
     train, valid = (_back(model, e.batches[split]) for split in ("train", "valid"))
     variance = float(_distances(valid.x, valid.x.mean(0)).mean())
     if variance == 0:
-        return latents.checks()
+        return checks
     reconstructed = Reconstructed(
         train=(_distances(train.x, train.r) / variance).numpy(),
         valid=(_distances(valid.x, valid.r) / variance).numpy(),
         variety=float(_distances(valid.r, valid.r.mean(0)).mean()) / variance,
         detail=_contrast(valid.r) / max(_contrast(valid.x), 1e-12),
     )
-    return [*latents.checks(), *reconstructed.checks()]
+    return [*checks, *reconstructed.checks()]
 
 
 def _back(model: LatentModel, batches: Batches) -> _Came:
@@ -397,19 +404,19 @@ def _rectifiers(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 def _drawn(run: Run, e: _Examined) -> Drawn:
     model, images = e.model, torch.from_numpy(_all(e.batches["train"])).double()
-    n = drawing.affordable(model) if isinstance(model, Autoregressive) else SAMPLES
+    n = drawing.affordable(model) if isinstance(model, Autoregressive | VQVAE) else SAMPLES
     y = run.labels(n)
     y = None if y is None else y.to(e.device)
     with seeded(0, "doctor", device=e.device):
-        x = drawing.sample(model, n, y) if isinstance(model, Autoregressive) else _sampled(model, n, y)
+        x = _sampled(model, n, y)
     drawn = torch.from_numpy(x.reshape(n, -1)).double()
     mean = images.mean(0)
     variance = max(float(_distances(images, mean).mean()), 1e-12)
-    fit = f"lowerbound fit-prior {run.path} --prior mixture" if _fits(run, model) else ""
+    fit = f"lowerbound fit-prior {run.path} --prior mixture; where reconstructions are bad too, "
     return Drawn(
         shift=float((drawn.mean(0) - mean).square().sum()) / variance,
         distances=(_distances(drawn, mean) / variance).numpy(),
-        remedy=fit or "a longer training, a smaller train.optimizer.lr",
+        remedy=(fit if _fits(run, model) else "") + "a longer training, a smaller train.optimizer.lr",
     )
 
 
@@ -418,5 +425,96 @@ def _fits(run: Run, model: Model) -> bool:
 
 
 def _sampled(model: Model, n: int, y: Tensor | None) -> np.ndarray:
+    if isinstance(model, Autoregressive):
+        return drawing.sample(model, n, y)
+    if isinstance(model, VQVAE):
+        return drawing.decoded(model, drawing.codes(model, n, y), y, mean=True)
     parts = torch.arange(n).split(rows_at_once(model))
     return np.concatenate([model.sample(len(p), None if y is None else y[p]).cpu().numpy() for p in parts])
+
+
+# ---- codes, and the priors over them
+
+
+@stages.register
+def _(model: VQVAE, train: Batches, valid: Batches) -> Stages:
+    seen, before = _Encoded.of(model, valid), _Encoded.of(model, train)
+    error = seen.error(model, seen.codes)
+    found = []
+    for l, (name, space) in enumerate(zip(model.names, model.spaces, strict=True)):
+        usage = Usage(space.levels or 1)
+        usage.add(seen.codes[l])
+        learned, n = model.learned[l], len(seen.x)
+        shuffled = [shuffled_places(c, n) if k == l else c for k, c in enumerate(seen.codes)]
+        found.append(
+            Codes(
+                level=name,
+                place=l,
+                size=space.levels or 1,
+                seen=seen.codes[l].numel(),
+                usage=usage.share,
+                perplexity=usage.perplexity,
+                without=seen.error(model, tuple(shuffled)),
+                unigram=usage.bits,
+                bits=float(seen.bits[l].mean()) if learned else None,
+                train_bits=float(before.bits[l].mean()) if learned else None,
+                bits_stderr=float((seen.bits[l].var() / n + before.bits[l].var() / len(before.x)).sqrt()),
+            )
+        )
+    variance = float(_distances(seen.x, seen.x.mean(0)).mean())
+    return Stages(tuple(found), error, 1 - error / max(variance, 1e-12), **_frechets(model, before, seen))
+
+
+class _Encoded(NamedTuple):
+    """Images, their codes, and what those cost by the priors."""
+
+    x: Tensor  # float64 [N, C, H, W]
+    y: Tensor | None
+    codes: tuple[Tensor, ...]  # [N, h, w] each
+    bits: Tensor  # [L, N], per code
+
+    @staticmethod
+    def of(model: VQVAE, batches: Batches) -> "_Encoded":
+        xs, ys, codes, bits = [], [], [], []
+        dims = torch.tensor([[s.dims] for s in model.spaces])
+        for batch in _in_order(model, batches):
+            z = model.codes(batch.x)
+            xs.append(batch.x.double().cpu())
+            ys.append(batch.y)
+            codes.append([c.cpu() for c in z])
+            bits.append(bits_per_dim(-model.log_p_codes(z, batch.y).double().cpu() / dims, 1))
+        y = None if ys[0] is None else torch.cat(ys)
+        return _Encoded(torch.cat(xs), y, tuple(map(torch.cat, zip(*codes, strict=True))), torch.cat(bits, 1))
+
+    def error(self, model: VQVAE, codes: tuple[Tensor, ...]) -> float:
+        """The mean squared distance of the images from what codes decode to."""
+        return float(_distances(self.x, torch.from_numpy(_means(model, codes))).mean())
+
+
+def _means(model: VQVAE, codes: tuple[Tensor, ...]) -> np.ndarray:
+    return drawing.decoded(model, codes, mean=True)
+
+
+def shuffled_places(codes: Tensor, n: int) -> Tensor:
+    """Codes [N, h, w] -> [n, h, w], the code of each place that of any of the N images, drawn anew for each place."""
+    flat = codes.flatten(1)
+    with seeded(0, "shuffled"):
+        chosen = torch.randint(len(flat), (n, flat.shape[1]))
+    return torch.gather(flat, 0, chosen).view(n, *codes.shape[1:])
+
+
+def _frechets(model: VQVAE, train: _Encoded, valid: _Encoded) -> dict[str, float]:
+    """Squared distances to the validation images, of few components since there are few samples; none before the
+    priors are trained."""
+    if not model.can_sample:
+        return {}
+    n = min(drawing.affordable(model), len(train.x), len(valid.x))
+    images, reference = (e.x.numpy().astype(np.uint8) for e in (train, valid))
+    features = PixelFeatures(images, model.space.levels or 2, components=COMPONENTS)
+    y = None if train.y is None else train.y[torch.randperm(len(train.y))[:n]]
+    with seeded(0, "doctor"):
+        samples = _sampled(model, n, y)
+    shuffled = _means(model, tuple(shuffled_places(c, n) for c in valid.codes))
+    real = images[np.linspace(0, len(images) - 1, n).astype(int)]
+    named = {"samples": samples, "shuffled": shuffled, "floor": real}
+    return {name: frechet(features(x), features(reference)) for name, x in named.items()}

@@ -68,11 +68,6 @@ class Quantizer(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """The vectors of codes [B, *code shape]: [B, D, H, W]."""
 
-    @property
-    @abstractmethod
-    def mean(self) -> Tensor:
-        """What stands for a vector of which nothing is known: [D]."""
-
     def after_step(self) -> None:
         """The codebook's move after an optimizer step. With several processes, each must call it."""
 
@@ -160,16 +155,15 @@ class VQ(Quantizer):
             self.register_buffer("total", count[:, None] * vectors)  # m [K, D]
         self.register_buffer("waiting", torch.tensor(config.initial))  # first batches that k-means has yet to see
         self.register_buffer("revived", torch.tensor(0))  # codes, so far
-        self.register_load_state_dict_post_hook(lambda vq, _: vq._forget())
+        self.register_load_state_dict_post_hook(_forget)
         self._forget()
 
     def _forget(self) -> None:
         """As if nothing had been gathered."""
-        self._starting = self.config.initial > 0  # what `waiting > 0` was when last looked at, not to wait for a device
-        self._statistics: tuple[Tensor, Tensor] | None = (
-            None  # n [K] and the sums [K, D] of all passes since the last step
-        )
-        self._latest: Tensor | None = None  # the vectors [N, D] of the last
+        self._starting = self.config.initial > 0  # what `waiting > 0` last was
+        # n [K] and the sums [K, D] of all passes since the last step; the vectors [N, D] of the latest
+        self._statistics: tuple[Tensor, Tensor] | None = None
+        self._latest: Tensor | None = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Quantizer":
         self._forget()
@@ -213,11 +207,6 @@ class VQ(Quantizer):
     def decode(self, codes: Tensor) -> Tensor:
         return _look_up(codes, self.vectors)
 
-    @property
-    def mean(self) -> Tensor:
-        """The mean of the codebook, each vector as often as it was chosen of late."""
-        return self.count @ self.vectors / self.count.sum()
-
     # ---- how the codebook moves
 
     @torch.no_grad()
@@ -233,16 +222,19 @@ class VQ(Quantizer):
         """Move towards what was gathered since the last call; nothing where there was no pass in train mode."""
         gathered, x = self._statistics, self._latest
         self._statistics = self._latest = None
-        if self._starting and x is not None:
-            self._starting = bool(self.waiting > 0)
-            if self._starting:
-                return self._start(x)
-        if gathered is not None:
-            n, sums = _over_processes(*gathered)
-            self._average(n, sums)
-            if self.config.revive and x is not None:
-                self._revive(x, n.sum() / self.config.codes)
-        return None
+        with _no_autocast(self.count):
+            if x is not None and self._is_starting():
+                self._start(x)
+            elif gathered is not None:
+                n, sums = _over_processes(*gathered)
+                self._average(n, sums)
+                if x is not None and self.config.revive:
+                    self._revive(x, n.sum() / self.config.codes)
+
+    def _is_starting(self) -> bool:
+        """Whether k-means has batches to see; waits for the device until it once has not."""
+        self._starting = self._starting and bool(self.waiting > 0)
+        return self._starting
 
     def _average(self, n: Tensor, sums: Tensor) -> None:
         """One step of the moving averages."""
@@ -280,6 +272,10 @@ class VQ(Quantizer):
             self.total.copy_(torch.where(dead[:, None], even * chosen, self.total))
         self.count.copy_(torch.where(dead, even, self.count))
         self.revived += dead.sum()
+
+
+def _forget(vq: VQ, _: Any) -> None:
+    vq._forget()
 
 
 def _with_lengths(config: VQ.Config) -> VQ.Config:
@@ -321,7 +317,7 @@ class ResidualVQ(Quantizer):
         self.depths = nn.ModuleList(config.quantizer.build() for _ in range(config.depth))
 
     @property
-    def _vqs(self) -> list[VQ]:
+    def vqs(self) -> list[VQ]:
         return [vq for vq in self.depths if isinstance(vq, VQ)]
 
     def space(self, size: tuple[int, int]) -> Space:
@@ -329,9 +325,9 @@ class ResidualVQ(Quantizer):
 
     def forward(self, h: Tensor) -> Quantized:
         self._check(h)
-        x = h.to(self._vqs[0].count.dtype)
+        x = h.to(self.vqs[0].count.dtype)
         residual, parts = x, []
-        for vq in self._vqs:
+        for vq in self.vqs:
             parts.append(vq(residual))
             residual = residual - parts[-1].z.detach()
         z = torch.stack([p.z.detach() for p in parts]).sum(0)
@@ -341,21 +337,17 @@ class ResidualVQ(Quantizer):
     @torch.no_grad()
     def encode(self, h: Tensor) -> Tensor:
         self._check(h)
-        residual, codes = h.to(self._vqs[0].count.dtype), []
-        for vq in self._vqs:
+        residual, codes = h.to(self.vqs[0].count.dtype), []
+        for vq in self.vqs:
             codes.append(vq.encode(residual))
             residual = residual - vq.decode(codes[-1])
         return torch.stack(codes, 1)
 
     def decode(self, codes: Tensor) -> Tensor:
-        return torch.stack([vq.decode(k) for vq, k in zip(self._vqs, codes.unbind(1), strict=True)]).sum(0)
-
-    @property
-    def mean(self) -> Tensor:
-        return torch.stack([vq.mean for vq in self._vqs]).sum(0)
+        return torch.stack([vq.decode(k) for vq, k in zip(self.vqs, codes.unbind(1), strict=True)]).sum(0)
 
     def after_step(self) -> None:
-        for vq in self._vqs:
+        for vq in self.vqs:
             vq.after_step()
 
 
@@ -429,11 +421,6 @@ class FSQ(Quantizer):
         half = self.levels // 2
         digits = codes[:, None] // self.places % self.levels
         return (digits - half).to(torch.get_default_dtype()) / half
-
-    @property
-    def mean(self) -> Tensor:
-        """0, which is a level of every element."""
-        return torch.zeros(self.dim, device=self.levels.device)
 
 
 # ---- how full a codebook is

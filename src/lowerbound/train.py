@@ -313,8 +313,7 @@ class Loop:
         self.parameters = [[p for part in turn.parts for p in part.parameters()] for turn in stage.turns]
         self.optimizers = [self.config.optimizer.build(ps) for ps in self.parameters]
         self.guards = [Guard(o, self.config.clip, self.config.skip, self.device) for o in self.optimizers]
-        self.weights = [p.detach() for ps in self.parameters for p in ps]
-        self.weights += [b for t in stage.turns for part in t.parts for b in part.buffers() if b.is_floating_point()]
+        self.weights = [p.detach() for ps in self.parameters for p in ps] + _learned_buffers(stage)
         self.average = [p.clone() for p in self.weights] if self.config.averaging else []
 
     # ---- the loop
@@ -626,6 +625,12 @@ class Loop:
             guard.count = values["guard_counts"][t]
             _restore_optimizer(optimizer, tensors, f"optimizer.{t}.")
         return values
+
+
+def _learned_buffers(stage: Stage) -> list[Tensor]:
+    """What a stage learns without gradients, such as codebooks: the buffers that are saved, of real numbers."""
+    kept = [t for turn in stage.turns for part in turn.parts for t in part.state_dict(keep_vars=True).values()]
+    return [t for t in kept if not isinstance(t, nn.Parameter) and t.is_floating_point()]
 
 
 _SHARE = 0.05  # of the time that steps take, at most, goes into pictures of models that are slow to draw

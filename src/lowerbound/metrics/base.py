@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lowerbound.config import Component, components
-from lowerbound.data.batches import Batch, Batches
+from lowerbound.data.batches import Batch, Batches, Shuffled
 from lowerbound.errors import ConfigError, ModelError, did_you_mean
 from lowerbound.memory import keep_freed
 from lowerbound.models.base import Model
@@ -128,7 +128,7 @@ def rows_at_once(model: Model) -> int:
 
 
 def keyed_chunks(
-    model: Model, images: Batches, draws: int, seed: int, limit: int | None
+    model: Model, images: Shuffled, draws: int, seed: int, limit: int | None
 ) -> Iterator[tuple[Batch, Iterator[int]]]:
     """Batches of images, each with the sizes of the chunks its draws are cut into, inside noise keyed by
     (seed, image index, draw)."""

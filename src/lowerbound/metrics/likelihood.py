@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from lowerbound.data.batches import Batches
+from lowerbound.data.batches import Batches, Shuffled
 from lowerbound.distributions import kl_per_dimension
 from lowerbound.metrics.base import Advance, Metric, Value, keyed_chunks
 from lowerbound.models.base import Density, LatentModel, Model
@@ -82,7 +82,7 @@ def log_mean(log_w: torch.Tensor, unbiased: bool) -> torch.Tensor:
 
 def log_density(
     model: Model,
-    images: Batches,
+    images: Shuffled,
     draws: int = 1,
     seed: int = 0,
     limit: int | None = None,

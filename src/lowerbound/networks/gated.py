@@ -30,9 +30,9 @@ class GatedPixelCNN(CausalNetwork):
 
     .. math:: y = \tanh(W_f * x + V_f^T c) \odot \sigma(W_g * x + V_g^T c)
 
-    The horizontal stack is residual; attention follows the layers named in `attention`, and `out_layers` residual
-    blocks of each position alone come before the last layer, as in VQ-VAE-2 (Razavi et al. 2019,
-    https://arxiv.org/abs/1906.00446, section 3.2).
+    The horizontal stack is residual; attention follows the layers named in `attention`. Before the last layer come
+    `out_layers` residual blocks of each position alone (Razavi et al. 2019, VQ-VAE-2, https://arxiv.org/abs/1906.00446,
+    section 3.2).
 
     Example:
         >>> import torch

@@ -1,9 +1,10 @@
-"""Public batteries: what holds of every model, family, network, data set and metric, a user's own included.
+"""Public batteries: what holds of every model, family, network, quantizer, data set and metric, a user's own included.
 
     check_model(MyModel.Config(width=4), Space((1, 2, 2), levels=2))     # or the class alone: its example() is taken
     check_family(MyFamily())
     check_network(MyNetwork.Config)
     check_causal_network(MyCausalNetwork.Config)
+    check_quantizer(MyQuantizer.Config)
     check_dataset(Data(source="photos/"))
     check_metric(MyMetric())
 
@@ -100,6 +101,24 @@ from lowerbound.testing.networks import (
     network_rows_are_independent,
     network_uses_its_input_and_its_context,
 )
+from lowerbound.testing.quantizers import (
+    QUANTIZER_CHECKS,
+    QuantizerCase,
+    check_quantizer,
+    quantizer_decodes_its_codes_to_what_it_puts_out,
+    quantizer_gradients_reach_its_input_and_its_parameters,
+    quantizer_has_the_shapes_of_its_space,
+    quantizer_is_the_same_in_every_precision,
+    quantizer_moves_in_training_alone,
+    quantizer_neither_syncs_nor_leaves_its_device,
+    quantizer_refuses_vectors_of_another_width,
+    quantizer_round_trips_through_a_file,
+    quantizer_round_trips_through_json,
+    quantizer_rows_are_independent,
+    quantizer_takes_any_batch,
+    quantizer_training_repeats,
+    quantizer_uses_its_input,
+)
 
 __all__ = [
     "CAUSAL_CHECKS",
@@ -111,12 +130,14 @@ __all__ = [
     "METRIC_CHECKS",
     "MODEL_CHECKS",
     "NETWORK_CHECKS",
+    "QUANTIZER_CHECKS",
     "SPACES",
     "CausalCase",
     "FamilyCase",
     "MetricCase",
     "ModelCase",
     "NetworkCase",
+    "QuantizerCase",
     "all_events",
     "causal_network_draws_from_its_cache_what_a_full_pass_would",
     "causal_network_gradients_reach_every_parameter",
@@ -133,6 +154,7 @@ __all__ = [
     "check_metric",
     "check_model",
     "check_network",
+    "check_quantizer",
     "condition",
     "dataset_knows_its_splits",
     "dataset_makes_batches",
@@ -183,6 +205,19 @@ __all__ = [
     "network_round_trips_through_json",
     "network_rows_are_independent",
     "network_uses_its_input_and_its_context",
+    "quantizer_decodes_its_codes_to_what_it_puts_out",
+    "quantizer_gradients_reach_its_input_and_its_parameters",
+    "quantizer_has_the_shapes_of_its_space",
+    "quantizer_is_the_same_in_every_precision",
+    "quantizer_moves_in_training_alone",
+    "quantizer_neither_syncs_nor_leaves_its_device",
+    "quantizer_refuses_vectors_of_another_width",
+    "quantizer_round_trips_through_a_file",
+    "quantizer_round_trips_through_json",
+    "quantizer_rows_are_independent",
+    "quantizer_takes_any_batch",
+    "quantizer_training_repeats",
+    "quantizer_uses_its_input",
     "takes",
 ]
 
