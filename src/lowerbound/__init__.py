@@ -5,7 +5,22 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lowerbound.api import compare, complete, doctor, evaluate, fit_prior, load, predict, probe, score, train
+    from lowerbound.api import (
+        compare,
+        complete,
+        doctor,
+        encode,
+        evaluate,
+        fit_prior,
+        load,
+        predict,
+        probe,
+        reconstruct,
+        redraw,
+        sample,
+        score,
+        train,
+    )
     from lowerbound.encoder import LatentEncoder
     from lowerbound.errors import UserError
     from lowerbound.run import Run
@@ -17,19 +32,21 @@ __all__ = [
     "compare",
     "complete",
     "doctor",
+    "encode",
     "evaluate",
     "fit_prior",
     "load",
     "predict",
     "probe",
+    "reconstruct",
+    "redraw",
+    "sample",
     "score",
     "train",
 ]
 
 _HOMES = {"LatentEncoder": "encoder", "Run": "run", "UserError": "errors"}
-_HOMES |= dict.fromkeys(
-    ("compare", "complete", "doctor", "evaluate", "fit_prior", "load", "predict", "probe", "score", "train"), "api"
-)
+_HOMES |= dict.fromkeys([name for name in __all__ if name not in _HOMES], "api")
 
 
 def __getattr__(name: str) -> Any:

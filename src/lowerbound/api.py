@@ -1,14 +1,16 @@
-"""What Python users call: train, load, evaluate, compare, doctor, fit_prior, probe, predict, score, complete."""
+"""What Python users call: the verbs of the command line, as functions of a run's path."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lowerbound import fitting, verbs
 from lowerbound.compare import compare as _compare
 from lowerbound.config import allowing
 from lowerbound.doctor import doctor as _doctor
-from lowerbound.drawing import Completion
+from lowerbound.drawing import Completion, Redrawn, Samples
 from lowerbound.models.base import Model
 from lowerbound.predict import predict as _predict
 from lowerbound.probe import probe as _probe
@@ -136,3 +138,44 @@ def complete(
     `.x` holds the draws, uint8 [B, n, C, H, W]; `.save(Path("completions.png"))` makes the picture.
     """
     return verbs.complete(Run.open(path), images, keep, n, device=pick_device(device), **options)
+
+
+def sample(
+    path: str | Path, n: int = 16, *, reject: str | Path | None = None, device: str = "auto", **options: Any
+) -> Samples:
+    """n images drawn from a run; other options as of `verbs.sample`, by level where it has several levels of codes.
+
+    `.x` holds them, uint8 [n, C, H, W], `.y` their labels and `.codes` their codes; `.save(Path("samples.png"))` makes
+    the picture. reject: the run of a classifier, which keeps the share `accept` that it is surest of.
+    """
+    judge = None if reject is None else Run.open(reject)
+    return verbs.sample(Run.open(path), n, reject=judge, device=pick_device(device), **options)[0]
+
+
+def redraw(
+    path: str | Path,
+    images: Sequence[str | Path],
+    keep_level: str = "top",
+    n: int = 8,
+    *,
+    device: str = "auto",
+    **options: Any,
+) -> Redrawn:
+    """Image files with their finer codes drawn n times each, given the coarser; options as of `verbs.redraw`.
+
+    `.x` holds the draws, uint8 [B, n, C, H, W], `.codes` their codes; `.save(Path("redrawn.png"))` makes the picture.
+    """
+    return verbs.redraw(Run.open(path), images, keep_level, n, device=pick_device(device), **options)
+
+
+def reconstruct(
+    path: str | Path, images: Sequence[str | Path], *, device: str = "auto", **options: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image files as a run prepares them, uint8 [B, C, H, W], and their reconstructions, float; `verbs.reconstruct`."""
+    x, r, _ = verbs.reconstruct(Run.open(path), images, device=pick_device(device), **options)
+    return x, r
+
+
+def encode(path: str | Path, *, out: str | Path, device: str = "auto", **options: Any) -> int:
+    """Write the codes of a split to an .npz: how many there are; options as of `verbs.encode`."""
+    return verbs.encode(Run.open(path), out=out, device=pick_device(device), **options)

@@ -47,9 +47,17 @@ Whole = Annotated[int, Parameter(converter=_whole)]
 TopK = Annotated[int | None, Parameter(converter=_whole, help="draw each value from the so many likeliest alone")]
 TopP = Annotated[float | None, Parameter(help="draw each value from the fewest that hold this probability")]
 FreshSeed = Annotated[int | None, Parameter(converter=_whole, help="by default a new one, which is printed")]
-Temperature = Annotated[
-    float,
-    Parameter(help="times the standard deviation of the (prior's) noise, and divides logits; 0: mode; not p(x)^(1/T)"),
+_TEMPERATURE = "times the standard deviation of the (prior's) noise, and divides logits; 0: mode; not p(x)^(1/T)"
+Temperature = Annotated[float, Parameter(help=_TEMPERATURE)]
+_LEVELS = "; by level of codes: top=…,bottom=…"
+LevelTemperature = Annotated[str, Parameter(allow_leading_hyphen=True, help=_TEMPERATURE + _LEVELS)]
+LevelTopK = Annotated[
+    str | None,
+    Parameter(allow_leading_hyphen=True, help="draw each value from the so many likeliest alone" + _LEVELS),
+]
+LevelTopP = Annotated[
+    str | None,
+    Parameter(allow_leading_hyphen=True, help="draw each value from the fewest that hold this probability" + _LEVELS),
 ]
 
 
@@ -190,12 +198,25 @@ def sample(
     /,
     *,
     out: Out,
-    n: Annotated[int, Parameter(name=["-n", "--n"], converter=_whole)] = 16,
+    n: Annotated[
+        int | None, Parameter(name=["-n", "--n"], converter=_whole, help="images, by default 16; of each --from, 8")
+    ] = None,
     label: Label = None,
-    temperature: Temperature = 1.0,
-    top_k: TopK = None,
-    top_p: TopP = None,
+    temperature: LevelTemperature = "1",
+    top_k: LevelTopK = None,
+    top_p: LevelTopP = None,
     mean: Annotated[bool, _flag("show the means of p(x|z) instead of draws from it")] = False,
+    images: Annotated[
+        list[Path] | None,
+        Parameter(name="--from", consume_multiple=True, negative="", help="draw only the finer codes of image files"),
+    ] = None,
+    keep_level: Annotated[
+        str | None, Parameter(help="with --from: levels whose codes are kept, top (the default) or top,middle")
+    ] = None,
+    reject: Annotated[
+        Path | None, Parameter(help="a classifier's run: draw more, keep those it is surest are of their class")
+    ] = None,
+    accept: Annotated[float | None, Parameter(help="with --reject: the share that is kept, by default 0.5")] = None,
     device: Device = "auto",
     seed: FreshSeed = None,
     json: Json = False,
@@ -205,22 +226,72 @@ def sample(
     from lowerbound.run import Run
     from lowerbound.train import pick_device
 
+    if images is None and keep_level is not None:
+        raise UserError(f"--keep-level {keep_level}: says whose codes are kept of the images of --from; there are none")
+    if images is not None and reject is not None:
+        raise UserError(f"--reject {reject}: judges images of a class, and can't be used with --from")
+    if accept is not None and reject is None:
+        raise UserError(f"--accept {accept:g}: is the share that --reject CLASSIFIER keeps; there is none")
     pictures.check_out(out)
-    used = _seed(seed)
-    x, levels = verbs.sample(
-        Run.open(run),
-        n,
+    used, opened, where = _seed(seed), Run.open(run), pick_device(device)
+    t, k, p = (
+        _by_level(temperature, "--temperature", float),
+        _by_level(top_k, "--top-k", int),
+        _by_level(top_p, "--top-p", float),
+    )
+    if images is not None:
+        made = verbs.redraw(
+            opened,
+            images,
+            keep_level or "top",
+            8 if n is None else n,
+            label=label,
+            temperature=t,
+            top_k=k,
+            top_p=p,
+            mean=mean,
+            seed=used,
+            device=where,
+            progress=_progress(),
+        )
+        made.save(out)
+        report = {"out": str(out), "images": list(made.names), "n": made.x.shape[1], "keep_level": keep_level or "top"}
+        report |= {"seed": used, "labels": made.labels}
+        said = f"{report['n']} draws of {len(images)} image{'' if len(images) == 1 else 's'} in {out} (--seed {used})"
+        _print(report, json, lambda r: said)
+        return
+    drawn, rejection = verbs.sample(
+        opened,
+        16 if n is None else n,
         label=label,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
+        temperature=t,
+        top_k=k,
+        top_p=p,
         mean=mean,
+        reject=None if reject is None else Run.open(reject),
+        accept=0.5 if accept is None else accept,
         seed=used,
-        device=pick_device(device),
+        device=where,
         progress=_progress(),
     )
-    pictures.save_images(x, levels, out)
-    _print({"out": str(out), "n": n, "seed": used}, json, lambda r: f"{n} images in {out} (--seed {used})")
+    drawn.save(out)
+    report = {"out": str(out), "n": len(drawn.x), "seed": used}
+    report |= {} if rejection is None else {"rejection": rejection.report()}
+    said = f"{len(drawn.x)} images in {out} (--seed {used})" + ("" if rejection is None else f"; {rejection}")
+    _print(report, json, lambda r: said)
+
+
+def _by_level(text: str | None, option: str, kind: Callable[[str], Any]) -> Any:
+    """A number for all levels, or by level, as in top=0.9,bottom=1.0; None where there is none."""
+    if text is None or "=" not in text:
+        return None if text is None else _number(text, option, kind)
+    found: dict[str, Any] = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        if not name or not equals or name in found:
+            raise UserError(f"{option} {text}: expected one number, or a number for each level, as in top=…,bottom=…")
+        found[name] = _number(value, f"{option} {text}", kind)
+    return found
 
 
 def _seed(given: int | None) -> int:
@@ -285,6 +356,7 @@ def reconstruct(
     *,
     out: Out = Path("reconstructions.png"),
     label: Label = None,
+    levels: Annotated[str | None, Parameter(help="top,…: from the codes of these levels alone (VQ-VAE)")] = None,
     device: Device = "auto",
     seed: Whole = 0,
     json: Json = False,
@@ -294,11 +366,19 @@ def reconstruct(
     from lowerbound.run import Run
     from lowerbound.train import pick_device
 
-    x, r, levels = verbs.reconstruct(Run.open(run), images, label=label, device=pick_device(device))
+    pictures.check_out(out)
+    x, r, values = verbs.reconstruct(
+        Run.open(run),
+        images,
+        label=label,
+        levels=None if levels is None else levels.split(","),
+        device=pick_device(device),
+        progress=_progress(),
+    )
     if out.suffix == ".png":
-        pictures.save_png(pictures.pairs(x, r, levels), out)
+        pictures.save_png(pictures.pairs(x, r, values), out)
     else:
-        pictures.save_images(r, levels, out, [i.stem for i in images])
+        pictures.save_images(r, values, out, [i.stem for i in images])
     _print({"out": str(out), "n": len(x)}, json, lambda report: f"{len(x)} images in {out}")
 
 
@@ -307,7 +387,7 @@ def encode(
     run: Path,
     /,
     *,
-    out: Annotated[Path, Parameter(help="a file ending in .npz: z, label, path")],
+    out: Annotated[Path, Parameter(help="a file ending in .npz: z (or codes_LEVEL), label, path")],
     data: str | None = None,
     split: str = "train",
     scale: Annotated[bool, _flag("the posterior standard deviations too, as the array scale")] = False,
@@ -315,7 +395,7 @@ def encode(
     seed: Whole = 0,
     json: Json = False,
 ) -> None:
-    """Write the posterior means of all images of a split."""
+    """Write the posterior means (of a VQ-VAE, the codes of each level) of all images of a split."""
     from lowerbound import verbs
     from lowerbound.run import Run
     from lowerbound.train import pick_device

@@ -1,9 +1,9 @@
-"""Drawing from models that draw one position after another: samples in parts that fit in memory, and completions."""
+"""Drawing images in parts that fit in memory: samples, completions, and the finer levels of codes drawn anew."""
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +11,98 @@ import torch
 from torch import Tensor
 
 from lowerbound.data.base import open_mask
-from lowerbound.errors import UserError
+from lowerbound.errors import ModelError, UserError, did_you_mean
 from lowerbound.metrics.base import rows_at_once
 from lowerbound.models.autoregressive import Advance, Autoregressive
+from lowerbound.models.base import LatentModel, Model
 from lowerbound.models.vqvae import VQVAE, Temperature, TopK, TopP
-from lowerbound.pictures import Table, save_table
+from lowerbound.pictures import Table, save_images, save_table
 from lowerbound.progress import Progress
 
 IN_A_ROW = 12  # completions, at most, in a row of the picture
 AFFORDABLE = 2e11  # products that pictures nobody asked for may take: 10 to 20 seconds of a CPU core
+AUTOREGRESSIVE = "an autoregressive model, such as pixelcnn-mnist,"
+
+
+@dataclass(frozen=True)
+class How:
+    """How values are drawn; by level where a model has several levels of codes."""
+
+    temperature: Temperature = 1.0
+    top_k: TopK = None
+    top_p: TopP = None
+    mean: bool = False  # the means of p(x|z) instead of draws from it
+
+    def check(self, model: Model, kept: Sequence[str] = ()) -> None:
+        """Raise ModelError for an option that the model does not have. kept: the levels that are not drawn."""
+        for name in ("temperature", "top_k", "top_p"):
+            option, value = f"--{name.replace('_', '-')}", getattr(self, name)
+            if isinstance(value, Mapping):
+                _check_levels(model, option, value, kept)
+            elif name != "temperature" and value is not None and not isinstance(model, Autoregressive | VQVAE):
+                raise ModelError(
+                    f"{option}: {type(model).__name__} does not draw values from a probability of each; "
+                    f"{AUTOREGRESSIVE} does"
+                )
+        if self.mean and not isinstance(model, LatentModel):
+            raise ModelError(f"--mean: {type(model).__name__} has no mean of p(x|z) to show")
+
+
+def _check_levels(model: Model, option: str, names: Mapping[str, float], kept: Sequence[str]) -> None:
+    for name, value in names.items():
+        if not isinstance(model, VQVAE):
+            raise ModelError(f"{option} {name}={value:g}: {type(model).__name__} has no levels, expected one number")
+        if name not in model.names:
+            raise ModelError(f"{option} {name}={value:g}: no level {name!r}{did_you_mean(name, model.names)}")
+        if name in kept:
+            raise ModelError(f"{option} {name}={value:g}: the codes of {name} are kept, not drawn")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images drawn from a model."""
+
+    x: np.ndarray  # uint8 [n, C, H, W]
+    levels: int
+    y: np.ndarray | None = None  # int64 [n], the labels they were drawn for
+    codes: Mapping[str, np.ndarray] = field(default_factory=dict)  # int64 [n, h, w] of each level
+
+    def save(self, out: Path) -> None:
+        """By the rule of `--out`; an .npz has the labels, `y`, and the codes, `codes_LEVEL`, too."""
+        labels = {} if self.y is None else {"y": self.y}
+        save_images(self.x, self.levels, out, arrays=labels | _named(self.codes))
+
+
+def _named(codes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"codes_{name}": values for name, values in codes.items()}
+
+
+@torch.no_grad()
+def draw(
+    model: Model, n: int, y: Tensor | None = None, how: How | None = None, progress: Progress | None = None
+) -> Samples:
+    """n images of any model that can be drawn from; y [n] on any device. Raises ModelError."""
+    how = how or How()
+    how.check(model)
+    labels, levels = None if y is None else y.cpu().numpy(), model.space.levels or 256
+    if isinstance(model, VQVAE):
+        z = codes(model, n, y, how.temperature, top_k=how.top_k, top_p=how.top_p, progress=progress)
+        named = {name: c.numpy() for name, c in zip(model.names, z, strict=True)}
+        return Samples(decoded(model, z, y, mean=how.mean), levels, labels, named)
+    t = how.temperature
+    assert not isinstance(t, Mapping)
+    if isinstance(model, Autoregressive):
+        assert not isinstance(how.top_k, Mapping)
+        assert not isinstance(how.top_p, Mapping)
+        x = sample(model, n, y, t, top_k=how.top_k, top_p=how.top_p, progress=progress)
+        return Samples(x, levels, labels)
+    parts = [(len(part), _given(y, part, model)) for part in torch.arange(n).split(rows_at_once(model))]
+    if how.mean:
+        assert isinstance(model, LatentModel)
+        drawn = [model.sample_mean(k, given, t).round().to(torch.uint8) for k, given in parts]
+    else:
+        drawn = [model.sample(k, given, t) for k, given in parts]
+    return Samples(torch.cat(drawn).cpu().numpy(), levels, labels)
 
 
 def sample(
@@ -112,7 +195,7 @@ def _parts(model: Autoregressive | VQVAE, n: int, progress: Progress | None) -> 
         yield part, advance
 
 
-def _given(y: Tensor | None, part: Tensor, model: Autoregressive | VQVAE) -> Tensor | None:
+def _given(y: Tensor | None, part: Tensor, model: Model) -> Tensor | None:
     return None if y is None else y[part].to(next(model.parameters()).device)
 
 
@@ -160,6 +243,20 @@ def kept(keep: str, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(open_mask(keep, size))
 
 
+def levels_kept(model: VQVAE, keep: str) -> int:
+    """How many of the coarsest levels `--keep-level` names: `top`, or `top,middle`. Raises UserError."""
+    names = keep.split(",")
+    for name in names:
+        if name not in model.names:
+            raise UserError(f"--keep-level {keep}: no level {name!r}{did_you_mean(name, model.names)}")
+    if len(set(names)) == len(model.names):
+        raise UserError(f"--keep-level {keep}: keeps every level of this model, so there is nothing to draw")
+    if set(names) != set(model.names[: len(names)]):
+        coarsest = " or ".join(",".join(model.names[: l + 1]) for l in range(len(model.names) - 1))
+        raise UserError(f"--keep-level {keep}: finer codes are drawn given the coarser, so expected {coarsest}")
+    return len(names)
+
+
 def _number(text: str) -> float | None:
     try:
         return float(text)
@@ -178,19 +275,37 @@ def draw_labels(
 
     With labels so drawn, a completion is a draw of p(rest | kept). Nothing kept: by the counts alone.
     """
-    log_p = torch.tensor(counts, dtype=torch.float64).log().repeat(len(x), 1)  # [B, K]
-    if bool(kept.any()):
-        pairs = torch.cartesian_prod(torch.arange(len(x)), torch.arange(len(counts)))
-        log_p += torch.cat([_log_p_kept(model, x, kept, part) for part in pairs.split(rows_at_once(model))]).view_as(
-            log_p
-        )
-    return torch.multinomial(log_p.softmax(1), n, replacement=True, generator=generator)
+
+    def log_p(i: Tensor, k: Tensor) -> Tensor:
+        return model.log_probs(x[i], k)[:, kept].double().sum(1)
+
+    given = _posterior(log_p, x, counts, rows_at_once(model)) if bool(kept.any()) else _prior(x, counts)
+    return torch.multinomial(given.softmax(1), n, replacement=True, generator=generator)
 
 
-def _log_p_kept(model: Autoregressive, x: Tensor, kept: Tensor, pairs: Tensor) -> Tensor:
-    """log p(what is kept of x_i | label k) in nats for pairs (i, k): [P]."""
-    i, k = pairs.to(x.device).unbind(1)
-    return model.log_probs(x[i], k)[:, kept].double().sum(1).cpu()
+@torch.no_grad()
+def draw_labels_of_codes(
+    model: VQVAE, coarse: tuple[Tensor, ...], n: int, counts: Sequence[int], generator: torch.Generator
+) -> Tensor:
+    """n labels for each of B images, from p(y | the codes of their coarsest levels), as `draw_labels`: [B, n]."""
+
+    def log_p(i: Tensor, k: Tensor) -> Tensor:
+        return model.log_p_codes(tuple(c[i] for c in coarse), k).double().sum(0)
+
+    given = _posterior(log_p, coarse[0], counts, rows_at_once(model))
+    return torch.multinomial(given.softmax(1), n, replacement=True, generator=generator)
+
+
+def _prior(x: Tensor, counts: Sequence[int]) -> Tensor:
+    """log p(y) up to a constant for each of B events: [B, K] on the CPU."""
+    return torch.tensor(counts, dtype=torch.float64).log().repeat(len(x), 1)
+
+
+def _posterior(log_p: Callable[[Tensor, Tensor], Tensor], x: Tensor, counts: Sequence[int], rows: int) -> Tensor:
+    """log p(y | what is kept of x_i) up to a constant, [B, K]; log_p: log p(what is kept | y) of pairs (i, y), [P]."""
+    pairs = torch.cartesian_prod(torch.arange(len(x)), torch.arange(len(counts)))
+    found = torch.cat([log_p(*part.to(x.device).unbind(1)).cpu() for part in pairs.split(rows)])
+    return _prior(x, counts) + found.view(len(x), len(counts))
 
 
 # ---- what comes of it
@@ -210,41 +325,75 @@ class Completion:
 
     def save(self, out: Path) -> None:
         """By the rule of `--out`: a picture has the originals and what is kept of them too, all else only the draws."""
-        B, n = self.x.shape[:2]
-        stems = [Path(name).stem for name in self.names] or [str(b) for b in range(B)]
-        width = len(str(n))
-        names = [f"{stem}-{i + 1:0{width}d}" for stem in stems for i in range(n)]
-        save_table(self.table(), self.x.reshape(B * n, *self.x.shape[2:]), out, names)
+        _save(self.table(), self.x, self.names, out)
 
     def table(self) -> Table:
         """A row for each image: the original, what is kept, the draws; many draws are wrapped."""
-        n = self.x.shape[1]
-        lines = math.ceil(n / IN_A_ROW)
-        across = math.ceil(n / lines)
-        numbers = tuple(str(i + 1) for i in range(n)) if lines == 1 else ("drawn",) * across
-        return Table(
-            x=np.concatenate([self._lines(b, lines, across) for b in range(len(self.x))]),
-            levels=self.levels,
-            rows=tuple(name for row in self.names for name in (row, *[""] * (lines - 1))) if len(self.x) > 1 else (),
-            columns=("original", "kept", *numbers),
-            title=self.title,
-        )
-
-    def _lines(self, b: int, lines: int, across: int) -> np.ndarray:
-        """The lines of one image, [lines, 2 + across, C, H, W], with paper where nothing is."""
-        image, draws = self.originals[b], self.x[b]
-        whole = np.full((lines, 2 + across, *image.shape), self.levels - 1.0, np.float32)
-        whole[0, 0], whole[0, 1] = image, self._greyed(image)
-        for line in range(lines):
-            part = draws[line * across : (line + 1) * across]
-            whole[line, 2 : 2 + len(part)] = part
-        return whole
+        kept = np.stack([self._greyed(image) for image in self.originals])
+        return _table({"original": self.originals, "kept": kept}, self.x, self.levels, self.names, self.title)
 
     def _greyed(self, image: np.ndarray) -> np.ndarray:
         """The image with a chequered grey where it is not kept."""
         H, W = self.kept.shape
         grey = np.where(np.add.outer(np.arange(H), np.arange(W)) % 2, 0.65, 0.45) * (self.levels - 1)
         return np.where(self.kept, image, grey)
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """Images, of which the codes of the coarsest levels were kept and the finer drawn."""
+
+    originals: np.ndarray  # uint8 [B, C, H, W], as the run prepares them
+    reconstructions: np.ndarray  # float [B, C, H, W], from all of their own codes
+    x: np.ndarray  # uint8 [B, n, C, H, W]
+    codes: Mapping[str, np.ndarray]  # int64 [B, n, h, w] of each level
+    levels: int
+    names: tuple[str, ...] = ()  # [B], of the images
+    labels: tuple[tuple[str, ...], ...] | None = None  # [B][n], where they were drawn
+    title: str = ""
+
+    def save(self, out: Path) -> None:
+        """By the rule of `--out`: a picture has the originals and reconstructions too, all else only the draws; an
+        .npz has their codes."""
+        flat = {name: c.reshape(-1, *c.shape[2:]) for name, c in self.codes.items()}
+        _save(self.table(), self.x, self.names, out, _named(flat))
+
+    def table(self) -> Table:
+        """A row for each image: the original, its reconstruction, the draws; many draws are wrapped."""
+        before = {"original": self.originals, "recon\u00adstruction": self.reconstructions}
+        return _table(before, self.x, self.levels, self.names, self.title)
+
+
+def _save(
+    table: Table, x: np.ndarray, names: Sequence[str], out: Path, arrays: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Draws x [B, n, C, H, W], called after their images and numbered; a picture is of the table."""
+    B, n = x.shape[:2]
+    stems = [Path(name).stem for name in names] or [str(b) for b in range(B)]
+    width = len(str(n))
+    numbered = [f"{stem}-{i + 1:0{width}d}" for stem in stems for i in range(n)]
+    save_table(table, x.reshape(B * n, *x.shape[2:]), out, numbered, arrays=arrays)
+
+
+def _table(before: Mapping[str, np.ndarray], x: np.ndarray, levels: int, names: Sequence[str], title: str) -> Table:
+    """A row for each image: what comes `before` its draws, [B, C, H, W] each, and the draws x [B, n, C, H, W]."""
+    B, n = x.shape[:2]
+    lines = math.ceil(n / IN_A_ROW)
+    across = math.ceil(n / lines)
+    whole = np.full((B, lines, len(before) + across, *x.shape[2:]), levels - 1.0, np.float32)  # paper
+    for s, images in enumerate(before.values()):
+        whole[:, 0, s] = images
+    for line in range(lines):
+        part = x[:, line * across : (line + 1) * across]
+        whole[:, line, len(before) : len(before) + part.shape[1]] = part
+    numbers = tuple(str(i + 1) for i in range(n)) if lines == 1 else ("drawn",) * across
+    return Table(
+        x=whole.reshape(B * lines, *whole.shape[2:]),
+        levels=levels,
+        rows=tuple(name for row in names for name in (row, *[""] * (lines - 1))) if B > 1 else (),
+        columns=(*before, *numbers),
+        title=title,
+    )
 
 
 def told_labels(names: Sequence[str], labels: Sequence[Sequence[str]], progress: Progress) -> None:

@@ -160,7 +160,14 @@ def check_out(out: Path, *, moving: bool = False) -> None:
         )
 
 
-def save_table(table: Table, x: np.ndarray, out: Path, names: Sequence[str] | None = None) -> None:
+def save_table(
+    table: Table,
+    x: np.ndarray,
+    out: Path,
+    names: Sequence[str] | None = None,
+    *,
+    arrays: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """A table to a .png; to any other path the images x [N, C, H, W], as an animation or as `save_images` does."""
     kind = "" if out.is_dir() else out.suffix.lower()
     if kind == ".png":
@@ -168,7 +175,7 @@ def save_table(table: Table, x: np.ndarray, out: Path, names: Sequence[str] | No
     elif kind == ".gif":
         save_gif(x, table.levels, out)
     else:
-        save_images(x, table.levels, out, names)
+        save_images(x, table.levels, out, names, arrays=arrays)
 
 
 def save_gif(x: ArrayLike, levels: int, out: Path, *, milliseconds: int = 120) -> None:
@@ -218,11 +225,18 @@ def save_png(picture: np.ndarray, path: Path) -> None:
         Image.fromarray(picture).save(temporary, format="PNG", optimize=picture.size < 1 << 22)
 
 
-def save_images(x: ArrayLike, levels: int, out: Path, names: Sequence[str] | None = None) -> None:
+def save_images(
+    x: ArrayLike,
+    levels: int,
+    out: Path,
+    names: Sequence[str] | None = None,
+    *,
+    arrays: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Write images [N, C, H, W] the way the path says; raises UserError where it can't.
 
     - `.png`: one grid;
-    - `.npz`: the pixel values themselves, `x` uint8 [N, H, W, C], with `levels` unless they are 256;
+    - `.npz`: the pixel values themselves, `x` uint8 [N, H, W, C], with `levels` unless they are 256, and `arrays`;
     - a folder (no suffix): one PNG each, scaled to 0-255, called after `names` or numbered. Files already there stay,
       unless they have the same name.
     """
@@ -230,7 +244,7 @@ def save_images(x: ArrayLike, levels: int, out: Path, names: Sequence[str] | Non
     if kind == ".png":
         save_png(grid(x, levels), out)
     elif kind == ".npz":
-        _save_npz(_checked(x), levels, out)
+        _save_npz(_checked(x), levels, out, arrays or {})
     elif kind == "":
         _save_folder(to_bytes(_checked(x), levels), out, names)
     else:
@@ -419,13 +433,11 @@ def _captions(names: Sequence[str], width: int, channels: int) -> np.ndarray:
 # --- files
 
 
-def _save_npz(x: np.ndarray, levels: int, out: Path) -> None:
-    values = np.rint(np.clip(x, 0, levels - 1)).astype(np.uint8).transpose(0, 2, 3, 1)
+def _save_npz(x: np.ndarray, levels: int, out: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    values = {"x": np.rint(np.clip(x, 0, levels - 1)).astype(np.uint8).transpose(0, 2, 3, 1), **arrays}
+    values |= {} if levels == 256 else {"levels": np.array(levels)}
     with replacing(out) as temporary, temporary.open("wb") as file:
-        if levels == 256:
-            np.savez_compressed(file, x=values)
-        else:
-            np.savez_compressed(file, x=values, levels=np.array(levels))
+        np.savez_compressed(file, **values)  # pyright: ignore[reportArgumentType]
 
 
 def _save_folder(x: np.ndarray, out: Path, names: Sequence[str] | None) -> None:

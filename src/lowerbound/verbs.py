@@ -1,6 +1,6 @@
-"""The verbs of the command line as functions of a run: evaluate, sample, complete, reconstruct, encode."""
+"""The verbs of the command line as functions of a run: evaluate, sample, redraw, complete, reconstruct, encode."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound import drawing, pictures
+from lowerbound import drawing, pictures, rejection
 from lowerbound.data import decode
 from lowerbound.data.base import Data, Images, open_images
 from lowerbound.data.batches import Batch, Batches, binarized
@@ -20,7 +20,7 @@ from lowerbound.metrics.reconstruction import reconstruct as reconstruction
 from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.base import Density, LatentModel, Model
 from lowerbound.models.vae import VAE
-from lowerbound.models.vqvae import VQVAE
+from lowerbound.models.vqvae import VQVAE, Temperature, TopK, TopP
 from lowerbound.noise import key, seeded
 from lowerbound.progress import Progress
 from lowerbound.run import Run
@@ -176,40 +176,34 @@ def sample(
     n: int = 16,
     *,
     label: str | int | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
     mean: bool = False,
+    reject: Run | None = None,
+    accept: float = 0.5,
     seed: int = 0,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
-) -> tuple[np.ndarray, int]:
-    """Images drawn from the model (or the means of p(x|z)), uint8 [n, C, H, W], and the levels of their pixels.
+) -> tuple[drawing.Samples, rejection.Rejection | None]:
+    """Images drawn from the model (or the means of p(x|z)), and what the classifier made of them, where there is one.
 
-    top_k, top_p: of models that draw each value from a probability of its own, `Autoregressive.sample`.
+    Args:
+        temperature, top_k, top_p: for all levels alike, or by level; the latter two of models that draw each value
+            from a probability of its own, `Autoregressive.sample`.
+        reject: the run of a classifier; n / accept images are drawn, and those kept that it is surest are of their
+            class, the class that each was drawn for (`rejection.sample`).
     """
     model = run.load(device)
     _check_number_of_images(n)
+    how = drawing.How(temperature, top_k, top_p, mean)
+    judge = None if reject is None else rejection.open_judge(reject, run, accept, device)
     y = run.labels(n, label, seed)
     with seeded(seed, "sample", device=torch.device(device)):
-        if isinstance(model, Autoregressive) and not mean:
-            x = drawing.sample(model, n, y, temperature, top_k=top_k, top_p=top_p, progress=progress)
-            return x, model.space.levels or 256
-        if isinstance(model, VQVAE):
-            codes = drawing.codes(model, n, y, temperature, top_k=top_k, top_p=top_p, progress=progress)
-            return drawing.decoded(model, codes, y, mean=mean), model.space.levels or 256
-        if top_k is not None or top_p is not None:
-            raise ModelError(
-                f"--top-{'p' if top_k is None else 'k'}: {type(model).__name__} does not draw values from a "
-                f"probability of each; {_AUTOREGRESSIVE} does"
-            )
-        drawn = []
-        for part in torch.arange(n).split(rows_at_once(model)):
-            drawn.append(_drawn(model, len(part), None if y is None else y[part].to(device), temperature, mean))
-    return np.concatenate(drawn), model.space.levels or 256
-
-
-_AUTOREGRESSIVE = "an autoregressive model, such as pixelcnn-mnist,"
+        if reject is None or judge is None or y is None:
+            return drawing.draw(model, n, y, how, progress), None
+        drawn, kept, rejected = rejection.sample(model, y, judge, accept, how, progress)
+    return drawn, rejection.Rejection(str(reject.path), accept, kept, rejected)
 
 
 def _check_number_of_images(n: int) -> None:
@@ -217,12 +211,67 @@ def _check_number_of_images(n: int) -> None:
         raise ModelError(f"-n {n}: expected a whole number of at least 1")
 
 
-def _drawn(model: Model, n: int, y: Tensor | None, temperature: float, mean: bool) -> np.ndarray:
-    if not mean:
-        return model.sample(n, y, temperature).cpu().numpy()
-    if not isinstance(model, LatentModel):
-        raise ModelError(f"--mean: {type(model).__name__} has no mean of p(x|z) to show")
-    return model.sample_mean(n, y, temperature).round().to(torch.uint8).cpu().numpy()
+def redraw(
+    run: Run,
+    images: Sequence[str | Path],
+    keep_level: str = "top",
+    n: int = 8,
+    *,
+    label: str | int | None = None,
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    mean: bool = False,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> drawing.Redrawn:
+    """The user's images as the run prepares them, and n draws of the finer codes of each, given the coarser.
+
+    Args:
+        keep_level: the levels whose codes are kept, `top` or `top,middle`: the coarsest ones.
+        label: of a conditional model; None: drawn for each draw, given the codes that are kept.
+
+    Raises UserError: for a model without levels of codes, and levels that can't be kept.
+    """
+    model = run.load(device)
+    if not isinstance(model, VQVAE):
+        raise ModelError(f"--from: {type(model).__name__} has no levels of codes; a VQ-VAE of two levels or more has")
+    _check_number_of_images(n)
+    progress = progress or Progress()
+    kept = drawing.levels_kept(model, keep_level)
+    drawing.How(temperature, top_k, top_p, mean).check(model, model.names[:kept])
+    x = user_images(run, images, progress).to(device)
+    own = model.codes(x)
+    y, drawn_labels = _labels_to_redraw(run, model, own[:kept], n, label, seed)
+    names = tuple(str(image) for image in images)
+    if drawn_labels is not None:
+        drawing.told_labels(names, drawn_labels, progress)
+    y = None if y is None else y.flatten()
+    with seeded(seed, "sample", device=torch.device(device)):
+        codes = drawing.codes(
+            model,
+            len(x) * n,
+            y,
+            temperature,
+            top_k=top_k,
+            top_p=top_p,
+            coarse=tuple(c.repeat_interleave(n, 0) for c in own[:kept]),
+            progress=progress,
+        )
+        drawn = drawing.decoded(model, codes, y, mean=mean)
+    with torch.no_grad():
+        reconstructions = model.likelihood(own).mean
+    return drawing.Redrawn(
+        originals=x.cpu().numpy(),
+        reconstructions=reconstructions.cpu().numpy(),
+        x=drawn.reshape(len(x), n, *model.space.shape),
+        codes={name: c.unflatten(0, (len(x), n)).numpy() for name, c in zip(model.names, codes, strict=True)},
+        levels=model.space.levels or 256,
+        names=names,
+        labels=drawn_labels,
+        title=f"kept: codes of {keep_level}" + (f"; label {label}" if label is not None else ""),
+    )
 
 
 def complete(
@@ -249,7 +298,7 @@ def complete(
     """
     model = run.load(device)
     if not isinstance(model, Autoregressive):
-        raise ModelError(f"{run.path}: {type(model).__name__} can't complete images; {_AUTOREGRESSIVE} can")
+        raise ModelError(f"{run.path}: {type(model).__name__} can't complete images; {drawing.AUTOREGRESSIVE} can")
     _check_number_of_images(n)
     progress = progress or Progress()
     mask = drawing.kept(keep, model.grid.size)
@@ -274,29 +323,67 @@ def complete(
     )
 
 
+Labels = tuple[Tensor | None, tuple[tuple[str, ...], ...] | None]  # [B, n]; and their names, where they were drawn
+
+
 def _labels_to_complete(
     run: Run, model: Autoregressive, x: Tensor, mask: Tensor, n: int, label: str | int | None, seed: int
-) -> tuple[Tensor | None, tuple[tuple[str, ...], ...] | None]:
-    """The labels of n completions of each image [B, n], or None; and their names, where they had to be drawn."""
-    given = run.labels(len(x) * n, label, seed)
+) -> Labels:
+    """The labels of n completions of each image, given what is kept where none is said."""
+    return _labels_for(run, len(x), n, label, seed, lambda *to_draw: drawing.draw_labels(model, x, mask, n, *to_draw))
+
+
+def _labels_to_redraw(
+    run: Run, model: VQVAE, coarse: tuple[Tensor, ...], n: int, label: str | int | None, seed: int
+) -> Labels:
+    """The labels of n draws for each image, given its coarse codes where none is said."""
+    return _labels_for(
+        *(run, len(coarse[0]), n, label, seed),
+        lambda *to_draw: drawing.draw_labels_of_codes(model, coarse, n, *to_draw),
+    )
+
+
+def _labels_for(
+    run: Run,
+    B: int,
+    n: int,
+    label: str | int | None,
+    seed: int,
+    draw: Callable[[tuple[int, ...], torch.Generator], Tensor],
+) -> Labels:
+    given = run.labels(B * n, label, seed)
     if given is None or label is not None:
-        return None if given is None else given.view(len(x), n), None
+        return None if given is None else given.view(B, n), None
     classes, counts = run.facts.classes, run.facts.counts
     assert classes is not None
     assert counts is not None
-    y = drawing.draw_labels(model, x, mask, n, counts, torch.Generator().manual_seed(key(seed, "labels")))
+    y = draw(counts, torch.Generator().manual_seed(key(seed, "labels")))
     return y, tuple(tuple(classes[k] for k in row) for row in y.tolist())
 
 
 def reconstruct(
-    run: Run, images: Sequence[str | Path], *, label: str | int | None = None, device: torch.device | str = "cpu"
+    run: Run,
+    images: Sequence[str | Path],
+    *,
+    label: str | int | None = None,
+    levels: Sequence[str] | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """The user's images as the run prepares them, their reconstructions (means of p(x|z)), and the levels of both."""
+    """The user's images as the run prepares them, their reconstructions (means of p(x|z)), and the levels of both.
+
+    levels: of several levels of codes, only these (`VQVAE.partial`).
+    """
     model = _latent_model(run, device)
-    x = user_images(run, images)
+    if levels is not None and not isinstance(model, VQVAE):
+        raise ModelError(f"--levels {','.join(levels)}: {type(model).__name__} has no levels of codes")
+    x = user_images(run, images, progress)
     y = run.labels(len(x), label)
     with torch.no_grad():
-        r = reconstruction(model, x.to(device), None if y is None else y.to(device))
+        if levels is not None and isinstance(model, VQVAE):
+            r = model.partial(x.to(device), levels)
+        else:
+            r = reconstruction(model, x.to(device), None if y is None else y.to(device))
     return x.numpy(), r.cpu().numpy(), model.space.levels or 256
 
 
@@ -310,26 +397,37 @@ def encode(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> int:
-    """Write what `features` gives of a split to an .npz: z float32 [N, D], label and path where there are any.
+    """Write the codes of a split to an .npz, with label and path where there are any: how many there are.
 
-    scale: the posterior standard deviations too, [N, D]. Rows go to disk as they are computed.
+    z float32 [N, D], what `features` gives; of a VQ-VAE `codes_LEVEL` int64 [N, h, w] of each level. scale: the
+    posterior standard deviations too, [N, D]. Rows go to disk as they are computed.
     """
     out = Path(out)
     if out.suffix != ".npz":
         raise RunError(f"--out {out}: expected a file ending in .npz")
     model = _latent_model(run, device)
+    if scale and isinstance(model, VQVAE):
+        raise ModelError("--scale: the codes of a VQ-VAE are whole numbers, without a standard deviation")
     images = open_data(run, split, data, progress)
     told = (progress or Progress()).count("encoding")
     with replacing(out) as temporary, Rows(out.parent) as rows, torch.no_grad():
         for batch in as_batches(run, images, torch.device(device)).in_order(rows_at_once(model)):
-            rows.add("z", model.features(batch.x, batch.y).float().cpu().numpy())
-            if scale:
-                scales = [q.stddev.flatten(1) for q in model.posteriors(batch.x, batch.y)]
-                rows.add("scale", torch.cat(scales, 1).float().cpu().numpy())
+            for name, values in _encoded(model, batch, scale).items():
+                rows.add(name, values.cpu().numpy())
             told(int(batch.index[-1]) + 1, len(images))
         _add_names(rows, images)
         rows.save(temporary)
     return len(images)
+
+
+def _encoded(model: LatentModel, batch: Batch, scale: bool) -> dict[str, Tensor]:
+    if isinstance(model, VQVAE):
+        return {f"codes_{name}": c for name, c in zip(model.names, model.codes(batch.x), strict=True)}
+    found = {"z": model.features(batch.x, batch.y).float()}
+    if scale:
+        scales = [q.stddev.flatten(1) for q in model.posteriors(batch.x, batch.y)]
+        found["scale"] = torch.cat(scales, 1).float()
+    return found
 
 
 def _add_names(rows: Rows, images: Images, block: int = 4096) -> None:
@@ -386,11 +484,22 @@ def draw_samples(run: Run, model: Model, n: int = 64, progress: Progress | None 
 
 @torch.no_grad()
 def draw_reconstructions(run: Run, model: LatentModel, batch: Batch) -> None:
-    """reconstructions.png: images above their reconstructions; of several levels of codes, from the coarsest alone, the
-    two coarsest, ... too."""
+    """reconstructions.png: images above their reconstructions; of several levels of codes, those from the coarsest
+    alone, from the two coarsest, ..."""
     x, levels = batch.x.cpu().numpy(), model.space.levels or 256
-    r = reconstruction(model, batch.x, batch.y).cpu().numpy()
-    pictures.save_png(pictures.pairs(x, r, levels), run.picture("reconstructions.png"))
+    if isinstance(model, VQVAE) and len(model.names) > 1:
+        picture = pictures.table_picture(_by_levels(model, batch.x[:8]))
+    else:
+        picture = pictures.pairs(x, reconstruction(model, batch.x, batch.y).cpu().numpy(), levels)
+    pictures.save_png(picture, run.picture("reconstructions.png"))
+
+
+def _by_levels(model: VQVAE, x: Tensor) -> pictures.Table:
+    """Images in a row, and under them their reconstructions from more and more levels."""
+    used = [model.names[: l + 1] for l in range(len(model.names))]
+    shown = torch.stack([x.to(torch.float32), *(model.partial(x, names) for names in used)])  # [1 + L, B, C, H, W]
+    rows = ("original", f"{used[0][0]} alone", *(" + ".join(names) for names in used[1:]))
+    return pictures.Table(shown.cpu().numpy(), model.space.levels or 256, rows=rows)
 
 
 def draw_completions(run: Run, model: Autoregressive, device: torch.device | str, progress: Progress | None) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.config import Component
-from lowerbound.distributions import Point
+from lowerbound.distributions import Point, check_truncation
 from lowerbound.errors import ConfigError, ModelError, did_you_mean
 from lowerbound.families import Bernoulli, Family, Head, Noiseless
 from lowerbound.models.autoregressive import Advance, Autoregressive
@@ -295,9 +295,12 @@ class VQVAE(LatentModel):
         )
 
     def log_p_codes(self, codes: tuple[Tensor, ...], y: Y = None) -> Tensor:
-        """log P(z_l | z_<l, y) of each level, in nats: [L, B]; -n log K where its prior is not trained."""
+        """log P(z_l | z_<l, y) of each level, in nats: [L, B]; -n log K where its prior is not trained.
+
+        codes: of all levels, or of the coarsest alone.
+        """
         given, found = conditions(y, self.given), []
-        for l, (z, space, learned) in enumerate(zip(codes, self.spaces, self.learned, strict=True)):
+        for l, (z, space, learned) in enumerate(zip(codes, self.spaces, self.learned, strict=False)):
             if learned:
                 found.append(self._priors[l].log_density(z, (*given, *codes[:l])))
             else:
@@ -340,8 +343,9 @@ class VQVAE(LatentModel):
         self._check_can_draw()
         temperatures = self._of_levels(temperature, 1.0)
         ks, ps = self._of_levels(top_k, None), self._of_levels(top_p, None)
-        for t in temperatures:
+        for t, k, p in zip(temperatures, ks, ps, strict=True):
             check_draw(n, y, self.given, t)
+            check_truncation(k, p)
         given, codes = conditions(y, self.given), tuple(coarse)
         total, done = sum(s.dims for s in self.spaces[len(codes) :]), 0
         for l in range(len(codes), len(self.spaces)):
