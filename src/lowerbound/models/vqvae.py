@@ -31,6 +31,7 @@ from lowerbound.models.base import (
     conditions,
 )
 from lowerbound.networks.base import halvings
+from lowerbound.networks.made import MADE
 from lowerbound.networks.strided import Blocks, Down, Up, enlarged
 from lowerbound.quantizers import VQ, Quantized, Quantizer
 
@@ -99,10 +100,10 @@ class VQVAE(LatentModel):
 
         @classmethod
         def example(cls) -> tuple["VQVAE.Config", Space, tuple[Space, ...]]:
-            prior = Autoregressive.Config.example()[0]
+            prior = Autoregressive.Config(network=MADE.Config(hidden=(4,)), context=4, context_blocks=1, embedding=2)
             level = Level(factor=2, quantizer=VQ.Config(codes=3, dim=2, initial=0))
             config = cls(levels=(level,), priors=(prior,), likelihood=Bernoulli(), width=4, inner=2, blocks=1)
-            return config, Space((1, 2, 2), levels=2), ()
+            return config, Space((1, 2, 4), levels=2), ()
 
     prior_learned: Tensor
 
