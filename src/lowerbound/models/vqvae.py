@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from lowerbound.config import Component
 from lowerbound.distributions import Point
-from lowerbound.errors import ConfigError, ModelError, did_you_mean
+from lowerbound.errors import ConfigError, ModelError, UserError, did_you_mean
 from lowerbound.families import Bernoulli, Family, Head, Noiseless
 from lowerbound.models.autoregressive import Advance, Autoregressive
 from lowerbound.models.base import (
@@ -110,7 +110,7 @@ class VQVAE(LatentModel):
     def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
         super().__init__(config, space, given)
         L, width = len(config.levels), config.width
-        _check(config, space)
+        _check(config, space, given)
         self.names = level_names(L)
         factors = [level.factor for level in config.levels]
         between = [coarse // fine for coarse, fine in pairwise(factors)]  # [L - 1]
@@ -133,7 +133,7 @@ class VQVAE(LatentModel):
         H, W = space.shape[-2:]
         self.spaces = tuple(q.space((H // f, W // f)) for q, f in zip(self._quantizers, factors, strict=True))
         self.priors: nn.ModuleList = nn.ModuleList(
-            p.build(self.spaces[l], (*given, *self.spaces[:l])) for l, p in enumerate(config.priors)
+            _built_prior(config, l, self.spaces[l], (*given, *self.spaces[:l])) for l in range(len(config.priors))
         )
         self.register_buffer("prior_learned", torch.ones(len(config.priors), dtype=torch.bool))
 
@@ -220,8 +220,6 @@ class VQVAE(LatentModel):
         return self.decoder(torch.cat([*enlarged, vectors[-1]], 1))
 
     def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
-        if len(z) != len(self.spaces):
-            raise ModelError(f"decode: expected codes of {' and '.join(self.names)}, got {len(z)} grids")
         batch = z[0].shape[: z[0].dim() - len(self.spaces[0].shape)]  # [..., B]
         flat = [codes.reshape(-1, *space.shape) for codes, space in zip(z, self.spaces, strict=True)]
         h = self._decode([q.decode(codes) for q, codes in zip(self._quantizers, flat, strict=True)])
@@ -230,9 +228,12 @@ class VQVAE(LatentModel):
     def decode(self, z: Tensor | tuple[Tensor, ...], y: Y = None) -> Distribution:
         """p(x|z) for codes of every level, the coarsest first, [..., B, h, w] each. Raises ModelError for others."""
         z = (z,) if isinstance(z, Tensor) else z
-        for codes, space in zip(z, self.spaces, strict=False):
-            if tuple(codes.shape[codes.dim() - len(space.shape) :]) != space.shape:
-                raise ModelError(f"decode: expected codes of {list(space.shape)}, got {list(codes.shape)}")
+        if len(z) != len(self.spaces):
+            raise ModelError(f"decode: expected codes of {' and '.join(self.names)}, got {len(z)} grids")
+        batch = z[0].shape[: max(1, z[0].dim() - len(self.spaces[0].shape))]
+        for codes, space in zip(z, self.spaces, strict=True):
+            if codes.shape != (*batch, *space.shape):
+                raise ModelError(f"decode: expected codes of {[*batch, *space.shape]}, got {list(codes.shape)}")
             check_events(codes.reshape(-1, *space.shape), space)
         return self.likelihood(z, y)
 
@@ -272,7 +273,7 @@ class VQVAE(LatentModel):
         codes = tuple(q.codes for q in quantized)
         h = self._decode([q.z for q in quantized])
         p_x = self.likelihood_head(h.expand(draws, *h.shape))
-        log_pz = self.log_p_codes(codes, y).T.expand(draws, len(x), -1)
+        log_pz = self._log_pz(codes, y, draws)
         return ElboTerms(
             x=x,
             p_x=p_x,
@@ -286,14 +287,18 @@ class VQVAE(LatentModel):
 
     def log_p_codes(self, codes: tuple[Tensor, ...], y: Y = None) -> Tensor:
         """log P(z_l | z_<l, y) of each level, in nats: [L, B]; -n log K where its prior is not trained."""
+        return self._log_pz(codes, y, 1)[0].T
+
+    def _log_pz(self, codes: tuple[Tensor, ...], y: Y, draws: int) -> Tensor:
+        """The same for this many draws of the noise that a prior may have: [K, B, L]."""
         given, found = conditions(y, self.given), []
         for l, (z, space, learned) in enumerate(zip(codes, self.spaces, self.learned, strict=True)):
             if learned:
-                found.append(self._priors[l].log_density(z, (*given, *codes[:l])))
+                log_p = self._priors[l].log_weights(z, (*given, *codes[:l]), draws)  # [K or 1, B]
             else:
-                nats = space.dims * math.log(space.levels or 1)
-                found.append(torch.full((len(z),), -nats, device=z.device, dtype=torch.get_default_dtype()))
-        return torch.stack(found)
+                log_p = torch.tensor(-space.dims * math.log(space.levels or 1), device=z.device)
+            found.append(log_p.expand(draws, len(z)))
+        return torch.stack(found, -1)
 
     # ---- drawing
 
@@ -391,8 +396,8 @@ class VQVAE(LatentModel):
         )
 
 
-def _check(config: VQVAE.Config, space: Space) -> None:
-    """Raise ConfigError or ModelError for levels that do not fit each other or the images."""
+def _check(config: VQVAE.Config, space: Space, given: tuple[Space, ...]) -> None:
+    """Raise ConfigError or ModelError for levels that do not fit each other or the images, and labels of no use."""
     if len(space.shape) != 3:
         raise ConfigError(f"model: a VQVAE takes images, got events of shape {list(space.shape)}")
     factors = [level.factor for level in config.levels]
@@ -405,7 +410,23 @@ def _check(config: VQVAE.Config, space: Space) -> None:
         raise ConfigError(
             f"model.priors: expected none or one for each of the {len(factors)} levels, got {len(config.priors)}"
         )
+    if given and not config.priors:
+        raise ConfigError("data.label: only the priors of a VQVAE are given labels; set model.priors, or label=false")
     halvings(space.shape, factors[0].bit_length() - 1)
+
+
+def _built_prior(config: VQVAE.Config, l: int, space: Space, given: tuple[Space, ...]) -> Model:
+    """The prior of a level. Raises ConfigError for one that is none of codes."""
+    try:
+        prior = config.priors[l].build(space, given)
+    except UserError as e:
+        told = str(e)
+        raise ConfigError(
+            f"model.priors.{l}{'.' if told.startswith('model.') else ': '}{told.removeprefix('model.')}"
+        ) from None
+    if prior.density is Density.NONE:
+        raise ConfigError(f"model.priors.{l}: expected a model with a density, got {config.priors[l].type_name()}")
+    return prior
 
 
 def _further(advance: Advance, before: int, total: int, own: int) -> Advance:
