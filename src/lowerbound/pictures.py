@@ -134,6 +134,22 @@ def table_picture(t: Table, *, gap: int = 2, scale: int | None = None) -> np.nda
     return whole if colour else np.ascontiguousarray(whole[..., 0])
 
 
+def code_maps(vectors: np.ndarray, size: tuple[int, int], levels: int = 256) -> np.ndarray:
+    """Maps of code vectors [B, D, h, w] in false colours: [B, 3, H, W], pixel values in [0, levels - 1].
+
+    Red, green and blue are the first three principal components, by rank, so that near vectors have near colours.
+    """
+    B, D, h, w = vectors.shape
+    flat = vectors.transpose(0, 2, 3, 1).reshape(-1, D)
+    axes = np.linalg.svd(np.unique(flat, axis=0) - flat.mean(0), full_matrices=False)[2][:3]
+    parts = [np.unique((flat - flat.mean(0)) @ axis, return_inverse=True)[1] for axis in axes]
+    ranks = [part / max(1, part.max()) for part in parts]
+    colours = np.stack(ranks + [np.zeros(len(flat))] * (3 - len(ranks)), 1) * (levels - 1)
+    maps = colours.reshape(B, h, w, 3).transpose(0, 3, 1, 2)
+    rows, columns = (np.arange(out) * own // out for out, own in zip(size, (h, w), strict=True))
+    return maps[:, :, rows][:, :, :, columns]
+
+
 def check_out(out: Path, *, moving: bool = False) -> None:
     """Raise UserError, before anything is computed, for a path that images can't be written to."""
     kind, gif = "" if out.is_dir() else out.suffix.lower(), ".gif (an animation), " if moving else ""

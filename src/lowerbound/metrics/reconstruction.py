@@ -9,6 +9,7 @@ from pydantic import Field
 from lowerbound.data.batches import Batches
 from lowerbound.metrics.base import Advance, Metric, Value, rows_at_once
 from lowerbound.models.base import LatentModel, Model
+from lowerbound.models.vqvae import VQVAE
 
 
 class Reconstruction(Metric):
@@ -49,7 +50,7 @@ class ActiveUnits(Metric):
     threshold: float = Field(default=0.01, gt=0)
 
     def applies(self, model: Model) -> bool:
-        return isinstance(model, LatentModel)
+        return isinstance(model, LatentModel) and not isinstance(model, VQVAE)
 
     def __call__(
         self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance

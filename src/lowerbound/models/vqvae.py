@@ -90,6 +90,7 @@ class VQVAE(LatentModel):
         width: int = Field(default=128, gt=1)  # features of the maps
         inner: int = Field(default=32, gt=0)  # features inside a residual block
         blocks: int = Field(default=2, ge=0)  # residual blocks in each encoder and decoder
+        drop: float = Field(default=0.0, ge=0, lt=1)  # share of images that training decodes from coarser levels alone
         checkpoint: bool = False  # compute the blocks twice in training instead of keeping their maps in memory
 
         def binary(self) -> bool:
@@ -219,10 +220,14 @@ class VQVAE(LatentModel):
         enlarged = [m(v) for m, v in zip(self.enlarge, vectors, strict=False)]
         return self.decoder(torch.cat([*enlarged, vectors[-1]], 1))
 
+    def vectors(self, codes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The code vectors of codes [B, h, w] of each level: [B, D, h, w]."""
+        return tuple(q.decode(c) for q, c in zip(self._quantizers, codes, strict=True))
+
     def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
         batch = z[0].shape[: z[0].dim() - len(self.spaces[0].shape)]  # [..., B]
-        flat = [codes.reshape(-1, *space.shape) for codes, space in zip(z, self.spaces, strict=True)]
-        h = self._decode([q.decode(codes) for q, codes in zip(self._quantizers, flat, strict=True)])
+        flat = tuple(codes.reshape(-1, *space.shape) for codes, space in zip(z, self.spaces, strict=True))
+        h = self._decode(self.vectors(flat))
         return self.likelihood_head(h.unflatten(0, batch))
 
     def decode(self, z: Tensor | tuple[Tensor, ...], y: Y = None) -> Distribution:
@@ -239,14 +244,19 @@ class VQVAE(LatentModel):
 
     @torch.no_grad()
     def partial(self, x: Tensor, levels: Sequence[str]) -> Tensor:
-        """Reconstructions from some levels alone, float [B, *space.shape] in pixel values: in place of each other
-        level's code vectors is their mean over the batch, at every position the same."""
+        """Reconstructions from some levels alone, float [B, *space.shape] in pixel values; the code vectors of the
+        others are zero, as in training with `drop`."""
         kept = {self._level(name) for name in levels}
-        vectors = [
-            q.z if l in kept else q.z.mean((0, 2, 3), keepdim=True).expand_as(q.z)
-            for l, q in enumerate(self._quantize(x))
-        ]
+        vectors = [q.z if l in kept else torch.zeros_like(q.z) for l, q in enumerate(self._quantize(x))]
         return self.likelihood_head(self._decode(vectors)).mean
+
+    def _dropped(self, vectors: list[Tensor]) -> list[Tensor]:
+        """Without the finer levels for some of the images, so that the coarser learn to stand for an image alone."""
+        if not (self.training and self.config.drop and len(vectors) > 1):
+            return vectors
+        u = torch.rand(len(vectors[0]), 1, 1, 1, device=vectors[0].device) / self.config.drop  # above 1: nothing drops
+        cut = len(vectors) - 1  # with u in [0, 1): the levels that are kept are 1 + floor(u cut)
+        return [v if l == 0 else torch.where(u * cut < l, 0.0, v) for l, v in enumerate(vectors)]
 
     def _level(self, name: str) -> int:
         if name not in self.names:
@@ -258,7 +268,8 @@ class VQVAE(LatentModel):
     def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         """Of the autoencoder: -log p(x|z), and what the quantizers add, an element of theirs weighing as one of x."""
         quantized = self._quantize(x)
-        distortion = -self.likelihood_head(self._decode([q.z for q in quantized])).log_prob(x)  # [B]
+        vectors = self._dropped([q.z for q in quantized])
+        distortion = -self.likelihood_head(self._decode(vectors)).log_prob(x)  # [B]
         added = torch.stack([q.loss for q in quantized])  # [L, B]
         terms = {"distortion": distortion} | {f"commitment.{n}": a for n, a in zip(self.names, added, strict=True)}
         value = (distortion + self.space.dims * added.sum(0)).mean()

@@ -1,0 +1,79 @@
+"""The pictures of docs/vqvae2.md, from a run of a VQ-VAE: python docs/pictures/vqvae2.py runs/faces
+
+vqvae2-levels.png: images, their codes in false colours, and what is decoded from some of the levels.
+vqvae2-priors.png: what is decoded from codes that are uniform, drawn by each place's frequencies, and by the priors.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowerbound import drawing, pictures, verbs
+from lowerbound.models.vqvae import VQVAE
+from lowerbound.noise import seeded
+from lowerbound.run import Run
+
+CPU = torch.device("cpu")
+
+
+@torch.no_grad()
+def levels_picture(run: Run, model: VQVAE, x: Tensor) -> pictures.Table:
+    """A row for each image: itself, the codes of each level, what the coarsest levels decode to."""
+    codes = model.codes(x)
+    maps = [pictures.code_maps(v.numpy(), run.facts.shape[-2:], run.facts.levels) for v in model.vectors(codes)]
+    parts = [model.partial(x, model.names[: l + 1]).numpy() for l in range(len(model.names))]
+    columns = [x.numpy(), *maps, *parts]
+    channels = max(c.shape[1] for c in columns)
+    whole = np.stack([np.broadcast_to(c, (len(c), channels, *c.shape[2:])) for c in columns], 1)
+    grids = [
+        f"{name}: {space.shape[-2]}x{space.shape[-1]}" for name, space in zip(model.names, model.spaces, strict=True)
+    ]
+    named = [f"from {model.names[0]}", *(f"and {name}" for name in model.names[1:])]
+    return pictures.Table(whole, run.facts.levels, columns=("image", *grids, *named))
+
+
+@torch.no_grad()
+def priors_picture(run: Run, model: VQVAE, codes: tuple[Tensor, ...], n: int) -> pictures.Table:
+    """A row for each way to draw codes: uniform; each place on its own; the coarsest levels by their priors; all."""
+    uniform = tuple(torch.randint(s.levels or 1, (n, *s.shape)) for s in model.spaces)
+    shuffled = tuple(_each_place_alone(c, n) for c in codes)
+    y = run.labels(n)
+    drawn = drawing.codes(model, n, y)
+    rows = {"uniform codes": uniform, "each place on its own": shuffled}
+    for l in range(1, len(model.names)):
+        rows[f"prior of {' and '.join(model.names[:l])}"] = (*drawn[:l], *shuffled[l:])
+    rows["all priors"] = drawn
+    images = np.stack([drawing.decoded(model, z, y, mean=True) for z in rows.values()])
+    return pictures.Table(images, run.facts.levels, rows=tuple(rows))
+
+
+def _each_place_alone(codes: Tensor, n: int) -> Tensor:
+    """Codes [N, h, w] -> [n, h, w], the code of each place that of any image."""
+    flat = codes.flatten(1)
+    chosen = torch.randint(len(flat), (n, flat.shape[1]))
+    return torch.gather(flat, 0, chosen).view(n, *codes.shape[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("-n", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    a = parser.parse_args()
+    run = Run.open(a.run)
+    model = run.load()
+    assert isinstance(model, VQVAE)
+    x = next(verbs.as_batches(run, verbs.open_data(run, "valid"), CPU).in_order(500)).x
+    with seeded(a.seed):
+        levels = levels_picture(run, model, x[torch.randperm(len(x))[:5]])
+        priors = priors_picture(run, model, model.codes(x), a.n)
+    for name, table in (("levels", levels), ("priors", priors)):
+        pictures.save_png(pictures.table_picture(table), a.out / f"vqvae2-{name}.png")
+
+
+if __name__ == "__main__":
+    main()

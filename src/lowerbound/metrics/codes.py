@@ -1,0 +1,63 @@
+"""How the codes of a VQ-VAE are used, and what they cost."""
+
+from typing import ClassVar
+
+import numpy as np
+
+from lowerbound.data.batches import Batches
+from lowerbound.metrics.base import Advance, Metric, Value, keyed_chunks
+from lowerbound.models.base import Density, Model
+from lowerbound.models.vqvae import VQVAE
+from lowerbound.quantizers import Usage
+from lowerbound.units import bits_per_dim
+
+
+class Codes(Metric):
+    """Of each level, over all images at once:
+
+    usage: the share of the codebook that is chosen at all; perplexity: how many codes, evenly used, would have the same
+    entropy; unigram_bits: that entropy, what a code costs without a model of its neighbours; bits_per_code: what it
+    costs by the prior, log2 K as long as that is uniform.
+
+    rate: what the parts of the bound cost, in bits for each dimension of the image: rate.top, ..., and rate.pixels for
+    -log p(x|z) where that is a probability. They add up to bits_per_dim (that of one draw).
+    """
+
+    names: ClassVar[tuple[str, ...]] = ("usage", "perplexity", "unigram_bits", "bits_per_code", "rate")
+
+    def applies(self, model: Model) -> bool:
+        return isinstance(model, VQVAE)
+
+    def __call__(
+        self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance
+    ) -> dict[str, Value]:
+        assert isinstance(model, VQVAE)
+        used = [Usage(space.levels or 1) for space in model.spaces]
+        nats, pixels = [], []
+        for batch, chunks in keyed_chunks(model, images, 1, seed, limit):
+            for draws in chunks:
+                terms = model.elbo_terms(batch.x, batch.y, draws)
+            for usage, z in zip(used, terms.z, strict=True):
+                usage.add(z)
+            nats.append(-terms.log_pz[0].double().cpu().numpy())  # [B, L]
+            pixels.append(-terms.log_px[0].double().cpu().numpy())
+            advance(len(batch.index))
+        return _values(model, used, np.concatenate(nats).T, np.concatenate(pixels))
+
+
+def _values(model: VQVAE, used: list[Usage], nats: np.ndarray, pixels: np.ndarray) -> dict[str, Value]:
+    """nats [L, N] of each level's codes, pixels [N]."""
+    found: dict[str, Value] = {}
+    n = len(pixels)
+    for name, usage in zip(model.names, used, strict=True):
+        K = len(usage.counts)
+        found[f"usage.{name}"] = Value(usage.share, None, f"of {K} codes", "=", n, 1)
+        found[f"perplexity.{name}"] = Value(usage.perplexity, None, f"of {K} codes", "=", n, 1)
+        found[f"unigram_bits.{name}"] = Value(usage.bits, None, "bits/code", "=", n, 1)
+    for name, level, space, learned in zip(model.names, nats, model.spaces, model.learned, strict=True):
+        unit = "bits/code" if learned else "bits/code, uniform prior"
+        found[f"bits_per_code.{name}"] = Value.mean(bits_per_dim(level, space.dims), unit)
+        found[f"rate.{name}"] = Value.mean(bits_per_dim(level, model.space.dims), "bits/dim")
+    if model.likelihood_head.density is not Density.NONE:
+        found["rate.pixels"] = Value.mean(bits_per_dim(pixels, model.space.dims), "bits/dim")
+    return found
