@@ -459,3 +459,16 @@ def test_a_pixelcnn_with_attention_over_the_coarser_codes():
     prior = PRIOR.model_copy(update={"network": network})
     model: Model = built(config((4, TWO), (2, TWO), priors=(prior, prior)), LARGER, (testing.LABEL,))
     assert model.sample(3, torch.zeros(3, dtype=torch.int64)).shape == (3, 1, 4, 4)
+
+
+def test_levels_that_are_dropped_in_training_are_the_finest():
+    """Of all images the share `drop`, evenly over how many levels are kept; none in measuring."""
+    three = config((8, FEW), (4, FEW), (2, FEW), drop=0.6)
+    with double(), torch.no_grad(), seeded("dropped"):
+        model = built(three, Space((1, 8, 8), levels=2)).train()
+        vectors = [torch.ones(9000, 2, n, n) for n in (1, 2, 4)]
+        kept = torch.stack([v.flatten(1).amax(1) for v in model._dropped(vectors)])  # [3, N], ones and zeros
+        assert bool((kept[:-1] >= kept[1:]).all())
+        shares = torch.bincount(kept.sum(0).long(), minlength=4) / 9000
+        assert torch.allclose(shares, torch.tensor([0.0, 0.3, 0.3, 0.4]), atol=5 * math.sqrt(0.25 / 9000))
+        assert model.eval()._dropped(vectors) is vectors

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pydantic import Field
@@ -137,6 +137,15 @@ class VQVAE(LatentModel):
             _built_prior(config, l, self.spaces[l], (*given, *self.spaces[:l])) for l in range(len(config.priors))
         )
         self.register_buffer("prior_learned", torch.ones(len(config.priors), dtype=torch.bool))
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+        """As of every module; but a prior that was not trained yet when they were saved keeps its own weights, since
+        it may be configured anew before it is."""
+        learned = state_dict.get("prior_learned", self.prior_learned)
+        waiting = tuple(f"priors.{l}." for l, yes in enumerate(learned.tolist()) if not yes)
+        own = {k: t for k, t in self.state_dict().items() if k.startswith(waiting)}
+        others = {k: t for k, t in state_dict.items() if not k.startswith(waiting)}
+        return super().load_state_dict(others | own, strict, assign)
 
     @property
     def _quantizers(self) -> list[Quantizer]:
