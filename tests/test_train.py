@@ -875,7 +875,7 @@ def test_binary_draws_are_fresh_in_training_and_fixed_in_measuring():
     drawn = []
     for step in (0, 1):
         torch.manual_seed(step)
-        drawn.append(data.training(step, 40, 0)[0][torch.argsort(data._shuffled(step * 40, 40, 0))])
+        drawn.append(data.training(step, 40, 0)[0][torch.argsort(data.shuffled(step * 40, 40, 0))])
     assert not torch.equal(*drawn)
     (a,), (b,) = list(data.in_order(40)), list(batches(grey, binarize=True).in_order(40))
     assert torch.equal(a.x, b.x)
@@ -893,7 +893,7 @@ def test_the_mean_of_binary_draws_is_the_grey_value(levels):
     p, n = np.arange(levels) / (levels - 1), side * side
     torch.manual_seed(0)
     data = batches(grey, levels, binarize=True)
-    index = data._shuffled(0, levels, 0)
+    index = data.shuffled(0, levels, 0)
     trained = torch.empty(levels)
     trained[index] = data.training(0, levels, 0)[0].float().mean((1, 2, 3))
     measured = binarized(torch.from_numpy(grey), levels, np.arange(levels)).float().mean((1, 2, 3))

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from lowerbound.config import dump
 from lowerbound.data.batches import Batches
 from lowerbound.data.prepared import Prepared, prepared
 from lowerbound.errors import ConfigError, RunError, TrainingError, UserError, did_you_mean
+from lowerbound.files import replacing
 from lowerbound.memory import keep_freed
 from lowerbound.metrics.likelihood import log_density
 from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.base import Density, LatentModel, Loss, Model, Stage
-from lowerbound.models.vqvae import VQVAE
+from lowerbound.models.vqvae import VQVAE, level_names
 from lowerbound.noise import key, reseed, seeded
 from lowerbound.optimization import Guard
 from lowerbound.progress import Progress
@@ -89,6 +90,7 @@ def train(
     with seeded(config.seed, "weights", device=where):
         model = config.model.build(facts.space, facts.given(config)).to(where)  # a mistake in it leaves no folder
         stages = _chosen(model.stages(), stage)
+        _check_tables(config.train, model.stages())
         for part in stages:
             config.train.of(part.name).total_steps(len(images))
         _check_trained_before(old, model.stages(), stages, recipe, path)
@@ -96,7 +98,7 @@ def train(
             clear(path)
         run = old or Run.create(path, Path(recipe).stem, config, facts)
         if again is not None:
-            run.forget_state(again)
+            _forget(run, stages[0])
         if run.recipe != config:
             run.recipe = config
             run.save_config()
@@ -107,7 +109,7 @@ def train(
         for part in model.stages():
             part.learned(False)
         if stages[0].prepare is not None:
-            _load_before(run, model, stages[0], again)
+            run.load_weights(model)
         with _interruptible() as stop:
             done = [_run_stage(run, model, part, batches, progress, stop) for part in stages]
     if not any(done):
@@ -129,6 +131,14 @@ def _chosen(stages: tuple[Stage, ...], name: str | None) -> list[Stage]:
     return [s for s in stages if name in (None, s.name)]
 
 
+def _check_tables(config: Training, stages: tuple[Stage, ...]) -> None:
+    """Raise ConfigError for settings of a stage that the model does not have, where it has several."""
+    names = [s.name for s in stages]
+    for table in config.tables() if len(stages) > 1 else ():
+        if not any(f"{name}.".startswith(f"{table}.") for name in names):
+            raise ConfigError(f"train.stages.{table}: no such stage{did_you_mean(table, names)}")
+
+
 def _check_trained_before(
     old: Run | None, all_stages: tuple[Stage, ...], chosen: list[Stage], recipe: str | Path, path: Path
 ) -> None:
@@ -141,13 +151,17 @@ def _check_trained_before(
         )
 
 
-def _load_before(run: Run, model: Model, stage: Stage, again: str | None) -> None:
-    """Put a run's weights into the model, but for those of a stage that starts over."""
-    new = {k: t.clone() for k, t in (stage.model or model).state_dict().items()}
-    run.load_weights(model)
-    if again is not None:
-        (stage.model or model).load_state_dict(new)
-        stage.learned(False)
+def _forget(run: Run, stage: Stage) -> None:
+    """Let a stage begin anew. What was trained in it goes first, since its model may be another one now."""
+    run.forget_state(stage.name)
+    _cut(run.log_path, stage.name, -1)
+    if stage.prepare is not None:
+        run.forget_prior()
+        model = run.load()
+        for part in model.stages():
+            if part.name == stage.name:
+                part.learned(False)
+        run.save_model(model)
 
 
 def _run_stage(
@@ -199,22 +213,23 @@ def _unreadable(images: Any) -> str:
 
 
 # what a run is; how it goes on (its length, its rate, what it saves) may change
-_FIXED_IN_STAGES = (".batch", ".averaging", ".skip", ".optimizer.type")
-_FIXED = ("model.", "data.", "seed", "train.batch", "train.averaging", "train.skip", "train.optimizer.type")
+_FIXED = ("model.", "data.", "seed")
+_FIXED_IN_TRAINING = ("batch", "averaging", "skip", "optimizer.type")  # of all stages, or of one
 
 
 def _continued(old: Recipe, asked: Recipe, changed: Recipe, progress: Progress, again: str | None = None) -> Recipe:
     """A run's own configuration with the changes that were asked for, not all of the recipe's anew.
 
-    again: a stage that starts over, so that its model and training may be others.
+    again: a stage that starts over, so that its own model and training may be others.
 
     Raises ConfigError where another thing would be trained.
     """
     a, b, c = _flat(dump(old)), _flat(dump(asked)), _flat(dump(changed))
     keys = sorted(a.keys() | b.keys() | c.keys())
-    refused = [k for k in keys if a.get(k) != b.get(k) and _is_fixed(k, again)]
+    refused = [k for k in keys if a.get(k) != b.get(k) and _is_fixed(k) and not k.startswith(_own(old, again))]
     if refused:
-        shown = "; ".join(f"{k} was {json.dumps(a.get(k))}, now {json.dumps(b.get(k))}" for k in refused)
+        shown = "; ".join(f"{k} was {json.dumps(a.get(k))}, now {json.dumps(b.get(k))}" for k in refused[:_SHOWN])
+        shown += f"; and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
         raise ConfigError(f"{shown}: not the run's options; resume with the ones it was begun with, or --overwrite it")
     news = [f"{k} was {json.dumps(a.get(k))}, is {json.dumps(c.get(k))}" for k in keys if a.get(k) != c.get(k)]
     kept = [f"{k}={json.dumps(c.get(k))}" for k in keys if c.get(k) != b.get(k) and not k.startswith("about.")]
@@ -225,17 +240,34 @@ def _continued(old: Recipe, asked: Recipe, changed: Recipe, progress: Progress, 
     return changed
 
 
-def _is_fixed(key: str, again: str | None) -> bool:
+_SHOWN = 8  # of the options that are refused
+
+
+def _is_fixed(key: str) -> bool:
     """Whether a run goes on only if this is the same."""
-    if again is not None and (key.startswith("train.") or key == "model.priors"):
-        return False
-    of_stage = key.startswith("train.stages.") and key.endswith(_FIXED_IN_STAGES)
-    return key.startswith(_FIXED) or of_stage
+    if not key.startswith("train."):
+        return key.startswith(_FIXED)
+    parts = key.split(".")
+    while parts and (parts[0] in ("train", "stages") or parts[0] not in Training.model_fields):
+        parts = parts[1:]  # train.stages.prior.top.batch -> batch
+    return ".".join(parts).startswith(_FIXED_IN_TRAINING)
+
+
+def _own(recipe: Recipe, stage: str | None) -> tuple[str, ...]:
+    """The beginnings of the keys that are of a stage alone: train.stages.prior.top., model.priors.0."""
+    if stage is None:
+        return ()
+    levels = recipe.model.levels if isinstance(recipe.model, VQVAE.Config) else ()
+    priors = [f"prior.{name}" for name in level_names(len(levels))] if levels else []
+    return f"train.stages.{stage}.", *(f"model.priors.{l}." for l, name in enumerate(priors) if name == stage)
 
 
 def _flat(table: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Every value by its whole key; the items of a list of tables go by number."""
     flat: dict[str, Any] = {}
     for k, v in table.items():
+        if isinstance(v, list) and v and all(isinstance(item, dict) for item in v):
+            v = {str(i): item for i, item in enumerate(v)}
         flat |= _flat(v, f"{path}{k}.") if isinstance(v, dict) else {path + k: v}
     return flat
 
@@ -569,12 +601,10 @@ class Loop:
             tensors |= {f"guard.{t}.norms": guard.norms, f"guard.{t}.skipped": guard.skipped}
             for i, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{t}.{i}.{k}": v for k, v in state.items()}
-        size = self.run.log_path.stat().st_size if self.run.log_path.exists() else 0
         values = {name: getattr(self, name) for name in _SAVED} | {
             "best": None if self.best == -math.inf else self.best,
             "guard_counts": [g.count for g in self.guards],
             "window": self.terms if self.window is not None else [],
-            "log_bytes": size,
             "machine": _machine(self.device),
             "made_by": self.made_by,
         }
@@ -603,7 +633,7 @@ class Loop:
         self.finished &= self.step >= self.steps or self._out_of_patience()
         if self.finished:
             return
-        _truncate(self.run.log_path, values["log_bytes"])
+        _cut(self.run.log_path, self.stage.name, self.step)
         now = _machine(self.device)
         changed = [f"{k} was {v}, is {now.get(k)}" for k, v in values["machine"].items() if v != now.get(k)]
         if changed:
@@ -654,11 +684,22 @@ def _summary_writer() -> Any:
     return SummaryWriter
 
 
-def _truncate(path: Path, size: int) -> None:
-    """Cut the lines that were written after the restored state."""
-    if path.exists() and path.stat().st_size > size:
-        with path.open("r+b") as file:
-            file.truncate(size)
+def _cut(path: Path, stage: str, step: int) -> None:
+    """Remove the lines of a log that were written of a stage after a step, and one that was cut off in writing."""
+    if not path.is_file():
+        return
+
+    def stays(line: bytes) -> bool:
+        with suppress(ValueError, KeyError, TypeError):
+            values = json.loads(line)
+            return line.endswith(b"\n") and (values["stage"] != stage or values["step"] <= step)
+        return False
+
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if stays(line)]
+    if len(kept) < len(lines):
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"".join(kept))
 
 
 def _machine(device: torch.device) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +53,35 @@ def prepared(folder: Path, images: Batches, prepare: Prepare, made_by: str, told
     full; a folder half written is never left under the name.
     """
     mirrored = (False, True) if images.flip else (False,)
-    wanted = {"weights": made_by, "n": len(images), "mirrored": images.flip, "parts": list(prepare.names)}
-    if _facts(folder) != wanted:
+    n = len(images) * len(mirrored)
+    wanted = {"weights": made_by, "n": n, "parts": list(prepare.names)}
+    parts = _kept(folder, prepare, wanted)
+    if parts is None:
         _make(folder, images, prepare, mirrored, wanted, told)
-    parts = tuple(torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode="c")) for name in prepare.names)
+        parts = _parts(folder, prepare)
     y = None if images.y is None else images.y.repeat(len(mirrored))
     return Prepared(parts, y, prepare, images.device)
 
 
-def _facts(folder: Path) -> Any:
-    """What the folder says it holds; None where there is nothing whole."""
+def _kept(folder: Path, prepare: Prepare, wanted: dict[str, Any]) -> tuple[Tensor, ...] | None:
+    """What is kept; None where that is nothing whole, or not what is wanted."""
     try:
-        return json.loads((folder / "made_by.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if json.loads((folder / "made_by.json").read_text(encoding="utf-8")) != wanted:
+            return None
+        parts = _parts(folder, prepare)
+    except (OSError, ValueError, EOFError):
         return None
+    return parts if all(_fits(p, wanted["n"], s) for p, s in zip(parts, prepare.spaces, strict=True)) else None
+
+
+def _fits(part: Tensor, n: int, space: Space) -> bool:
+    """Whether these are n events of a space."""
+    inside = space.levels is None or (int(part.min()) >= 0 and int(part.max()) < space.levels)
+    return tuple(part.shape) == (n, *space.shape) and inside
+
+
+def _parts(folder: Path, prepare: Prepare) -> tuple[Tensor, ...]:
+    return tuple(torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode="c")) for name in prepare.names)
 
 
 def _make(
@@ -88,8 +104,8 @@ def _make(
 def _write(folder: Path, images: Batches, prepare: Prepare, mirrored: tuple[bool, ...], told: Told) -> None:
     """Row after row, so that a full disk is an error, and not a signal from a memory map."""
     total, done = len(images) * len(mirrored), 0
-    files = [(folder / f"{name}.npy").open("wb") for name in prepare.names]
-    try:
+    with ExitStack() as stack:
+        files = [stack.enter_context((folder / f"{name}.npy").open("wb")) for name in prepare.names]
         for file, space in zip(files, prepare.spaces, strict=True):
             header = {"descr": _dtype(space).str, "fortran_order": False, "shape": (total, *space.shape)}
             np.lib.format.write_array_header_1_0(file, header)
@@ -100,9 +116,6 @@ def _write(folder: Path, images: Batches, prepare: Prepare, mirrored: tuple[bool
                     file.write(part.cpu().numpy().astype(_dtype(space)).tobytes())
                 done += len(batch.index)
                 told(done, total)
-    finally:
-        for file in files:
-            file.close()
 
 
 def _dtype(space: Space) -> np.dtype:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pydantic import Field
@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from lowerbound.config import Component
 from lowerbound.distributions import Point, check_truncation
-from lowerbound.errors import ConfigError, ModelError, did_you_mean
+from lowerbound.errors import ConfigError, ModelError, UserError, did_you_mean
 from lowerbound.families import Bernoulli, Family, Head, Noiseless
 from lowerbound.models.autoregressive import Advance, Autoregressive
 from lowerbound.models.base import (
@@ -31,6 +31,7 @@ from lowerbound.models.base import (
     conditions,
 )
 from lowerbound.networks.base import halvings
+from lowerbound.networks.made import MADE
 from lowerbound.networks.strided import Blocks, Down, Up, enlarged
 from lowerbound.quantizers import VQ, Quantized, Quantizer
 
@@ -100,17 +101,17 @@ class VQVAE(LatentModel):
 
         @classmethod
         def example(cls) -> tuple["VQVAE.Config", Space, tuple[Space, ...]]:
-            prior = Autoregressive.Config.example()[0]
+            prior = Autoregressive.Config(network=MADE.Config(hidden=(4,)), context=4, context_blocks=1, embedding=2)
             level = Level(factor=2, quantizer=VQ.Config(codes=3, dim=2, initial=0))
             config = cls(levels=(level,), priors=(prior,), likelihood=Bernoulli(), width=4, inner=2, blocks=1)
-            return config, Space((1, 2, 2), levels=2), ()
+            return config, Space((1, 2, 4), levels=2), ()
 
     prior_learned: Tensor
 
     def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
         super().__init__(config, space, given)
         L, width = len(config.levels), config.width
-        _check(config, space)
+        _check(config, space, given)
         self.names = level_names(L)
         factors = [level.factor for level in config.levels]
         between = [coarse // fine for coarse, fine in pairwise(factors)]  # [L - 1]
@@ -133,9 +134,18 @@ class VQVAE(LatentModel):
         H, W = space.shape[-2:]
         self.spaces = tuple(q.space((H // f, W // f)) for q, f in zip(self._quantizers, factors, strict=True))
         self.priors: nn.ModuleList = nn.ModuleList(
-            p.build(self.spaces[l], (*given, *self.spaces[:l])) for l, p in enumerate(config.priors)
+            _built_prior(config, l, self.spaces[l], (*given, *self.spaces[:l])) for l in range(len(config.priors))
         )
         self.register_buffer("prior_learned", torch.ones(len(config.priors), dtype=torch.bool))
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+        """As of every module; but a prior that was not trained yet when they were saved keeps its own weights, since
+        it may be configured anew before it is."""
+        learned = state_dict.get("prior_learned", self.prior_learned)
+        waiting = tuple(f"priors.{l}." for l, yes in enumerate(learned.tolist()) if not yes)
+        own = {k: t for k, t in self.state_dict().items() if k.startswith(waiting)}
+        others = {k: t for k, t in state_dict.items() if not k.startswith(waiting)}
+        return super().load_state_dict(others | own, strict, assign)
 
     @property
     def _quantizers(self) -> list[Quantizer]:
@@ -224,8 +234,6 @@ class VQVAE(LatentModel):
         return tuple(q.decode(c) for q, c in zip(self._quantizers, codes, strict=True))
 
     def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
-        if len(z) != len(self.spaces):
-            raise ModelError(f"decode: expected codes of {' and '.join(self.names)}, got {len(z)} grids")
         batch = z[0].shape[: z[0].dim() - len(self.spaces[0].shape)]  # [..., B]
         flat = tuple(codes.reshape(-1, *space.shape) for codes, space in zip(z, self.spaces, strict=True))
         h = self._decode(self.vectors(flat))
@@ -234,9 +242,12 @@ class VQVAE(LatentModel):
     def decode(self, z: Tensor | tuple[Tensor, ...], y: Y = None) -> Distribution:
         """p(x|z) for codes of every level, the coarsest first, [..., B, h, w] each. Raises ModelError for others."""
         z = (z,) if isinstance(z, Tensor) else z
-        for codes, space in zip(z, self.spaces, strict=False):
-            if tuple(codes.shape[codes.dim() - len(space.shape) :]) != space.shape:
-                raise ModelError(f"decode: expected codes of {list(space.shape)}, got {list(codes.shape)}")
+        if len(z) != len(self.spaces):
+            raise ModelError(f"decode: expected codes of {' and '.join(self.names)}, got {len(z)} grids")
+        batch = z[0].shape[: max(1, z[0].dim() - len(self.spaces[0].shape))]
+        for codes, space in zip(z, self.spaces, strict=True):
+            if codes.shape != (*batch, *space.shape):
+                raise ModelError(f"decode: expected codes of {[*batch, *space.shape]}, got {list(codes.shape)}")
             check_events(codes.reshape(-1, *space.shape), space)
         return self.likelihood(z, y)
 
@@ -282,7 +293,7 @@ class VQVAE(LatentModel):
         codes = tuple(q.codes for q in quantized)
         h = self._decode([q.z for q in quantized])
         p_x = self.likelihood_head(h.expand(draws, *h.shape))
-        log_pz = self.log_p_codes(codes, y).T.expand(draws, len(x), -1)
+        log_pz = self._log_pz(codes, y, draws)
         return ElboTerms(
             x=x,
             p_x=p_x,
@@ -299,14 +310,18 @@ class VQVAE(LatentModel):
 
         codes: of all levels, or of the coarsest alone.
         """
+        return self._log_pz(codes, y, 1)[0].T
+
+    def _log_pz(self, codes: tuple[Tensor, ...], y: Y, draws: int) -> Tensor:
+        """The same for this many draws of the noise that a prior may have: [K, B, L]."""
         given, found = conditions(y, self.given), []
         for l, (z, space, learned) in enumerate(zip(codes, self.spaces, self.learned, strict=False)):
             if learned:
-                found.append(self._priors[l].log_density(z, (*given, *codes[:l])))
+                log_p = self._priors[l].log_weights(z, (*given, *codes[:l]), draws)  # [K or 1, B]
             else:
-                nats = space.dims * math.log(space.levels or 1)
-                found.append(torch.full((len(z),), -nats, device=z.device, dtype=torch.get_default_dtype()))
-        return torch.stack(found)
+                log_p = torch.tensor(-space.dims * math.log(space.levels or 1), device=z.device)
+            found.append(log_p.expand(draws, len(z)))
+        return torch.stack(found, -1)
 
     # ---- drawing
 
@@ -406,8 +421,8 @@ class VQVAE(LatentModel):
         )
 
 
-def _check(config: VQVAE.Config, space: Space) -> None:
-    """Raise ConfigError or ModelError for levels that do not fit each other or the images."""
+def _check(config: VQVAE.Config, space: Space, given: tuple[Space, ...]) -> None:
+    """Raise ConfigError or ModelError for levels that do not fit each other or the images, and labels of no use."""
     if len(space.shape) != 3:
         raise ConfigError(f"model: a VQVAE takes images, got events of shape {list(space.shape)}")
     factors = [level.factor for level in config.levels]
@@ -420,7 +435,23 @@ def _check(config: VQVAE.Config, space: Space) -> None:
         raise ConfigError(
             f"model.priors: expected none or one for each of the {len(factors)} levels, got {len(config.priors)}"
         )
+    if given and not config.priors:
+        raise ConfigError("data.label: only the priors of a VQVAE are given labels; set model.priors, or label=false")
     halvings(space.shape, factors[0].bit_length() - 1)
+
+
+def _built_prior(config: VQVAE.Config, l: int, space: Space, given: tuple[Space, ...]) -> Model:
+    """The prior of a level. Raises ConfigError for one that is none of codes."""
+    try:
+        prior = config.priors[l].build(space, given)
+    except UserError as e:
+        told = str(e)
+        raise ConfigError(
+            f"model.priors.{l}{'.' if told.startswith('model.') else ': '}{told.removeprefix('model.')}"
+        ) from None
+    if prior.density is Density.NONE:
+        raise ConfigError(f"model.priors.{l}: expected a model with a density, got {config.priors[l].type_name()}")
+    return prior
 
 
 def _further(advance: Advance, before: int, total: int, own: int) -> Advance:

@@ -46,12 +46,16 @@ class Training(Component):
 
     @model_validator(mode="after")
     def _check_stages(self) -> "Training":
-        for name in _tables(self.stages):
+        for name in self.tables():
             try:
                 self.of(name)
             except ConfigError as e:
                 raise ValueError(f"stages.{name}: {e}") from None
         return self
+
+    def tables(self) -> Iterator[str]:
+        """The stages that have settings: `prior`, `prior.top`."""
+        return _tables(self.stages)
 
     def of(self, stage: str) -> "Training":
         """The training of a stage: of `prior.top`, with what stages.prior changes, and then stages.prior.top."""

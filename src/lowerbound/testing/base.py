@@ -71,7 +71,8 @@ def expect_in_space(x: Tensor, n: int, space: Space) -> None:
     if space.levels is None:
         expect_finite("a sample", x)
     else:
-        expect(bool(((x >= 0) & (x < space.levels)).all()), f"a sample is outside [0, {space.levels})")
+        inside = (x >= 0) & (x.long() < space.levels)  # no uint8 is less than 256 as a uint8
+        expect(bool(inside.all()), f"a sample is outside [0, {space.levels})")
 
 
 # ---- what holds but for chance

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.errors import ModelError, UserError
-from lowerbound.models.base import Density, LatentModel, Model, Space, Y
+from lowerbound.models.base import Density, LatentModel, Model, Space, Stage, Y
 from lowerbound.noise import KeyedNoise, seeded
 from lowerbound.priors import Prior
 from lowerbound.testing.base import (
@@ -132,12 +132,21 @@ def model_gradients_reach_every_parameter(case: ModelCase) -> None:
     def losses(i: int) -> Iterator[tuple[nn.Module, Tensor]]:
         model = case.build("gradient", i).train()
         for stage in model.stages():
-            for turn in stage.turns if stage.prepare is None else ():
-                parts = nn.ModuleDict({str(n): part for n, part in enumerate(turn.parts)})
+            x, y = _prepared(stage, case.x(16, i), case.y(16, i))
+            for turn in stage.turns:
+                parts = nn.ModuleDict(
+                    {f"{stage.name}_{n}".replace(".", "_"): part for n, part in enumerate(turn.parts)}
+                )
                 if any(True for _ in parts.parameters()):
-                    yield parts, turn.loss(case.x(16, i), case.y(16, i), 10**6).value
+                    yield parts, turn.loss(x, y, 10**6).value
 
     expect_gradients(losses)
+
+
+@torch.no_grad()
+def _prepared(stage: Stage, x: Tensor, y: Y) -> tuple[Tensor, Y]:
+    """Events and their condition as a stage takes them."""
+    return (x, y) if stage.prepare is None else stage.prepare.given(stage.prepare.make(x), y)
 
 
 def model_loss_neither_syncs_nor_leaves_its_device(case: ModelCase) -> None:
@@ -171,14 +180,19 @@ def model_density_is_what_it_says(case: ModelCase) -> None:
         value = model.log_density(x, y, draws=3)
         expect_shape("log_density", value, (5,))
         expect_finite("log_density", value)
-        if model.density is Density.EXACT:
-            expect_equal("two calls of an exact log_density", model.log_density(x, y), value)
+        if not model.noisy:
+            expect_equal("two calls of a log_density without noise", model.log_density(x, y), value)
 
 
 def model_draws_are_as_many_as_asked(case: ModelCase) -> None:
     with double(), torch.no_grad():
         model = case.build()
-        if model.density is not Density.BOUND:
+        if model.density is Density.NONE:
+            return
+        if not model.noisy:
+            log_w = model.log_weights(case.x(5), case.y(5), 3)
+            expect(len(log_w) in (1, 3), f"log_weights of 3 draws has {len(log_w)}")
+            expect_equal("draws without noise", log_w, log_w[:1].expand_as(log_w), 0.0)
             return
         n, k = 2000, 16
         x, y = case.x(1).expand(n, *case.space.shape), case.one_y(n)
@@ -212,7 +226,7 @@ def model_rows_are_independent(case: ModelCase) -> None:
 def model_noise_does_not_depend_on_chunks(case: ModelCase) -> None:
     with double():
         model, x, y = case.build(), case.x(3), case.y(3)
-        if model.density is Density.BOUND:
+        if model.noisy:
             whole, cut = (_keyed_weights(model, x, y, range(3), chunks) for chunks in ([5], [2, 1, 2]))
             expect_equal("log_weights in one chunk and in three", cut, whole)
 
@@ -265,8 +279,8 @@ def model_uses_its_condition(case: ModelCase) -> None:
 
 
 def model_is_a_probability(case: ModelCase) -> None:
-    """Over a world small enough to be counted, what it says adds up to 1 (a noisy bound: to no more), and samples have
-    the frequencies it says."""
+    """Over a world small enough to be counted, what it says adds up to 1 (a bound: to no more), and samples have the
+    frequencies it says."""
     with double(), torch.no_grad(), seeded("world"):
         # shaken little: where q is far from the posterior, the mean of the weights has no known error
         model, world = case.build(shake=0.1), all_events(case.space, 256)
@@ -275,12 +289,15 @@ def model_is_a_probability(case: ModelCase) -> None:
         if world is None:
             _real_model_is_a_probability(case, model)
             return
-        log_w = model.log_weights(world, case.one_y(len(world)), 1 if model.density is Density.EXACT else MANY)
+        log_w = model.log_weights(world, case.one_y(len(world)), MANY if model.noisy else 1)
         if not model.unbiased:
             total = float(log_w.mean(0).exp().sum())
             expect(total < 1.01, f"the bounds of all events add up to {total:.4f}")
             return
         w = log_w.exp()  # [K, N]
+        if not model.noisy and model.density is Density.BOUND:
+            expect(float(w.sum()) < 1 + 1e-9, f"the bounds of all events add up to {float(w.sum()):.9f}")
+            return
         if model.density is Density.EXACT:
             expect_equal("the probabilities of all events and 1", w.sum(1), torch.ones(1), 1e-8)
         elif expect_at_most_one(w.sum(1)):
