@@ -88,7 +88,7 @@ def train(
     shown = _progress()
     if dry_run:
         report = dry.run(recipe, data=data, changes=list(changes), device=device, progress=shown)
-        _print(report, json, _table)
+        _print(report, json, _costs)
         return
     try:
         run = run_training(
@@ -902,6 +902,22 @@ def _table(rows: Any) -> Any:
     for row in rows:
         table.add_row(*map(_cell, row.values()))
     return table
+
+
+def _costs(report: dict[str, Any]) -> Any:
+    """A dry run: what there is to say of all, then a column for each stage."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+
+    whole = _table({k: v for k, v in report.items() if k != "stages"})
+    if "stages" not in report:
+        return whole
+    columns = report["stages"]
+    table = Table("stage", *(stage["stage"] for stage in columns), box=box.SIMPLE)
+    for name in list(columns[0])[1:]:
+        table.add_row(name, *(_cell(stage[name]) for stage in columns))
+    return Group(whole, table)
 
 
 def _cell(value: Any) -> str:

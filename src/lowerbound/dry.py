@@ -6,74 +6,147 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowerbound import recipes
 from lowerbound.data.batches import Batches
+from lowerbound.data.prepared import in_memory
+from lowerbound.models.base import Model, Stage
+from lowerbound.noise import key, seeded
 from lowerbound.optimization import Guard
 from lowerbound.progress import Progress
+from lowerbound.recipes import Recipe, Training
 from lowerbound.run import Facts
 from lowerbound.train import pick_device
+
+_TIMED, _SECONDS = 7, 20.0  # so many steps are timed, or as many as begin within the time
+_IMAGES = 4  # are turned into what a later stage is trained on
 
 
 def run(
     recipe: str | Path, *, data: str | None, changes: list[str], device: str = "auto", progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Parameters, memory, counted FLOPs of a step (forward and backward), steps, and the time expected for them."""
+    """Parameters, memory, counted FLOPs of a step (forward and backward), steps, and the time expected for them.
+
+    Of a model of several stages, a list of that under `stages`, and the sums. What a later stage is trained on comes
+    from the untrained model. Of steps that take long, fewer are timed: the report says how many.
+    """
     config = recipes.load(recipe, changes)
     config = config if data is None else recipes.override(config, {"data": {"source": data}})
     where = pick_device(device)
     images = config.data.open("train", progress=(progress or Progress()).count("decoding"))
     facts = Facts.of(images, config)
-    model = config.model.build(facts.space, facts.given(config)).to(where)
-    batches = Batches(images, where, binarize=facts.binarizes, label=config.data.label)
-    optimizer = config.train.optimizer.build(model.parameters())
-    guard = Guard(optimizer, config.train.clip, config.train.skip, where)
-    parameters = list(model.parameters())
-
-    def step(i: int) -> None:
-        x, y = batches.training(i, config.train.batch, config.seed)
-        loss = model.loss(x, y, i).value
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        guard.step(parameters)
-        if where.type == "cuda":
-            torch.cuda.synchronize(where)
-
-    with FlopCounterMode(display=False) as counter:
-        step(0)
-    seconds = []
-    for i in range(1, 8):
-        start = time.perf_counter()
-        step(i)
-        seconds.append(time.perf_counter() - start)
-    steps = config.train.total_steps(len(images))
-    count = sum(p.numel() for p in parameters)
-    copies = 4 + (config.train.averaging is not None)  # weights, gradients, two moments, the average
-    return {
+    with seeded(config.seed, "weights", device=where):
+        model = config.model.build(facts.space, facts.given(config)).to(where)
+        batches = Batches(images, where, binarize=facts.binarizes, label=config.data.label, flip=config.data.flip)
+        stages = [_stage(model, stage, batches, config) for stage in model.stages()]
+    about = {
         "recipe": str(recipe),
         "data": f"{facts.name}, {facts.images} images of {list(facts.shape)}",
-        "parameters": count,
-        "memory of weights and optimizer, MB": round(count * 4 * copies / 1e6, 1),
-        "memory of a batch's activations, MB": round(_activations(model, batches, config.train.batch) / 1e6, 1),
+    }
+    if len(stages) == 1:
+        return about | stages[0]
+    named = [{"stage": s.name, **cost} for s, cost in zip(model.stages(), stages, strict=True)]
+    summed = {k: sum(cost[k] for cost in stages) for k in ("parameters", "expected minutes")}
+    return about | {"parameters": summed["parameters"], "stages": named} | summed
+
+
+def _stage(model: Model, stage: Stage, batches: Batches, config: Recipe) -> dict[str, Any]:
+    """The costs of one stage."""
+    training = config.train.of(stage.name)
+    images: Any = batches
+    if stage.prepare is not None:
+        model.eval()
+        images = in_memory(batches, stage.prepare, min(_IMAGES, len(batches)))
+    steps = _Steps(model, stage, images, training, config.seed)
+    with FlopCounterMode(display=False) as counter:
+        seconds = [steps.timed(0, steps.keeping)]
+    if seconds[0] < _SECONDS:
+        seconds.clear()
+        while len(seconds) < _TIMED and sum(seconds) < _SECONDS:
+            seconds.append(steps.timed(len(seconds) + 1, steps.step))
+    epoch = len(batches) * (2 if stage.prepare is not None and batches.flip else 1)
+    total = training.total_steps(epoch)
+    copies = 3 + (training.averaging is not None)  # gradients, two moments, the average
+    weights = sum(p.numel() for p in model.parameters())
+    return {
+        "parameters": steps.parameters,
+        "memory of weights and optimizer, MB": round(4 * (weights + copies * steps.parameters) / 1e6, 1),
+        "memory of a batch's activations, MB": round(steps.kept / 1e6, 1),
         "GFLOP per step": round(counter.get_total_flops() / 1e9, 3),
-        "steps": steps,
-        "epochs": round(steps * config.train.batch / len(images), 2),
-        "images per second": round(config.train.batch / median(seconds)),
-        "expected minutes": round(steps * median(seconds) / 60, 2),
+        "steps": total,
+        "epochs": round(total * training.batch / epoch, 2),
+        "timed steps": len(seconds),
+        "images per second": _figure(training.batch / median(seconds)),
+        "expected minutes": round(total * median(seconds) / 60, 2),
     }
 
 
-def _activations(model: torch.nn.Module, batches: Batches, size: int) -> int:
-    """Bytes that the backward pass keeps of a batch."""
-    kept: dict[int, int] = {}
+class _Steps:
+    """The steps of a stage, as the training loop takes them."""
 
-    def pack(t: torch.Tensor) -> torch.Tensor:
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
+    def __init__(self, model: Model, stage: Stage, images: Any, training: Training, seed: int):
+        self.stage, self.images, self.training, self.seed = stage, images, training, key(seed, stage.name)
+        self.trained = stage.model or model
+        self.trained.train()
+        self.each = [[p for part in turn.parts for p in part.parameters()] for turn in stage.turns]
+        self.parameters = sum(p.numel() for ps in self.each for p in ps)
+        optimizers = [training.optimizer.build(ps) for ps in self.each]
+        self.guards = [Guard(o, training.clip, training.skip, images.device) for o in optimizers]
+        self.held = {StorageWeakRef(t.untyped_storage()).cdata for t in (*model.parameters(), *model.buffers())}
+        self.kept = 0  # bytes between the forward and the backward pass, where `keeping` looked
 
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        x, y = batches.training(0, size, 0)
-        held = model.loss(x, y, 0)  # pyright: ignore[reportCallIssue]  # noqa: F841
-    return sum(size for pointer, size in kept.items() if pointer not in weights)
+    def timed(self, i: int, step: Any) -> float:
+        begun = time.perf_counter()
+        step(i)
+        if self.images.device.type == "cuda":
+            torch.cuda.synchronize(self.images.device)
+        return time.perf_counter() - begun
+
+    def step(self, i: int, made: "_Made | None" = None) -> None:
+        x, y = self.images.training(i, self.training.batch, self.seed)
+        for turn, guard, parameters in zip(self.stage.turns, self.guards, self.each, strict=True):
+            if made is None:
+                loss = turn.loss(x, y, i).value
+            else:
+                with made:
+                    loss = turn.loss(x, y, i).value
+                self.kept = max(self.kept, made.alive(self.held))
+            for p in parameters:
+                p.grad = None
+            loss.backward()
+            guard.step(parameters)
+        self.trained.after_step()
+
+    def keeping(self, i: int) -> None:
+        """A step that also measures what a batch keeps until its backward pass."""
+        self.step(i, _Made())
+
+
+class _Made(TorchDispatchMode):
+    """Remembers what is computed inside, without keeping it alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for t in tree_leaves(out):
+            if isinstance(t, Tensor):
+                ref = StorageWeakRef(t.untyped_storage())
+                self.storages[ref.cdata] = ref, t.untyped_storage().nbytes()
+        return out
+
+    def alive(self, but: set[int]) -> int:
+        """Bytes of what is still there, but for these storages."""
+        return sum(n for place, (ref, n) in self.storages.items() if place not in but and not ref.expired())
+
+
+def _figure(x: float) -> float:
+    """With two digits at least."""
+    return round(x) if x >= 10 else float(f"{x:.2g}")

@@ -110,12 +110,17 @@ def _write(folder: Path, images: Batches, prepare: Prepare, mirrored: tuple[bool
             header = {"descr": _dtype(space).str, "fortran_order": False, "shape": (total, *space.shape)}
             np.lib.format.write_array_header_1_0(file, header)
         for flip in mirrored:
-            for batch in images.in_order(256):
+            for batch in images.in_order(_at_once(images)):
                 parts = prepare.make(batch.x.flip(-1) if flip else batch.x)
                 for file, part, space in zip(files, parts, prepare.spaces, strict=True):
                     file.write(part.cpu().numpy().astype(_dtype(space)).tobytes())
                 done += len(batch.index)
                 told(done, total)
+
+
+def _at_once(images: Batches) -> int:
+    """How many images are turned at once: 256, of large ones as many as 5 of 3x1024x1024."""
+    return max(1, min(256, 2**24 // images.x[0].numel()))
 
 
 def _dtype(space: Space) -> np.dtype:
