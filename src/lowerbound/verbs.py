@@ -97,7 +97,7 @@ def evaluate(
     return report
 
 
-_LIKELIHOODS = ("elbo", "nll", "bits_per_dim", "kl", "distortion")
+_LIKELIHOODS = ("elbo", "nll", "bits_per_dim", "kl", "distortion", "bits_per_code", "rate")
 
 
 def _entry(run: Run, name: str, value: Value) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """How well an image comes back from its code, and how many dimensions of the code are used."""
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +19,8 @@ class Reconstruction(Metric):
     """The error of the mean of p(x|z) at the posterior mean of z, on pixels scaled to [0, 1].
 
     mse: mean over pixels; squared_error: their sum, per image; psnr: -10 log10(mse), averaged over images; ssim: the
-    structural similarity, 1 for the image itself, averaged over images.
+    structural similarity, 1 for the image itself, averaged over images. Of several levels of codes also those of what
+    the coarsest alone decode to: mse.top is that of the top level, mse.middle that of the top and the middle one.
     """
 
     names: ClassVar[tuple[str, ...]] = ("mse", "squared_error", "psnr", "ssim")
@@ -31,20 +33,40 @@ class Reconstruction(Metric):
     ) -> dict[str, Value]:
         assert isinstance(model, LatentModel)
         assert model.space.levels is not None
-        found, similar = [], []
+        squared: dict[str, list[np.ndarray]] = {}
+        similar: dict[str, list[np.ndarray]] = {}
         for batch in images.in_order(rows_at_once(model), limit):
-            x, r = (v.double() / (model.space.levels - 1) for v in (batch.x, reconstruct(model, batch.x, batch.y)))
-            found.append((r - x).square().flatten(1).sum(1).cpu().numpy())
-            similar += [ssim(*part).cpu().numpy() for part in zip(r.split(256), x.split(256), strict=True)]
+            x = batch.x.double() / (model.space.levels - 1)
+            for suffix, r in _reconstructions(model, batch.x, batch.y):
+                r = r.double() / (model.space.levels - 1)
+                squared.setdefault(suffix, []).append((r - x).square().flatten(1).sum(1).cpu().numpy())
+                parts = [ssim(*part).cpu().numpy() for part in zip(r.split(256), x.split(256), strict=True)]
+                similar.setdefault(suffix, []).extend(parts)
             advance(len(batch.index))
-        squared = np.concatenate(found)
-        mse = squared / model.space.dims
         return {
-            "mse": Value.mean(mse, "per pixel"),
-            "squared_error": Value.mean(squared, "per image"),
-            "psnr": Value.mean(-10 * np.log10(np.maximum(mse, 1e-12)), "dB"),
-            "ssim": Value.mean(np.concatenate(similar), "of at most 1"),
+            name + suffix: value
+            for suffix in squared
+            for name, value in _values(np.concatenate(squared[suffix]), np.concatenate(similar[suffix]), model).items()
         }
+
+
+def _reconstructions(model: LatentModel, x: Tensor, y: Tensor | None) -> Iterator[tuple[str, Tensor]]:
+    """From all of z, with no suffix; and from the coarsest levels of codes alone."""
+    yield "", reconstruct(model, x, y)
+    if isinstance(model, VQVAE):
+        for l, name in enumerate(model.names[:-1]):
+            yield f".{name}", model.partial(x, model.names[: l + 1])
+
+
+def _values(squared: np.ndarray, similar: np.ndarray, model: LatentModel) -> dict[str, Value]:
+    """From the squared errors [N] and the similarities [N] of images."""
+    mse = squared / model.space.dims
+    return {
+        "mse": Value.mean(mse, "per pixel"),
+        "squared_error": Value.mean(squared, "per image"),
+        "psnr": Value.mean(-10 * np.log10(np.maximum(mse, 1e-12)), "dB"),
+        "ssim": Value.mean(similar, "of at most 1"),
+    }
 
 
 class ActiveUnits(Metric):
