@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound import compare_page, fitting, pictures
+from lowerbound import compare_page, drawing, fitting, pictures
 from lowerbound.anchors import anchors
 from lowerbound.config import Component
 from lowerbound.data.base import Images
 from lowerbound.data.batches import Batches, binarized
 from lowerbound.errors import ConfigError, ModelError, RunError
 from lowerbound.files import replacing
-from lowerbound.metrics.base import Advance, Value, measure, rows_at_once
+from lowerbound.metrics.base import Advance, Value, measure
 from lowerbound.metrics.likelihood import NATS
 from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.base import Density, LatentModel, Model
@@ -296,12 +296,11 @@ def _drawn(entry: Entry, terms: Terms) -> tuple[np.ndarray | None, Timing | None
     y = None if y is None else y.to(terms.device)
 
     def draw() -> Tensor:
-        parts = torch.arange(n).split(rows_at_once(model))
         with seeded(terms.seed, "sample", device=terms.device):
-            return torch.cat([model.sample(len(part), None if y is None else y[part]) for part in parts])
+            return torch.from_numpy(drawing.draw(model, n, y).x)
 
     seconds, x = timed(draw, terms.device)
-    return x.cpu().numpy(), Timing(seconds / n, n, without_cache(model, n, y, terms))
+    return x.numpy(), Timing(seconds / n, n, without_cache(model, n, y, terms))
 
 
 def without_cache(model: Model, n: int, y: Tensor | None, terms: Terms) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """`train --dry-run`: what a training will cost, from its first steps on the real data, without a run folder."""
 
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -97,10 +98,11 @@ class _Steps:
         self.parameters = sum(p.numel() for ps in self.each for p in ps)
         optimizers = [training.optimizer.build(ps) for ps in self.each]
         self.guards = [Guard(o, training.clip, training.skip, images.device) for o in optimizers]
-        self.held = {StorageWeakRef(t.untyped_storage()).cdata for t in (*model.parameters(), *model.buffers())}
+        self.held = [*model.parameters(), *model.buffers()]
         self.kept = 0  # bytes between the forward and the backward pass, where `keeping` looked
 
-    def timed(self, i: int, step: Any) -> float:
+    def timed(self, i: int, step: Callable[[int], None]) -> float:
+        """Seconds of step i."""
         begun = time.perf_counter()
         step(i)
         if self.images.device.type == "cuda":
@@ -142,9 +144,10 @@ class _Made(TorchDispatchMode):
                 self.storages[ref.cdata] = ref, t.untyped_storage().nbytes()
         return out
 
-    def alive(self, but: set[int]) -> int:
-        """Bytes of what is still there, but for these storages."""
-        return sum(n for place, (ref, n) in self.storages.items() if place not in but and not ref.expired())
+    def alive(self, but: Iterable[Tensor]) -> int:
+        """Bytes of what is still there, but for these tensors."""
+        not_these = {StorageWeakRef(t.untyped_storage()).cdata for t in but}
+        return sum(n for place, (ref, n) in self.storages.items() if place not in not_these and not ref.expired())
 
 
 def _figure(x: float) -> float:

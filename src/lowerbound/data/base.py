@@ -142,7 +142,8 @@ def find(source: str, preparation: Preparation) -> Source:
         raise DataError(f"{source} is one image; expected a folder of images, a .zip or .tar of them, or an .npz")
     if path.is_file():
         raise DataError(f"{source}: expected a folder, {', '.join(SUFFIXES)} or .npz")
-    raise DataError(f"no data set or path {source!r}{did_you_mean(source, known)}")
+    near = did_you_mean(source, known)
+    raise DataError(f"no data set or path {source!r}{near}; your own images: --data FOLDER, .zip, .tar or .npz")
 
 
 def open_images(paths: Iterable[str | Path], data: Data, shape: Shape, levels: int = 256) -> np.ndarray:
