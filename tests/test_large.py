@@ -168,7 +168,7 @@ print(json.dumps(report))
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "side", "levels"), [("vqvae2-imagenet256", 256, 2), ("vqvae2-ffhq1024", 1024, 3)])
 def test_a_step_of_every_stage_and_a_sample_within_20_gb(here: Path, recipe: str, side: int, levels: int):
-    """In the papers' widths; 5 and 15 minutes on one core."""
+    """In the papers' widths: by the counted FLOPs some 5 and 15 minutes of one idle core."""
     one = [
         f"train.stages.prior{name}.batch=1" for name in ("", ".middle", ".bottom") if levels == 3 or name != ".middle"
     ]
