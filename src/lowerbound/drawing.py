@@ -199,15 +199,16 @@ def _given(y: Tensor | None, part: Tensor, model: Model) -> Tensor | None:
     return None if y is None else y[part].to(next(model.parameters()).device)
 
 
-def affordable(model: Autoregressive | VQVAE, most: int = 64) -> int:
-    """How many samples a picture shows that nobody asked for: `most`, or a smaller square of what takes longer to draw.
+def affordable(model: Autoregressive | VQVAE, most: int = 64, least: int = 4) -> int:
+    """How many samples a picture shows that nobody asked for: `most`, or a smaller square of what takes longer to draw,
+    or `least`.
 
     Measured on one core of a CPU, 64 images of 28x28 take 4 seconds by a network of a million parameters, and 16 of
     32x32x3 by one of five million 7.
     """
     priors = [p for p in model.priors if isinstance(p, Autoregressive)] if isinstance(model, VQVAE) else [model]
     products = sum(2 * sum(w.numel() for w in p.parameters()) * p.passes for p in priors)
-    return next((k for k in (64, 36, 16, 9) if k <= most and k * products <= AFFORDABLE), 4)
+    return next((k for k in (64, 36, 16, 9, 4) if k <= most and k * products <= AFFORDABLE), least)
 
 
 # ---- what is kept

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowerbound import fitting, recipes, verbs
+from lowerbound import drawing, fitting, recipes, verbs
 from lowerbound.config import dump
 from lowerbound.data.batches import Batches
 from lowerbound.data.prepared import Prepared, prepared
@@ -582,7 +582,8 @@ class Loop:
         model.eval()
         with seeded(self.seed, "pictures", device=self.device):
             if isinstance(model, LatentModel | Autoregressive) and model.can_sample:
-                verbs.draw_samples(self.run, model, 16 if slow else 64)
+                if not slow or self.device.type != "cpu" or drawing.affordable(model, 16, least=0):
+                    verbs.draw_samples(self.run, model, 16 if slow else 64)
             elif isinstance(model, VQVAE) and self.stage.prepare is None:
                 verbs.draw_reconstructions(self.run, model, next(self.valid.in_order(16)))
         self.trained.train()
