@@ -297,7 +297,7 @@ def test_a_stage_that_starts_over_leaves_the_others_as_they_are(recipe, finished
         assert in_a_process(lambda: train(recipe, killed, *OTHER_BOTTOM, **again)) == -signal.SIGKILL
     assert Run.open(killed).load().learned == (True, False)  # pyright: ignore[reportAttributeAccessIssue]
     assert not (killed / "pictures/samples.png").exists()
-    train(recipe, killed, resume=True)
+    train(recipe, killed, *OTHER_BOTTOM, resume=True)
     same(finished, killed)
 
 
