@@ -635,7 +635,7 @@ SHORT = ["train.steps=4", "train.stages.prior.steps=4", "train.stages.prior.bott
     [
         ["train.batch=1", "model.levels.0.quantizer.codes=500"],  # far fewer vectors than codes
         ["model.levels.0.quantizer.codes=1", "model.levels.1.quantizer.codes=1"],
-        ["model.likelihood=families.Noiseless", "model.likelihood.sigmoid=false"],
+        ["model.likelihood.type=families.Noiseless", "model.likelihood.sigmoid=false"],
         ["data.label=true", "data.flip=true", "model.levels.0.quantizer.type=quantizers.FSQ"],
     ],
 )
