@@ -1,6 +1,5 @@
 """A training in several stages: an autoencoder, its codes, kept on disk, and a prior over each level of them."""
 
-import errno
 import importlib
 import json
 import os
@@ -285,7 +284,7 @@ def test_a_stage_that_starts_over_leaves_the_others_as_they_are(recipe, finished
     train(recipe, finished, *OTHER_BOTTOM, **again)
     a, b = tensors(whole / "model.safetensors"), tensors(finished / "model.safetensors")
     assert all(torch.equal(a[k], b[k]) for k in a if not k.startswith("priors.1."))
-    assert b["priors.1.network.hidden.0.blocks.0.bias"].shape != a["priors.1.network.hidden.0.blocks.0.bias"].shape
+    assert a.keys() != b.keys()
     assert not (finished / "evaluation/test.json").exists()
     assert Run.open(finished).load().can_sample
     old, new = log(whole), log(finished)
@@ -298,15 +297,15 @@ def test_a_stage_that_starts_over_leaves_the_others_as_they_are(recipe, finished
         assert in_a_process(lambda: train(recipe, killed, *OTHER_BOTTOM, **again)) == -signal.SIGKILL
     assert Run.open(killed).load().learned == (True, False)  # pyright: ignore[reportAttributeAccessIssue]
     assert not (killed / "pictures/samples.png").exists()
-    train(recipe, killed, resume=True)
+    train(recipe, killed, *OTHER_BOTTOM, resume=True)
     same(finished, killed)
 
 
-@pytest.mark.parametrize("moment", ["_cut", "Run.forget_prior", "Run.save_model", "Run.save_config"])
+@pytest.mark.parametrize("moment", ["forget_state", "forget_prior", "save_model", "save_config"])
 def test_killed_while_a_stage_is_about_to_start_over(recipe, finished, monkeypatch, moment):
     """The autoencoder and the other prior are there whatever happens."""
     with monkeypatch.context() as m:
-        m.setattr(f"lowerbound.train.{moment}", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        m.setattr(Run, moment, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         again = lambda: train(recipe, finished, *OTHER_BOTTOM, stage="prior.bottom", overwrite=True)  # noqa: E731
         assert in_a_process(again) == -signal.SIGKILL
     assert Run.open(finished).load() is not None
@@ -327,7 +326,7 @@ def test_killed_while_a_stage_is_about_to_start_over(recipe, finished, monkeypat
         ("train.stages.prior.batch=8", r"train\.stages\.prior\.batch was 16, now 8"),
         ("train.stages.prior.top.batch=8", r"train\.stages\.prior\.top\.batch was null, now 8"),
         ("train.stages.prior.top.averaging.decay=0.5", r"train\.stages\.prior\.top\.averaging\.decay was null"),
-        ("train.stages.prior.skip=null", r"train\.stages\.prior\.skip|train\.stages\.prior"),
+        ("train.stages.prior.skip=null", r"train\.stages\.prior\.skip was null, now null"),
     ],
 )
 def test_what_is_not_the_stages_own_is_refused(recipe, finished, change, named):
@@ -562,8 +561,8 @@ def test_overrides_of_stages_and_levels(recipe):
     assert changed.model.levels[1].quantizer.dim == 7  # pyright: ignore
     assert isinstance(changed, Recipe)
     for change, message in (
-        ("model.levels.7.factor=2", r"levels\.7: expected a number from 0 to 1"),
-        ("model.levels.x.factor=2", r"levels\.x: expected a number from 0 to 1"),
+        ("model.levels.7.factor=2", r"^model\.levels\.7: expected a number from 0 to 1"),
+        ("model.levels.x.factor=2", r"^model\.levels\.x: expected a number from 0 to 1"),
         ("model.levels.0.facto=2", r"model\.levels\.0\.facto: unknown key; did you mean factor"),
         ("model.levels.0.factor=1", r"model\.levels\.0\.factor: expected a whole number above 1, got 1"),
         ("model.levels=[]", r"model\.levels: "),
@@ -636,7 +635,7 @@ SHORT = ["train.steps=4", "train.stages.prior.steps=4", "train.stages.prior.bott
     [
         ["train.batch=1", "model.levels.0.quantizer.codes=500"],  # far fewer vectors than codes
         ["model.levels.0.quantizer.codes=1", "model.levels.1.quantizer.codes=1"],
-        ["model.likelihood=families.Noiseless", "model.likelihood.sigmoid=false"],
+        ["model.likelihood.type=families.Noiseless", "model.likelihood.sigmoid=false"],
         ["data.label=true", "data.flip=true", "model.levels.0.quantizer.type=quantizers.FSQ"],
     ],
 )
@@ -650,6 +649,3 @@ def test_black_images(recipe, here):
     black = folder_of_images(here / "black", 30, black=True)
     right("train", recipe, "--out", here / "run", "--data", black, *SHORT)
     right("sample", here / "run", "-n", "3", "--out", here / "x.png")
-
-
-assert errno

@@ -220,31 +220,39 @@ def _nested(line: str) -> dict[str, Any]:
     return value
 
 
-def _merge(old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(old: dict[str, Any], new: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     merged = {"type": new["type"]} if "type" in new and new["type"] != old.get("type") else dict(old)
     for key, value in new.items():
         if isinstance(value, Mapping):
             inner = merged.get(key)
             if isinstance(inner, list):
-                merged[key] = _merge_items(key, inner, value)
+                merged[key] = _merge_items(path + key, inner, value)
             else:
-                merged[key] = _merge(inner if isinstance(inner, dict) else {}, value)
+                merged[key] = _merge(inner if isinstance(inner, dict) else {}, value, f"{path}{key}.")
         else:
             merged[key] = dump(value) if isinstance(value, Component) else value
     return merged
 
 
-def _merge_items(key: str, old: list[Any], new: Mapping[str, Any]) -> list[Any]:
+def _merge_items(path: str, old: list[Any], new: Mapping[str, Any]) -> list[Any]:
     """A list of tables with changes to some: `levels.0.factor=8`. Raises ConfigError for a place it does not have."""
     items = list(old)
     for place, value in new.items():
         if not (place.isdecimal() and int(place) < len(items)):
-            raise ConfigError(f"{key}.{place}: expected a number from 0 to {len(items) - 1}, or the whole list")
+            raise ConfigError(f"{path}.{place}: expected a number from 0 to {len(items) - 1}, or the whole list")
         item = items[int(place)]
         items[int(place)] = (
-            _merge(item if isinstance(item, dict) else {}, value) if isinstance(value, Mapping) else value
+            _merge(item if isinstance(item, dict) else {}, value, f"{path}.{place}.")
+            if isinstance(value, Mapping)
+            else value
         )
     return items
+
+
+def problem_at(path: str, message: str) -> ValidationError:
+    """What a validator raises of a value further down: its path from the component, and what is wrong with it."""
+    detail = InitErrorDetails(type=_problem(message), loc=tuple(path.split(".")), input=None)
+    return ValidationError.from_exception_data("", [detail])
 
 
 def _problem(message: str) -> PydanticCustomError:

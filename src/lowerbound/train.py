@@ -226,7 +226,7 @@ def _continued(old: Recipe, asked: Recipe, changed: Recipe, progress: Progress, 
     """
     a, b, c = _flat(dump(old)), _flat(dump(asked)), _flat(dump(changed))
     keys = sorted(a.keys() | b.keys() | c.keys())
-    refused = [k for k in keys if a.get(k) != b.get(k) and _is_fixed(k) and not k.startswith(_own(old, again))]
+    refused = [k for k in keys if _differ(a, b, k) and _is_fixed(k) and not k.startswith(_own(old, again))]
     if refused:
         shown = "; ".join(f"{k} was {json.dumps(a.get(k))}, now {json.dumps(b.get(k))}" for k in refused[:_SHOWN])
         shown += f"; and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
@@ -241,6 +241,11 @@ def _continued(old: Recipe, asked: Recipe, changed: Recipe, progress: Progress, 
 
 
 _SHOWN = 8  # of the options that are refused
+
+
+def _differ(a: dict[str, Any], b: dict[str, Any], key: str) -> bool:
+    """Whether a value is another; in the table of a stage, none at all is not null."""
+    return a.get(key) != b.get(key) or (key.startswith("train.stages.") and (key in a) != (key in b))
 
 
 def _is_fixed(key: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from lowerbound.config import Component, override, parse, read
+from lowerbound.config import Component, override, parse, problem_at, read
 from lowerbound.data.base import Data
 from lowerbound.errors import ConfigError, did_you_mean
 from lowerbound.models.base import Model
@@ -50,7 +50,8 @@ class Training(Component):
             try:
                 self.of(name)
             except ConfigError as e:
-                raise ValueError(f"stages.{name}: {e}") from None
+                key, _, message = str(e).partition(": ")
+                raise problem_at(f"stages.{name}.{key}", message) from None
         return self
 
     def tables(self) -> Iterator[str]:
@@ -77,13 +78,13 @@ class Training(Component):
 
 
 def _tables(stages: dict[str, Any], path: str = "") -> Iterator[str]:
-    """The names of the stages that have a table. Raises ValueError for what is neither a setting nor a table."""
+    """The names of the stages that have a table. Raises ValidationError for what is neither a setting nor a table."""
     for name, value in stages.items():
-        if path and name in Training.model_fields:
+        if path and name in Training.model_fields and name != "stages":
             continue
-        if not isinstance(value, dict):
-            known = did_you_mean(name, Training.model_fields)
-            raise ValueError(f"stages.{path}{name}: expected the table of a stage, or one of its settings{known}")
+        if not isinstance(value, dict) or name == "stages":
+            known = did_you_mean(name, Training.model_fields.keys() - {"stages"})
+            raise problem_at(f"stages.{path}{name}", f"expected the table of a stage, or one of its settings{known}")
         yield path + name
         yield from _tables(value, f"{path}{name}.")
 
