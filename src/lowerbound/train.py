@@ -580,19 +580,24 @@ class Loop:
                 w.copy_(k)
 
     def _live_pictures(self) -> None:
-        model, slow = self.model, isinstance(self.model, Autoregressive | VQVAE)
+        model = self.model
+        slow = isinstance(model, Autoregressive | VQVAE)
         if not self.pictures or len(model.space.shape) != 3 or self.drawing > _SHARE * self.seconds:
             return
         begun = time.monotonic()
         model.eval()
         with seeded(self.seed, "pictures", device=self.device):
             if isinstance(model, LatentModel | Autoregressive) and model.can_sample:
-                if not slow or self.device.type != "cpu" or drawing.affordable(model, 16, least=0):
+                if not isinstance(model, Autoregressive | VQVAE) or self._is_quick(model):
                     verbs.draw_samples(self.run, model, 16 if slow else 64)
             elif isinstance(model, VQVAE) and self.stage.prepare is None:
                 verbs.draw_reconstructions(self.run, model, next(self.valid.in_order(16)))
         self.trained.train()
         self.drawing += time.monotonic() - begun if slow else 0.0
+
+    def _is_quick(self, model: Autoregressive | VQVAE) -> bool:
+        """Whether samples take seconds."""
+        return self.device.type != "cpu" or drawing.affordable(model, 16, least=0) > 0
 
     def _out_of_patience(self) -> bool:
         return self.config.patience is not None and self.since_best >= self.config.patience
