@@ -475,8 +475,7 @@ class Rectifiers:
                 share > DEAD_UNITS,
                 "advice",
                 f"{share:.0%} of the units of {layer} are 0 for every image, and learn no more",
-                "a smaller train.optimizer.lr, train.schedule.warmup=500, or model.encoder.activation=silu "
-                "model.decoder.activation=silu",
+                "a smaller train.optimizer.lr, train.schedule.warmup=500, or activation=silu where the network has it",
             )
         ]
 
