@@ -281,6 +281,16 @@ def test_k_means_finds_the_clusters(decay):
     assert torch.allclose(vq.vectors, sums / n[:, None], rtol=1e-4)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_k_means_of_one_batch_is_nearly_optimal(seed: int):
+    """4,096 vectors of a normal in 2 dimensions on 16 codes: below the 0.1175 of four levels for each (Max 1960)."""
+    with seeded(seed):
+        vq, h = VQ.Config(codes=16, dim=2).build(), torch.randn(64, 2, 8, 8)
+        vq(h)
+        vq.after_step()
+        assert float(vq.eval()(h).loss.mean() / 0.25) < 0.112
+
+
 def test_fewer_vectors_than_codes_are_used_all_and_more_are_waited_for():
     """A vector becomes a code, batch after batch, until there are as many as codes; then k-means is over."""
     vq, seen = VQ.Config(codes=40, dim=2, revive=0).build(), []
@@ -337,6 +347,9 @@ def test_training_goes_on_where_it_was_saved():
     for stop in range(6):
         whole, begun, resumed = config.build(), config.build(), config.build()
         begun.load_state_dict(whole.state_dict())
+        for _ in range(4):  # what it was before it took up the state does not matter
+            resumed.after_step()
+            resumed(torch.randn(2, 2, 4, 4))
         for step in range(6):
             if step == stop:
                 resumed.load_state_dict(begun.state_dict(), strict=True)
