@@ -472,3 +472,18 @@ def test_levels_that_are_dropped_in_training_are_the_finest():
         shares = torch.bincount(kept.sum(0).long(), minlength=4) / 9000
         assert torch.allclose(shares, torch.tensor([0.0, 0.3, 0.3, 0.4]), atol=5 * math.sqrt(0.25 / 9000))
         assert model.eval()._dropped(vectors) is vectors
+
+
+def test_the_temperature_of_each_level_from_python():
+    levels = (
+        Level(factor=4, quantizer=VQ.Config(codes=5, dim=2)),
+        Level(factor=2, quantizer=VQ.Config(codes=5, dim=2)),
+    )
+    prior = Autoregressive.Config(network=GatedPixelCNN.Config(layers=1, width=4))
+    model = (
+        VQVAE.Config(levels=levels, priors=(prior, prior), width=4, inner=2).build(Space((1, 8, 8), levels=17)).eval()
+    )
+    tops = [model.draw_codes(20, temperature={"top": t})[0] for t in (0.0, 1.0)]
+    assert (tops[0] == tops[0][:1]).all()
+    assert not (tops[1] == tops[1][:1]).all()
+    assert model.sample(3, temperature={"top": 0.0}).shape == model.sample_mean(3, temperature={"bottom": 0.5}).shape

@@ -389,6 +389,15 @@ class VQVAE(LatentModel):
                 f"lowerbound train RECIPE --out RUN --resume{f' --stage {missing[0]}' if len(missing) == 1 else ''}"
             )
 
+    @torch.no_grad()
+    def sample(self, n: int, y: Y = None, temperature: Temperature = 1.0) -> Tensor:
+        """n images [n, *space.shape]; temperature: of all levels or by level, as of `draw_codes`."""
+        return self.draw_likelihood(n, y, temperature).sample()
+
+    @torch.no_grad()
+    def sample_mean(self, n: int, y: Y = None, temperature: Temperature = 1.0) -> Tensor:
+        return self.draw_likelihood(n, y, temperature).mean
+
     def draw_likelihood(self, n: int, y: Y = None, temperature: Temperature = 1.0) -> Distribution:
         return self.likelihood(self.draw_codes(n, y, temperature), y)
 
