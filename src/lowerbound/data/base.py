@@ -143,7 +143,8 @@ def find(source: str, preparation: Preparation) -> Source:
     if path.is_file():
         raise DataError(f"{source}: expected a folder, {', '.join(SUFFIXES)} or .npz")
     near = did_you_mean(source, known)
-    raise DataError(f"no data set or path {source!r}{near}; your own images: --data FOLDER, .zip, .tar or .npz")
+    own = "" if "did you mean" in near else "; your own images: --data FOLDER, .zip, .tar or .npz"
+    raise DataError(f"no data set or path {source!r}{near}{own}")
 
 
 def open_images(paths: Iterable[str | Path], data: Data, shape: Shape, levels: int = 256) -> np.ndarray:
