@@ -137,7 +137,7 @@ def means(model: VQVAE, codes: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def test_samples_come_with_the_codes_and_labels_that_they_were_drawn_for(runs: dict[str, Path], tmp_path: Path):
-    right("sample", runs["labelled"], "-n", 6, "--seed", 3, "--mean", "--out", tmp_path / "a.npz")
+    right("sample", runs["labelled"], "-n", "6", "--seed", "3", "--mean", "--out", tmp_path / "a.npz")
     found, model = arrays(tmp_path / "a.npz"), loaded(runs["labelled"])
     assert {k: v.shape for k, v in found.items()} == {
         "x": (6, 8, 8, 1),
@@ -150,7 +150,9 @@ def test_samples_come_with_the_codes_and_labels_that_they_were_drawn_for(runs: d
     assert np.array_equal(found["x"].transpose(0, 3, 1, 2), means(model, found))
     again = lb.sample(runs["labelled"], 6, seed=3, mean=True, device="cpu")
     assert np.array_equal(again.codes["bottom"], found["codes_bottom"])
-    assert np.array_equal(lb.sample(runs["labelled"], 4, label="7", device="cpu").y, [7] * 4)
+    sevens = lb.sample(runs["labelled"], 4, label="7", device="cpu").y
+    assert sevens is not None
+    assert sevens.tolist() == [7] * 4
     other = lb.sample(runs["labelled"], 6, seed=4, mean=True, device="cpu")
     assert not np.array_equal(other.codes["bottom"], found["codes_bottom"])
 
@@ -158,7 +160,7 @@ def test_samples_come_with_the_codes_and_labels_that_they_were_drawn_for(runs: d
 def test_temperature_and_truncation_are_those_of_a_level(runs: dict[str, Path], tmp_path: Path):
     def codes(*options: str) -> tuple[int, int]:
         """How many grids there are of each level among 32."""
-        right("sample", runs["vq"], "-n", 32, "--seed", 1, "--out", tmp_path / "a.npz", *options)
+        right("sample", runs["vq"], "-n", "32", "--seed", "1", "--out", tmp_path / "a.npz", *options)
         found = arrays(tmp_path / "a.npz")
         return tuple(len(np.unique(found[f"codes_{n}"], axis=0)) for n in ("top", "bottom"))  # pyright: ignore
 
@@ -355,6 +357,7 @@ def test_without_a_label_each_class_has_its_own_images(runs: dict[str, Path]):
     labels = run.labels(12, None, 5)
     assert labels is not None
     assert facts is not None
+    assert drawn.y is not None
     assert np.array_equal(drawn.y, labels.numpy())
     judge = rejection.open_judge(judging, run, 0.5, "cpu")
     p = judge.probabilities(torch.from_numpy(drawn.x)).gather(1, labels[:, None])[:, 0]
@@ -385,12 +388,13 @@ def test_judges_that_do_not_fit_are_refused(runs: dict[str, Path], tmp_path: Pat
     assert "VAE gives no labels; expected a run of the recipe classifier" in said(runs["vae"])
     x, y = DIGITS.astype(np.uint8), np.arange(len(DIGITS)) % 10
     others = {"levels": (x, y, 20), "size": (x[:, :4, :4], y, 17), "classes": (x, y % 4, 17)}
+    judges = {}
     for name, (images, labels, levels) in others.items():
         np.savez(tmp_path / f"{name}.npz", x=np.ascontiguousarray(images), y=labels, levels=levels)
-        others[name] = untrained(tmp_path / name, CLASSIFIER.replace("digits", str(tmp_path / f"{name}.npz")))
-    assert "it takes images of [1, 8, 8] with 20 levels" in said(others["levels"])
-    assert "it takes images of [1, 4, 4] with 17 levels" in said(others["size"])
-    assert "its classes are those of classes, not of digits" in said(others["classes"])
+        judges[name] = untrained(tmp_path / name, CLASSIFIER.replace("digits", str(tmp_path / f"{name}.npz")))
+    assert "it takes images of [1, 8, 8] with 20 levels" in said(judges["levels"])
+    assert "it takes images of [1, 4, 4] with 17 levels" in said(judges["size"])
+    assert "its classes are those of classes, not of digits" in said(judges["classes"])
 
 
 # ---- codes and reconstructions
@@ -460,5 +464,6 @@ def test_compare_shows_what_sample_draws(runs: dict[str, Path]):
     terms = Terms(None, "test", 5, 2, 4, 0, torch.device("cpu"))
     (entry,) = opened([Run.open(runs["labelled"])], terms, Progress())
     x, timing = _drawn(entry, terms)
+    assert x is not None
     assert timing is not None
     assert np.array_equal(x, lb.sample(runs["labelled"], 4, seed=0, device="cpu").x)
