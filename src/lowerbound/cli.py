@@ -886,7 +886,8 @@ def _print(report: Any, as_json: bool, shown: Callable[[Any], Any]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
-    console.print(shown(report))
+    text = shown(report)
+    console.print(text, soft_wrap=isinstance(text, str))  # a sentence is one line, however long
 
 
 def _table(rows: Any) -> Any:
