@@ -278,7 +278,7 @@ def test_reconstruct(run, here):
 
 def test_encode(run, named):
     done = right("encode", run, "--out", "z.npz")
-    assert done.out == "1459 codes in z.npz\n"
+    assert done.out == "1,459 codes in z.npz\n"
     z = np.load("z.npz")
     assert (z["z"].shape, z["z"].dtype, z["label"].shape) == ((1459, 3), np.float32, (1459,))
     model, x = lb.load(run), torch.from_numpy(lb.Run.open(run).recipe.data.open("train").x[:5])

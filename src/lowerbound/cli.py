@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from lowerbound.errors import UserError
+from lowerbound.errors import UserError, counted
 
 if TYPE_CHECKING:
     from lowerbound.progress import Progress
@@ -257,7 +257,7 @@ def sample(
         made.save(out)
         report = {"out": str(out), "images": list(made.names), "n": made.x.shape[1], "keep_level": keep_level or "top"}
         report |= {"seed": used, "labels": made.labels}
-        said = f"{report['n']} draws of {len(images)} image{'' if len(images) == 1 else 's'} in {out} (--seed {used})"
+        said = f"{counted(made.x.shape[1], 'draw')} of {counted(len(images), 'image')} in {out} (--seed {used})"
         _print(report, json, lambda r: said)
         return
     drawn, rejection = verbs.sample(
@@ -277,8 +277,8 @@ def sample(
     drawn.save(out)
     report = {"out": str(out), "n": len(drawn.x), "seed": used}
     report |= {} if rejection is None else {"rejection": rejection.report()}
-    said = f"{len(drawn.x)} images in {out} (--seed {used})" + ("" if rejection is None else f"; {rejection}")
-    _print(report, json, lambda r: said)
+    rejected = "" if rejection is None else f"; {rejection}"
+    _print(report, json, lambda r: f"{counted(len(drawn.x), 'image')} in {out} (--seed {used}){rejected}")
 
 
 def _by_level(text: str | None, option: str, kind: Callable[[str], Any]) -> Any:
@@ -344,7 +344,7 @@ def complete(
     )
     made.save(out)
     report = {"out": str(out), "images": list(made.names), "n": n, "keep": keep, "seed": used, "labels": made.labels}
-    drawn = f"{n} completion{'' if n == 1 else 's'} of {len(images)} image{'' if len(images) == 1 else 's'}"
+    drawn = f"{counted(n, 'completion')} of {counted(len(images), 'image')}"
     _print(report, json, lambda r: f"{drawn} in {out} (--seed {used})")
 
 
@@ -379,7 +379,7 @@ def reconstruct(
         pictures.save_png(pictures.pairs(x, r, values), out)
     else:
         pictures.save_images(r, values, out, [i.stem for i in images])
-    _print({"out": str(out), "n": len(x)}, json, lambda report: f"{len(x)} images in {out}")
+    _print({"out": str(out), "n": len(x)}, json, lambda report: f"{counted(len(x), 'image')} in {out}")
 
 
 @app.command
@@ -409,7 +409,7 @@ def encode(
         device=pick_device(device),
         progress=_progress(),
     )
-    _print({"out": str(out), "n": n}, json, lambda report: f"{n} codes in {out}")
+    _print({"out": str(out), "n": n}, json, lambda report: f"{counted(n, 'code')} in {out}")
 
 
 @app.command
@@ -624,7 +624,7 @@ def interpolate(
     )
     made.save(out)
     report = {"out": str(out), "n": len(made.frames), "sphere": made.sphere}
-    _print(report, json, lambda r: f"{len(made.frames)} images in {out}, {made.table.title}")
+    _print(report, json, lambda r: f"{counted(len(made.frames), 'image')} in {out}, {made.table.title}")
 
 
 @app.command
@@ -735,7 +735,7 @@ def edit(
     made.save(out)
     n = made.x.shape[0] * made.x.shape[1]
     report = {"out": str(out), "n": n, "residual": residual, "seed": seed if code == "sample" else None}
-    _print(report, json, lambda r: f"{n} edited image{'' if n == 1 else 's'} in {out}")
+    _print(report, json, lambda r: f"{counted(n, 'edited image')} in {out}")
 
 
 def _assigned(words: list[str] | None, option: str, default: str = "") -> list[tuple[str, float]]:

@@ -17,7 +17,7 @@ import torch
 
 from lowerbound.data.base import Images
 from lowerbound.directions import Direction, along, as_step, auroc, check_name, classes, found, leakage, learn
-from lowerbound.errors import UserError, did_you_mean
+from lowerbound.errors import UserError, counted, did_you_mean
 from lowerbound.latents import Editor
 from lowerbound.progress import Progress
 from lowerbound.run import Run
@@ -182,7 +182,7 @@ def _both(parts: Sequence[Part]) -> tuple[Part, Part]:
         for kind, n in (("positive", int(part.positive.sum())), ("negative", int((~part.positive).sum()))):
             if n < least:
                 raise UserError(
-                    f"{n} {kind} image{'' if n == 1 else 's'} {why}, expected at least {least}: a tenth of the images, "
+                    f"{counted(n, f'{kind} image')} {why}, expected at least {least}: a tenth of the images, "
                     "by the hash of their paths, is held out; give more of that class"
                 )
     return parts[0], parts[1]
@@ -195,7 +195,7 @@ def _check_disjoint(given: Folders, positive: Images, negative: Images) -> None:
     if same:
         n, (first, second) = len(same), same[0]
         raise UserError(
-            f"--positive {given.positive} and --negative {given.negative} share {n:,} image{'' if n == 1 else 's'}: "
+            f"--positive {given.positive} and --negative {given.negative} share {counted(n, 'image')}: "
             f"{first} is the same as {second}; an image can't be of both classes"
         )
 

@@ -36,6 +36,16 @@ class TrainingError(UserError):
     pass
 
 
+def counted(n: int, what: str) -> str:
+    """So many of something.
+
+    Example:
+        >>> counted(1, "image"), counted(1200, "file")
+        ('1 image', '1,200 files')
+    """
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`"; did you mean x?"` for the nearest of the known words, or the whole list where none is near.
 

@@ -18,7 +18,7 @@ from lowerbound import drawing, fitting, recipes, verbs
 from lowerbound.config import dump
 from lowerbound.data.batches import Batches
 from lowerbound.data.prepared import Prepared, prepared
-from lowerbound.errors import ConfigError, RunError, TrainingError, UserError, did_you_mean
+from lowerbound.errors import ConfigError, RunError, TrainingError, UserError, counted, did_you_mean
 from lowerbound.files import replacing
 from lowerbound.memory import keep_freed
 from lowerbound.metrics.likelihood import log_density
@@ -209,7 +209,7 @@ def _check_same_data(run: Run, now: Facts) -> None:
 
 def _unreadable(images: Any) -> str:
     shown = "; ".join(f"{path}: {reason}" for path, reason in images.unreadable[:5])
-    return f"{len(images.unreadable)} files can't be read and are left out: {shown}"
+    return f"{counted(len(images.unreadable), 'file')} can't be read, left out: {shown}"
 
 
 # what a run is; how it goes on (its length, its rate, what it saves) may change

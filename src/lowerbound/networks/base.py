@@ -40,7 +40,7 @@ def halvings(shape: Shape, strides: int) -> Shape:
         height, width = (max(factor, round(s / factor) * factor) for s in sizes)
         raise ModelError(
             f"images of {sizes[0]}x{sizes[1]} can't be halved {strides} times: height and width must be multiples of "
-            f"{factor} (such as {height}x{width}); set data.size, or fewer network widths"
+            f"{factor} (such as {height}x{width}); set data.size, or a model of fewer such steps"
         )
     return tuple(s // factor for s in sizes)
 
