@@ -2,7 +2,7 @@
 """VQ-VAE-2 of 256x256 images: training images/s, codes/s, seconds per grid of codes, against the bare arithmetic.
 
     python benchmarks/vqvae.py train      # the autoencoder's step against its convolutions alone, and the peaks
-    python benchmarks/vqvae.py encode     # images to codes, against the encoder's convolutions alone
+    python benchmarks/vqvae.py encode     # images to codes, against the forward pass, and the bare convolutions
     python benchmarks/vqvae.py sample     # a 64x64 grid of the bottom prior, from its cache and by full passes
 
 The sizes are those of the recipe vqvae2-imagenet256; images are noise, which costs as much as any. Each side is a
@@ -197,10 +197,13 @@ def rates(take: Callable, step: Callable[[], Any], count: int, batch: int, said:
 
 def encode(options: Namespace, about: dict[str, Any]) -> None:
     shape = options.threads, options.steps, options.batch, options.size
-    _, taken = common.in_turn({"codes": Side(codes, *shape), "bare": Side(bare_codes, *shape)}, options.rounds)
+    sides = {name: Side(work, *shape) for name, work in (("codes", codes), ("whole", whole), ("bare", bare_codes))}
+    _, taken = common.in_turn(sides, options.rounds)
     figures: dict[str, Any] = {
         "images to codes, images/s": Spread.of(taken["codes"]),
+        "the autoencoder's forward pass, images/s": Spread.of(taken["whole"]),
         "the encoder's convolutions, images/s": Spread.of(taken["bare"]),
+        "codes / forward pass": common.ratios(taken["codes"], taken["whole"]),
         "codes / convolutions": common.ratios(taken["codes"], taken["bare"]),
     }
     common.show(f"codes, batches of {options.batch}, {options.size}x{options.size}", list(figures.items()))
@@ -215,6 +218,16 @@ def codes(take: Callable, threads: int, count: int, batch: int, size: int) -> No
     model.eval()
     with torch.no_grad():
         rates(take, lambda: model.codes(x), count, batch)
+
+
+def whole(take: Callable, threads: int, count: int, batch: int, size: int) -> None:
+    """A side: images/s of the whole forward pass: codes, the decoder, the loss."""
+    import torch
+
+    _, model, x = build(threads, batch, size)
+    model.eval()
+    with torch.no_grad():
+        rates(take, lambda: model.loss(x), count, batch)
 
 
 def bare_codes(take: Callable, threads: int, count: int, batch: int, size: int) -> None:
