@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import lowerbound as lb
 from command import call, right, tree
 from lowerbound import recipes
 from lowerbound.config import override, parse
@@ -187,10 +188,11 @@ def test_stages_one_by_one_are_the_training_as_a_whole(recipe, whole, tmp_path):
 
 
 def test_priors_in_the_other_order(recipe, whole, tmp_path):
-    """Each is trained on the images' codes, not on what the coarser draws."""
+    """Each is trained on the images' codes, not on what the coarser draws. Here from Python."""
     out = tmp_path / "run"
     for n, stage in enumerate(("autoencoder", "prior.bottom", "prior.top")):
-        train(recipe, out, stage=stage, resume=n > 0)
+        run = lb.train(recipe, out=out, stage=stage, resume=n > 0, device="cpu")
+        assert len(run.states()) == n + 1
     a, b = tensors(whole / "model.safetensors"), tensors(out / "model.safetensors")
     assert all(torch.equal(a[k], b[k]) for k in a)
 

@@ -28,6 +28,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    stage: str | None = None,
     model: Mapping[str, Any] | None = None,
     train: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -42,6 +43,7 @@ def train(
         recipe: a bundled name, or a TOML or JSON file.
         data: a bundled name or a path; None: the recipe's.
         out: the run's folder; None: runs/RECIPE.
+        stage: only this one, such as "prior.top"; with resume the rest of it, with overwrite all of it again.
         model, train, options: changes to the recipe's tables, `options` to that of the data, as in
             `train={"steps": 2000}`.
         progress: whether to show bars on standard error.
@@ -59,6 +61,7 @@ def train(
             out=out,
             resume=resume,
             overwrite=overwrite,
+            stage=stage,
             changes=changes,
             seed=seed,
             device=device,

@@ -81,14 +81,14 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a recipe into a run folder, then write pictures and a short evaluation."""
-    from lowerbound import dry, verbs
+    from lowerbound import dry, reports, verbs
     from lowerbound.train import Interrupted, pick_device
     from lowerbound.train import train as run_training
 
     shown = _progress()
     if dry_run:
         report = dry.run(recipe, data=data, changes=list(changes), device=device, progress=shown)
-        _print(report, json, _costs)
+        _print(report, json, reports.costs)
         return
     try:
         run = run_training(
@@ -108,7 +108,7 @@ def train(
         shown.say(f"stopped; {e} is saved. Go on with: lowerbound {shlex.join(words)} --resume")
         raise SystemExit(130) from None
     report = verbs.finish(run, device=pick_device(device), progress=shown)
-    _print(report, json, _metrics)
+    _print(report, json, reports.metrics)
     drawn = "".join(f", pictures/{p.name}" for p in sorted((run.path / "pictures").glob("*s.png")))
     shown.say(f"{run.path}: model.safetensors, log.jsonl{drawn}, …")
 
@@ -141,7 +141,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure a run: likelihoods and their relation to the truth, reconstruction, use of the latents, samples."""
-    from lowerbound import verbs
+    from lowerbound import reports, verbs
     from lowerbound.extractors import Input
     from lowerbound.quality import Protocol
     from lowerbound.run import Run
@@ -159,7 +159,7 @@ def evaluate(
         device=pick_device(device),
         progress=_progress(),
     )
-    _print(report, json, _metrics)
+    _print(report, json, reports.metrics)
 
 
 def _range(text: str) -> tuple[float, float]:
@@ -182,12 +182,13 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Name what is wrong with a run, part by part, and what to do about it."""
+    from lowerbound import reports
     from lowerbound.doctor import doctor as run_doctor
     from lowerbound.run import Run
     from lowerbound.train import pick_device
 
     report = run_doctor(Run.open(run), data=data, device=pick_device(device), progress=_progress())
-    _print(report, json, _diagnosis)
+    _print(report, json, reports.diagnosis)
     if strict and any(f["severity"] == "problem" for f in report["findings"]):
         raise SystemExit(1)
 
@@ -429,6 +430,7 @@ def probe(
     json: Json = False,
 ) -> None:
     """What the features are worth for telling labels, against raw pixels and PCA, on the test split."""
+    from lowerbound import reports
     from lowerbound.probe import probe as run_probe
     from lowerbound.run import Run
     from lowerbound.train import pick_device
@@ -445,7 +447,7 @@ def probe(
         device=pick_device(device),
         progress=shown,
     )
-    _print(report, json, _accuracies)
+    _print(report, json, reports.accuracies)
     shown.say(report["picture"])
 
 
@@ -462,12 +464,13 @@ def predict(
     json: Json = False,
 ) -> None:
     """Label images by a classifier (`lowerbound probe RUN --finetune --out CLASSIFIER`)."""
+    from lowerbound import reports
     from lowerbound.predict import predict as run_predict
     from lowerbound.run import Run
     from lowerbound.train import pick_device
 
     rows = run_predict(Run.open(run), images, data=data, split=split, device=pick_device(device), progress=_progress())
-    _print(rows, json, _table)
+    _print(rows, json, reports.plain)
 
 
 @app.command
@@ -521,6 +524,7 @@ def compare(
     json: Json = False,
 ) -> None:
     """One table over runs of any family on the same images: likelihood, cost, what else a model can do."""
+    from lowerbound import reports
     from lowerbound.compare import compare as run_comparison
     from lowerbound.run import Run
     from lowerbound.train import pick_device
@@ -540,7 +544,7 @@ def compare(
         device=pick_device(device),
         progress=shown,
     )
-    _print(report, json, _comparison)
+    _print(report, json, reports.comparison)
     for path in (html, png, markdown):
         if path is not None:
             shown.say(str(path))
@@ -654,12 +658,12 @@ def direction(
     Strength 1 is the distance of the two class means along it. Learnt on the training part of the data; on the
     validation part it is measured how well it separates the classes, and how much else it moves.
     """
-    from lowerbound import contrasts
+    from lowerbound import contrasts, reports
     from lowerbound.run import Run
     from lowerbound.train import pick_device
 
     if name is None:
-        _print(contrasts.listed(Run.open(run)), json, _table)
+        _print(contrasts.listed(Run.open(run)), json, reports.plain)
         return
     contrast = contrasts.choose(
         positive=positive,
@@ -679,7 +683,7 @@ def direction(
         device=pick_device(device),
         progress=_progress(),
     )
-    _print(report, json, _direction)
+    _print(report, json, reports.direction)
 
 
 @app.command
@@ -777,20 +781,21 @@ def fit_prior(
     json: Json = False,
 ) -> None:
     """Fit a density to the codes of a trained encoder, so that it can sample (better)."""
-    from lowerbound import fitting
+    from lowerbound import fitting, reports
     from lowerbound.run import Run
     from lowerbound.train import pick_device
 
     report = fitting.fit_prior(
         Run.open(run), prior, components=components, seed=seed, device=pick_device(device), progress=_progress()
     )
-    _print(report, json, _fitted)
+    _print(report, json, reports.fitted)
 
 
 @app.command
 def recipes(*, json: Json = False) -> None:
     """The bundled recipes: model, data, time, number reached."""
     from lowerbound import recipes as bundled
+    from lowerbound import reports
 
     rows = []
     for name in bundled.names():
@@ -805,15 +810,16 @@ def recipes(*, json: Json = False) -> None:
                 "reached": about.reached,
             }
         )
-    _print(rows, json, _table)
+    _print(rows, json, reports.plain)
 
 
 @data_app.command(name="list")
 def list_data(*, json: Json = False) -> None:
     """The data sets that have a name, and whether their files are there."""
+    from lowerbound import reports
     from lowerbound.data import bundled
 
-    _print([row._asdict() for row in bundled.names()], json, _table)
+    _print([row._asdict() for row in bundled.names()], json, reports.plain)
 
 
 @data_app.command(name="show")
@@ -827,7 +833,7 @@ def show_data(
     """A summary and a contact sheet of a data set."""
     import numpy as np
 
-    from lowerbound import pictures
+    from lowerbound import pictures, reports
     from lowerbound.config import override
     from lowerbound.data.base import Data, summary
 
@@ -840,7 +846,7 @@ def show_data(
         shown = np.linspace(0, len(images) - 1, min(64, len(images))).astype(int)
         labels = None if images.y is None or images.classes is None else [images.classes[images.y[i]] for i in shown]
         pictures.save_png(pictures.contact_sheet(images.x[shown], images.levels, labels), out)
-    _print(report | ({"out": str(out)} if out else {}), json, _table)
+    _print(report | ({"out": str(out)} if out else {}), json, reports.plain)
 
 
 def main() -> None:
@@ -888,199 +894,3 @@ def _print(report: Any, as_json: bool, shown: Callable[[Any], Any]) -> None:
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
     text = shown(report)
     console.print(text, soft_wrap=isinstance(text, str))  # a sentence is one line, however long
-
-
-def _table(rows: Any) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    if isinstance(rows, dict):
-        table = Table(box=box.SIMPLE, show_header=False)
-        for k, v in rows.items():
-            table.add_row(str(k), _cell(v))
-        return table
-    table = Table(*(rows[0] if rows else []), box=box.SIMPLE)
-    for row in rows:
-        table.add_row(*map(_cell, row.values()))
-    return table
-
-
-def _costs(report: dict[str, Any]) -> Any:
-    """A dry run: what there is to say of all, then a column for each stage."""
-    from rich import box
-    from rich.console import Group
-    from rich.table import Table
-
-    whole = _table({k: v for k, v in report.items() if k != "stages"})
-    if "stages" not in report:
-        return whole
-    columns = report["stages"]
-    table = Table("stage", *(stage["stage"] for stage in columns), box=box.SIMPLE)
-    for name in list(columns[0])[1:]:
-        table.add_row(name, *(_cell(stage[name]) for stage in columns))
-    return Group(whole, table)
-
-
-def _cell(value: Any) -> str:
-    """A value of a report for a person: 1,797; train 1,459, valid 149; nothing for what isn't there."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int | float):
-        return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{k}: {_cell(v)}" for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_cell, value))
-    return "" if value is None else str(value)
-
-
-def _direction(report: dict[str, Any]) -> Any:
-    from rich import box
-    from rich.console import Group
-    from rich.table import Table
-
-    facts = Table(box=box.SIMPLE, show_header=False, title=f"direction {report['name']}: {report['learnt_from']}")
-    area = report["auroc"]
-    facts.add_row("method", report["method"])
-    facts.add_row("orthogonal to", ", ".join(report["orthogonal_to"]) or "nothing")
-    facts.add_row("learnt from", _cell(report["train"]))
-    facts.add_row("held out", _cell(report["held_out"]))
-    facts.add_row("AUROC, held out", f"{area['value']:.4f} ± {area['stderr']:.4f}")
-    facts.add_row("distance of the class means along it", f"{report['distance']:.4g}")
-    drawn = report["redrawn"]
-    facts.add_row("of strength 1, seen again once it is drawn", "" if drawn is None else f"{drawn:.3f}")
-    moved = Table("strength 1 moves", "kind", "cosine", "by", "by, once it is drawn", box=box.SIMPLE)
-    for kind, others in report["leakage"].items():
-        for name, v in others.items():
-            again = f"{v['redrawn']:+.3f}" if "redrawn" in v else ""
-            moved.add_row(name, kind.removesuffix("s"), f"{v['cosine']:+.3f}", f"{v['shift']:+.3f}", again)
-    return Group(facts, moved) if moved.row_count else facts
-
-
-def _fitted(report: dict[str, Any]) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    if report["prior"] is None:
-        return f"{report['run']}: no fitted prior"
-    kind = report["prior"] + (f", {report['components']} components" if "components" in report else "")
-    table = Table(
-        "", "former prior", "fitted", "floor", "unit", box=box.SIMPLE, title=f"{kind}, {report['codes']:,} codes"
-    )
-    codes, distance = report["log_density_of_codes"], report["frechet"]
-    table.add_row("log p(z), validation codes", *(f"{codes[k]:.5g}" for k in ("former", "fitted")), "", codes["unit"])
-    shown = [f"{distance[k]:.4g}" for k in ("former", "fitted", "floor")]
-    table.add_row(f"Fréchet distance, {distance['n']:,} samples", *shown, "64 principal components")
-    for name, m in report["likelihoods"].items():
-        cells = [f"{m[k]['relation']} {m[k]['value']:.5g} ± {m[k]['stderr'] or 0:.2g}" for k in ("former", "fitted")]
-        table.add_row(f"{name}, validation images", *cells, "", m["fitted"]["unit"])
-    return table
-
-
-def _metrics(report: dict[str, Any]) -> Any:
-    """The values, and below them what those of samples depend on."""
-    from rich import box
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    data = report["data"]
-    facts = [data["name"], data["split"], f"n={data['n']}", f"levels={data['levels']}"]
-    facts += [f"binarization={data['binarization']}"] if data["binarization"] else []
-    table = Table("metric", "", "value", "± stderr", "unit", "draws", box=box.SIMPLE, title=", ".join(facts))
-    for name, m in report["metrics"].items():
-        if m["value"] is None:
-            table.add_row(name, m["relation"], "says nothing of log p(x)", "", "", "")
-            continue
-        error = "" if m["stderr"] is None else f"{m['stderr']:.3g}"
-        given = f" given the {m['given']}" if "given" in m else ""
-        table.add_row(name, m["relation"], f"{m['value']:.5g}", error, m["unit"] + given, str(m["draws"] or ""))
-    recipes = {_recipe(m["recipe"]): None for m in report["metrics"].values() if "recipe" in m}
-    return Group(table, *map(Text, recipes))
-
-
-def _recipe(recipe: dict[str, Any]) -> str:
-    """What a number of samples depends on, in a line; the report has all of it."""
-    facts = f" {recipe['samples']:,} images ({recipe['drawn']}) against {recipe['images']:,} of {recipe['split']}"
-    if "extractor" not in recipe:
-        return f"{facts}, by classifiers trained on them: {recipe['classifier']['encoder']['type']}"
-    by = recipe["extractor"]
-    return f"{facts}, by {by['kind']}: {by['name']}, sha256 {by['sha256'][:12]}…"
-
-
-def _diagnosis(report: dict[str, Any]) -> Any:
-    """The findings, the problems first, and what was looked at."""
-    from rich import box
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE, show_header=False)
-    for f in sorted(report["findings"], key=lambda f: f["severity"] != "problem"):
-        table.add_row(f["severity"], f["name"], Text(f["message"]))
-        table.add_row("", f"{_cell(f['value'])}, bound {_cell(f['threshold'])}", Text(f"do: {f['remedy']}"))
-    names = ", ".join(dict.fromkeys(c["name"] for c in report["checked"]))
-    n = ", ".join(f"{n:,} of {split}" for split, n in report["data"]["images"].items())
-    looked = Text(f"checked{f' on {n} images of ' + report['data']['name'] if n else ''}: {names}")
-    return Group(table if report["findings"] else Text("nothing wrong found"), looked)
-
-
-def _comparison(report: dict[str, Any]) -> Any:
-    """What the runs say, what they cost, the anchors, and what must be known of them."""
-    from rich.console import Group
-    from rich.padding import Padding
-    from rich.text import Text
-
-    from lowerbound import compare_page as page
-
-    facts = Text(f"\n{page.pixels(report)}\n{page.conditions(report)}", style="italic")
-    tables = [_columns(report, names) for names in (page.LIKELIHOOD, page.COST)]
-    notes = [Padding(Text(f"- {note}"), (0, 1)) for note in report["notes"]]
-    return Group(facts, *tables, _anchors(page.anchor_rows(report)), *notes)
-
-
-def _columns(report: dict[str, Any], names: tuple[str, ...]) -> Any:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from lowerbound import compare_page as page
-
-    table, shown = Table(box=box.SIMPLE), page.shown_columns(report, names)
-    for name in shown:
-        table.add_column(page.heading(name, report), justify="left" if name in ("run", "model") else "right")
-    for row in report["runs"]:
-        cells = page.cells(row, report)
-        table.add_row(*(Text(cells[name]) for name in shown))
-    return table
-
-
-def _anchors(rows: Any) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table("the same pixels", "as", box=box.SIMPLE)
-    for name in ("bits/dim", "nats/image"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _accuracies(report: dict[str, Any]) -> Any:
-    """Methods down, labels per class across: the accuracy in %, with its standard deviation over the seeds."""
-    from rich import box
-    from rich.table import Table
-
-    data, rows = report["data"], report["results"]
-    columns = list(dict.fromkeys(row["labels"] for row in rows))
-    facts = f"{data['name']}, {data['split']}, n={data['n']}, {report['features']} features"
-    table = Table("accuracy, %; labels per class", *map(str, columns), box=box.SIMPLE, title=facts)
-    for method in dict.fromkeys(row["method"] for row in rows):
-        found = {row["labels"]: row for row in rows if row["method"] == method}
-        cells = []
-        for row in (found[c] for c in columns):
-            spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
-            cells.append(f"{100 * row['accuracy']:.1f}{spread}")
-        table.add_row(method, *cells)
-    return table
