@@ -104,10 +104,10 @@ def lowerbound(take: Callable, options: dict[str, Any]) -> None:
     from lowerbound import recipes
     from lowerbound.config import parse
     from lowerbound.data.batches import Batches
+    from lowerbound.loop import Loop
     from lowerbound.noise import seeded
     from lowerbound.recipes import Recipe
     from lowerbound.run import Facts, Run
-    from lowerbound.train import Loop
 
     torch.set_num_threads(options["threads"])
     if options["model"] == "conv":

@@ -27,8 +27,8 @@ from lowerbound.checks import (
     Trained,
 )
 from lowerbound.doctor import _histograms, doctor
+from lowerbound.loop import Interrupted
 from lowerbound.progress import Progress, Report
-from lowerbound.train import Interrupted
 from lowerbound.train import train as run_training
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")

@@ -23,6 +23,7 @@ from lowerbound.data.base import Images
 from lowerbound.data.batches import Batches
 from lowerbound.data.prepared import Prepared, prepared
 from lowerbound.errors import ConfigError, ModelError, RunError, UserError
+from lowerbound.loop import Interrupted, Loop
 from lowerbound.models.base import Prepare, Space
 from lowerbound.models.vqvae import VQVAE
 from lowerbound.optimization import Averaging
@@ -137,14 +138,14 @@ def in_a_process(work: Callable[[], Any]) -> int:
 
 
 def killed_at(m: pytest.MonkeyPatch, stage: str, step: int) -> None:
-    taken = training.Loop._step
+    taken = Loop._step
 
     def dying(loop: Any) -> Any:
         if (loop.stage.name, loop.step) == (stage, step):
             os.kill(os.getpid(), signal.SIGKILL)
         return taken(loop)
 
-    m.setattr(training.Loop, "_step", dying)
+    m.setattr(Loop, "_step", dying)
 
 
 def before_the_codes(m: pytest.MonkeyPatch, batch: int, act: Callable[[], None]) -> None:
@@ -225,7 +226,7 @@ def test_ctrl_c_while_the_codes_are_written(recipe, whole, tmp_path, monkeypatch
     out = tmp_path / "run"
     with monkeypatch.context() as m:
         before_the_codes(m, 2, lambda: os.kill(os.getpid(), signal.SIGINT))
-        with pytest.raises(training.Interrupted):
+        with pytest.raises(Interrupted):
             train(recipe, out)
     assert sorted(p.name for p in (out / "state").iterdir()) == ["autoencoder.safetensors"]
     train(recipe, out, resume=True)
@@ -257,7 +258,7 @@ def test_a_stage_before_its_autoencoder(recipe, tmp_path):
         train(recipe, out, stage="prior.top")
     assert not out.exists()
     told = Told(interrupts=9)
-    with pytest.raises(training.Interrupted):
+    with pytest.raises(Interrupted):
         train(recipe, out, stage="autoencoder", told=told)
     for options in ({"resume": True}, {"overwrite": True}):
         with pytest.raises(
@@ -361,7 +362,7 @@ def test_an_autoencoder_that_is_trained_further_leaves_its_priors_behind(recipe,
 
 
 def test_an_autoencoder_that_is_no_better_for_more_steps_keeps_its_priors(recipe, finished, whole, monkeypatch):
-    monkeypatch.setattr(training.Loop, "_bound", lambda loop: -1e9)
+    monkeypatch.setattr(Loop, "_bound", lambda loop: -1e9)
     train(recipe, finished, "train.steps=30", stage="autoencoder", resume=True)
     a, b = tensors(whole / "model.safetensors"), tensors(finished / "model.safetensors")
     assert all(torch.equal(a[k], b[k]) for k in a)
@@ -485,7 +486,7 @@ def test_codes_are_kept_in_as_few_bytes_as_hold_them(tmp_path, levels, dtype):
 
 def test_an_averaged_codebook_is_saved(recipe, tmp_path, monkeypatch):
     """Its counts and sums are averaged as weights are, from the beginning."""
-    seen, step = [], training.Loop._step
+    seen, step = [], Loop._step
 
     def watched(loop: Any) -> Any:
         vq = loop.model.quantizers[1]
@@ -495,7 +496,7 @@ def test_an_averaged_codebook_is_saved(recipe, tmp_path, monkeypatch):
         seen.append((vq.count.double().clone(), vq.total.double().clone()))
         return done
 
-    monkeypatch.setattr(training.Loop, "_step", watched)
+    monkeypatch.setattr(Loop, "_step", watched)
     changes = ("train.steps=20", "train.valid_every=20", "train.averaging.every=5", "train.averaging.decay=0.5")
     out = train(recipe, tmp_path / "run", *changes, stage="autoencoder").path
     saved = tensors(out / "model.safetensors")

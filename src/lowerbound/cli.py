@@ -82,7 +82,8 @@ def train(
 ) -> None:
     """Train a recipe into a run folder, then write pictures and a short evaluation."""
     from lowerbound import dry, reports, verbs
-    from lowerbound.train import Interrupted, pick_device
+    from lowerbound.loop import Interrupted
+    from lowerbound.train import pick_device
     from lowerbound.train import train as run_training
 
     shown = _progress()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,6 +20,7 @@ from lowerbound.data.prepared import in_memory
 from lowerbound.models.base import Model, Stage
 from lowerbound.noise import key, seeded
 from lowerbound.optimization import Guard
+from lowerbound.precision import check_precision, reduced
 from lowerbound.progress import Progress
 from lowerbound.recipes import Recipe, Training
 from lowerbound.run import Facts
@@ -59,6 +61,7 @@ def run(
 def _stage(model: Model, stage: Stage, batches: Batches, config: Recipe) -> dict[str, Any]:
     """The costs of one stage."""
     training = config.train.of(stage.name)
+    check_precision(training.precision, batches.device)
     images: Any = batches
     if stage.prepare is not None:
         model.eval()
@@ -112,11 +115,9 @@ class _Steps:
     def step(self, i: int, made: "_Made | None" = None) -> None:
         x, y = self.images.training(i, self.training.batch, self.seed)
         for turn, guard, parameters in zip(self.stage.turns, self.guards, self.each, strict=True):
-            if made is None:
+            with reduced(self.training.precision), made or nullcontext():
                 loss = turn.loss(x, y, i).value
-            else:
-                with made:
-                    loss = turn.loss(x, y, i).value
+            if made is not None:
                 self.kept = max(self.kept, made.alive(self.held))
             for p in parameters:
                 p.grad = None

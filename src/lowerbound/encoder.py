@@ -18,6 +18,7 @@ from lowerbound.data.base import Images
 from lowerbound.data.batches import Batches
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import SharedScaleNormal
+from lowerbound.loop import Loop
 from lowerbound.metrics.base import rows_at_once
 from lowerbound.models.base import LatentModel, Space
 from lowerbound.networks.base import Network
@@ -26,7 +27,7 @@ from lowerbound.noise import key, seeded
 from lowerbound.progress import Progress
 from lowerbound.recipes import Recipe
 from lowerbound.run import Facts, Run
-from lowerbound.train import Loop, pick_device
+from lowerbound.train import pick_device
 
 
 class Table(NamedTuple):

@@ -15,6 +15,7 @@ import torch
 from lowerbound import pictures
 from lowerbound.data.base import Data, Images
 from lowerbound.errors import UserError
+from lowerbound.loop import Loop
 from lowerbound.metrics.base import measure
 from lowerbound.models.base import LatentModel
 from lowerbound.models.classifier import Classifier
@@ -24,7 +25,6 @@ from lowerbound.optimization import AdamW, Cosine
 from lowerbound.progress import Progress
 from lowerbound.recipes import About, Recipe, Training
 from lowerbound.run import Facts, Run
-from lowerbound.train import Loop
 from lowerbound.verbs import as_batches, open_data
 
 BATCH = 128

@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 from lowerbound.config import Component
 from lowerbound.errors import ConfigError, ModelError
+from lowerbound.precision import Reducible
 
 Shape = tuple[int, ...]
 
 
-class Network(nn.Module):
+class Network(Reducible):
     """x [B, *in_shape], c [B, context] -> [B, *out_shape]. Subclasses are final, with a nested Config."""
 
     class Config(Component, abstract=True):

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from lowerbound.config import Component
 from lowerbound.errors import ConfigError
 from lowerbound.networks.base import Shape
+from lowerbound.precision import Reducible
 
 T = TypeVar("T")
 
@@ -69,7 +70,7 @@ class At(NamedTuple):
         return bool(self.i % stride or (self.j or 0) % stride)
 
 
-class CausalNetwork(nn.Module):
+class CausalNetwork(Reducible):
     """x [B, F, H, W], c -> h [B, P, H, W], where h at a position depends on x at earlier positions alone.
 
     The order is that of reading: row by row, from left to right. With `channels` > 1 the features of a position are in

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lowerbound.errors import did_you_mean
 from lowerbound.networks.base import Network, Shape
+from lowerbound.precision import Reducible
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -90,7 +91,7 @@ class MLP(Network):
         return Transposed(self)
 
 
-class Transposed(nn.Module):
+class Transposed(Reducible):
     """An MLP backwards, through the transposes of its weights: the decoder of an autoencoder with tied weights.
 
     The biases are its own; the weights stay the other network's, are trained and saved with it, and with it alone.

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lowerbound.precision import Reducible
+
 
 class Residual(nn.Module):
     """x + conv1x1(relu(conv3x3(relu(x)))), with `inner` features between the two.
@@ -36,7 +38,7 @@ class Blocks(nn.Module):
         return F.relu(x)
 
 
-class Down(nn.Sequential):
+class Down(Reducible, nn.Sequential):
     """[B, channels, H, W] -> [B, width, H / factor, W / factor], factor a power of 2: convolutions of stride 2, the
     first of half the width, then residual blocks."""
 
@@ -49,7 +51,7 @@ class Down(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(widths[-1], width, 3, padding=1), blocks)
 
 
-class Up(nn.Sequential):
+class Up(Reducible, nn.Sequential):
     """[B, channels, H, W] -> [B, out, H * factor, W * factor]: residual blocks, then transposed convolutions of stride
     2, the last but one to half the width."""
 

@@ -11,6 +11,7 @@ from lowerbound.data.base import Data
 from lowerbound.errors import ConfigError, did_you_mean
 from lowerbound.models.base import Model
 from lowerbound.optimization import Adam, Averaging, Constant, Optimizer, Schedule, Skip
+from lowerbound.precision import Precision
 
 FOLDER = Path(__file__).parent
 
@@ -34,6 +35,7 @@ class Training(Component):
     averaging: Averaging | None = Averaging()
     clip: float | None = Field(default=200.0, gt=0)  # the largest norm of the gradient, in nats per unit of weight
     skip: Skip | None = Skip()
+    precision: Precision = "float32"  # of networks, in training alone; see lowerbound.precision
     log_every: int = Field(default=100, gt=0)  # steps
     valid_every: int | None = Field(default=None, gt=0)  # steps; null: 20 times in a training
     valid_images: int = Field(default=5000, gt=0)  # at most so many of the validation split

@@ -15,6 +15,7 @@ from lowerbound.config import Component, dump, parse
 from lowerbound.errors import UserError
 from lowerbound.models.base import Space, Y
 from lowerbound.noise import seeded
+from lowerbound.precision import reduced
 
 C = TypeVar("C", bound=Component)
 ERRORS = 5.0  # standard errors that chance is allowed; every check draws the same noise each time
@@ -135,6 +136,22 @@ def expect_gradients(losses: Callable[[int], Iterable[tuple[nn.Module, Tensor]]]
                     expect_finite(f"the gradient of {name}", torch.zeros(()) if grad is None else grad)
                     moved[name] = moved.get(name, False) or (grad is not None and bool((grad != 0).any()))
     expect(all(moved.values()), f"no gradient reaches {', '.join(n for n, m in moved.items() if not m)}")
+
+
+def expect_half_precision(network: nn.Module, run: Callable[[], Tensor]) -> None:
+    """Inside `reduced` a network puts out nearly the same, in float32, and its gradients are float32."""
+    exact = run().detach()
+    with reduced("bfloat16"):
+        half = run()
+    expect(half.dtype == torch.float32, f"the output in half precision is {half.dtype}")
+    error = float((half.detach() - exact).abs().max() / exact.abs().max())
+    expect(error > 0, "half precision changes nothing: is the network none of `Reducible`?")
+    expect(error < 0.1, f"in half precision the output is off by {error:.2g} of the largest value")
+    half.square().sum().backward()
+    for name, p in network.named_parameters():
+        if p.grad is not None:
+            expect(p.grad.dtype == torch.float32, f"the gradient of {name} in half precision is {p.grad.dtype}")
+            expect_finite(f"the gradient of {name} in half precision", p.grad)
 
 
 # ---- what the checks are made with

@@ -18,6 +18,7 @@ from lowerbound.testing.base import (
     expect_file_round_trip,
     expect_finite,
     expect_gradients,
+    expect_half_precision,
     expect_round_trip,
     expect_shape,
     run_checks,
@@ -186,6 +187,11 @@ def causal_network_neither_syncs_nor_leaves_its_device(case: CausalCase) -> None
     expect(out.device.type == "meta", f"the output is on {out.device}")
 
 
+def causal_network_can_be_computed_in_half_precision(case: CausalCase) -> None:
+    network, x, c = case.build(context=case.width), case.x(16), case.c(16)
+    expect_half_precision(network, lambda: network(x, c))
+
+
 CAUSAL_CHECKS = (
     causal_network_round_trips_through_json,
     causal_network_round_trips_through_a_file,
@@ -196,4 +202,5 @@ CAUSAL_CHECKS = (
     causal_network_rows_are_independent,
     causal_network_gradients_reach_every_parameter,
     causal_network_neither_syncs_nor_leaves_its_device,
+    causal_network_can_be_computed_in_half_precision,
 )

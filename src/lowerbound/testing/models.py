@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from lowerbound.errors import ModelError, UserError
 from lowerbound.models.base import Density, LatentModel, Model, Space, Stage, Y
 from lowerbound.noise import KeyedNoise, seeded
+from lowerbound.precision import reduced
 from lowerbound.priors import Prior
 from lowerbound.testing.base import (
     MANY,
@@ -147,6 +148,22 @@ def model_gradients_reach_every_parameter(case: ModelCase) -> None:
 def _prepared(stage: Stage, x: Tensor, y: Y) -> tuple[Tensor, Y]:
     """Events and their condition as a stage takes them."""
     return (x, y) if stage.prepare is None else stage.prepare.given(stage.prepare.make(x), y)
+
+
+def model_loss_is_of_float32_in_half_precision(case: ModelCase) -> None:
+    """What networks put out is rounded; distributions and their log-probabilities are not: nearly the same loss."""
+    model = case.build().train()
+    for stage in model.stages():
+        x, y = _prepared(stage, case.x(64), case.y(64))
+        for turn in stage.turns:
+            with seeded("noise"):
+                exact = turn.loss(x, y, 10**6)
+            with seeded("noise"), reduced("bfloat16"):
+                half = turn.loss(x, y, 10**6)
+            for name, term in {"loss": half.value, **half.terms}.items():
+                expect(term.dtype == torch.float32, f"{name} in half precision is {term.dtype}")
+            a, b = float(half.value.detach()), float(exact.value.detach())
+            expect(abs(a - b) < 0.05 * max(1.0, abs(b)), f"the loss is {b:.4g}, in half precision {a:.4g}")
 
 
 def model_loss_neither_syncs_nor_leaves_its_device(case: ModelCase) -> None:
@@ -368,6 +385,7 @@ MODEL_CHECKS = (
     model_trains_every_parameter_in_one_turn,
     model_loss_is_a_scalar_with_terms_per_event,
     model_gradients_reach_every_parameter,
+    model_loss_is_of_float32_in_half_precision,
     model_loss_neither_syncs_nor_leaves_its_device,
     model_samples_are_events,
     model_density_is_what_it_says,

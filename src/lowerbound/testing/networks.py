@@ -17,6 +17,7 @@ from lowerbound.testing.base import (
     expect_file_round_trip,
     expect_finite,
     expect_gradients,
+    expect_half_precision,
     expect_round_trip,
     expect_shape,
     run_checks,
@@ -98,6 +99,11 @@ def network_neither_syncs_nor_leaves_its_device(case: NetworkCase) -> None:
     expect(out.device.type == "meta", f"the output is on {out.device}")
 
 
+def network_can_be_computed_in_half_precision(case: NetworkCase) -> None:
+    network, x, c = case.build(context=case.width), case.x(16), case.c(16)
+    expect_half_precision(network, lambda: network(x, c))
+
+
 NETWORK_CHECKS = (
     network_round_trips_through_json,
     network_round_trips_through_a_file,
@@ -106,4 +112,5 @@ NETWORK_CHECKS = (
     network_rows_are_independent,
     network_gradients_reach_every_parameter,
     network_neither_syncs_nor_leaves_its_device,
+    network_can_be_computed_in_half_precision,
 )
