@@ -71,6 +71,6 @@ def check_precision(precision: Precision, device: torch.device) -> None:
 
 
 def _processor_has_bfloat16() -> bool:
-    """Natively: torch also computes it without, many times slower. An older torch can't say, so it counts as without."""
+    """Natively: without, torch computes it too, many times slower. An older torch can't say, and counts as without."""
     known = getattr(torch.cpu, "get_capabilities", dict)()
     return any("bf16" in name and bool(has) for name, has in known.items())
