@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -164,11 +164,20 @@ def example(config: Any) -> tuple[Any, ...]:
     return (its if config is cls else config, *world)
 
 
-@contextmanager
-def double() -> Iterator[None]:
+def double() -> AbstractContextManager[None]:
     """Inside, new tensors are float64, so that equal means equal."""
+    return _new_tensors_are(torch.float64)
+
+
+def single() -> AbstractContextManager[None]:
+    """Inside, new tensors are float32, also where a caller's are float64."""
+    return _new_tensors_are(torch.float32)
+
+
+@contextmanager
+def _new_tensors_are(dtype: torch.dtype) -> Iterator[None]:
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(dtype)
     try:
         yield
     finally:

@@ -23,6 +23,7 @@ from lowerbound.testing.base import (
     expect_shape,
     run_checks,
     shake_parameters,
+    single,
 )
 
 
@@ -188,8 +189,9 @@ def causal_network_neither_syncs_nor_leaves_its_device(case: CausalCase) -> None
 
 
 def causal_network_can_be_computed_in_half_precision(case: CausalCase) -> None:
-    network, x, c = case.build(context=case.width), case.x(16), case.c(16)
-    expect_half_precision(network, lambda: network(x, c))
+    with single():
+        network, x, c = case.build(context=case.width), case.x(16), case.c(16)
+        expect_half_precision(network, lambda: network(x, c))
 
 
 CAUSAL_CHECKS = (

@@ -22,6 +22,7 @@ from lowerbound.testing.base import (
     expect_shape,
     run_checks,
     shake_parameters,
+    single,
 )
 
 
@@ -100,8 +101,9 @@ def network_neither_syncs_nor_leaves_its_device(case: NetworkCase) -> None:
 
 
 def network_can_be_computed_in_half_precision(case: NetworkCase) -> None:
-    network, x, c = case.build(context=case.width), case.x(16), case.c(16)
-    expect_half_precision(network, lambda: network(x, c))
+    with single():
+        network, x, c = case.build(context=case.width), case.x(16), case.c(16)
+        expect_half_precision(network, lambda: network(x, c))
 
 
 NETWORK_CHECKS = (
