@@ -188,6 +188,11 @@ def test_evaluate_other_data_and_a_conditional_model(conditional, run, here):
 # --- sample, reconstruct, encode
 
 
+def test_a_sentence_is_one_line_however_long(run, here):
+    out = f"{'x' * 120} {'y' * 80}/s.png"
+    assert right("sample", run, "-n", "1", "--out", out, "--seed", "5").out == f"1 image in {out} (--seed 5)\n"
+
+
 def test_sample_a_grid(run, here):
     done = right("sample", run, "-n", "10", "--out", "new/s.png", "--seed", "5")
     assert done.out == "10 images in new/s.png (--seed 5)\n"

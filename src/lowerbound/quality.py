@@ -171,9 +171,8 @@ def measure(
 
 def affordable(model: Model, most: int) -> int:
     """How many samples are drawn unasked: `most`, or fewer where parts of the model draw one position after another."""
-    slow = [part for part in model.modules() if isinstance(part, Autoregressive)]
-    products = sum(2 * sum(p.numel() for p in part.parameters()) * part.passes for part in slow)
-    return min(most, max(16, int(AFFORDABLE / products))) if products else most
+    cost = drawing.products(model)
+    return min(most, max(16, int(AFFORDABLE / cost))) if cost else most
 
 
 # ---- sets of vectors
