@@ -29,9 +29,9 @@ from lowerbound.data.base import Images
 from lowerbound.errors import UserError
 from lowerbound.files import replacing
 from lowerbound.progress import Terminal
-from lowerbound.run import Run
-from lowerbound.score import open_like, scored, typicality
-from lowerbound.verbs import as_batches, open_data
+from lowerbound.runs.inputs import as_batches, open_data
+from lowerbound.runs.run import Run
+from lowerbound.verbs.score import open_like, scored, typicality
 
 CPU = torch.device("cpu")
 SCORES = ("-log likelihood", "reconstruction error", "KL", "typicality")

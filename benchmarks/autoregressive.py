@@ -91,11 +91,11 @@ def steps(take: Callable, name: str, threads: int, count: int, plain: bool) -> N
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from lowerbound import recipes
     from lowerbound.data.batches import Batches
-    from lowerbound.memory import keep_freed
     from lowerbound.optimization import Guard
-    from lowerbound.run import Facts
+    from lowerbound.processes import keep_freed
+    from lowerbound.runs import recipes
+    from lowerbound.runs.facts import Facts
 
     torch.set_num_threads(threads)
     keep_freed()
@@ -144,7 +144,7 @@ def Plain(network: Any) -> Any:
     import torch.nn.functional as F
     from torch import Tensor, nn
 
-    from lowerbound.models.base import Loss
+    from lowerbound.stages import Loss
 
     class Masked(nn.Conv2d):
         def __init__(self, conv: Any):
@@ -201,7 +201,7 @@ def build(size: tuple[int, ...], network: dict[str, Any]) -> Any:
     """A model of binary digits, or of colour images with logistics, with random weights."""
     from lowerbound.config import parse
     from lowerbound.models.autoregressive import Autoregressive
-    from lowerbound.models.base import Space
+    from lowerbound.space import Space
 
     colour = size[0] == 3
     likelihood = {"type": "families.LogisticMixture"} if colour else {"type": "families.Bernoulli"}

@@ -88,10 +88,11 @@ def prepared(options: dict[str, Any]) -> tuple[Any, Any]:
     """The model and the test images as it measures them."""
     import torch
 
-    from lowerbound import recipes
     from lowerbound.noise import seeded
-    from lowerbound.run import Facts, Run
-    from lowerbound.verbs import as_batches
+    from lowerbound.runs import recipes
+    from lowerbound.runs.facts import Facts
+    from lowerbound.runs.inputs import as_batches
+    from lowerbound.runs.run import Run
 
     torch.set_num_threads(options["threads"])
     if options["run"] is not None:

@@ -18,7 +18,7 @@ from scipy.linalg import subspace_angles
 from sklearn.decomposition import PCA
 
 from lowerbound.data.base import Data
-from lowerbound.run import Run
+from lowerbound.runs.run import Run
 
 
 def main() -> None:

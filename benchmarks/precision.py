@@ -49,13 +49,12 @@ def steps(take: Callable, recipe: str, precision: str, device: str, threads: int
     """A side: images/s of training steps."""
     import torch
 
-    from lowerbound import recipes
     from lowerbound.data.batches import Batches
-    from lowerbound.memory import keep_freed
+    from lowerbound.devices import check_precision, pick_device, reduced
     from lowerbound.optimization import Guard
-    from lowerbound.precision import check_precision, reduced
-    from lowerbound.run import Facts
-    from lowerbound.train import pick_device
+    from lowerbound.processes import keep_freed
+    from lowerbound.runs import recipes
+    from lowerbound.runs.facts import Facts
 
     torch.set_num_threads(threads)
     keep_freed()

@@ -36,10 +36,10 @@ import common
 from lowerbound import pictures
 from lowerbound.data.base import Images
 from lowerbound.directions import found, shifted
-from lowerbound.latents import Editor
+from lowerbound.editing.latents import Editor
 from lowerbound.noise import key, seeded
-from lowerbound.run import Run
-from lowerbound.verbs import open_data
+from lowerbound.runs.inputs import open_data
+from lowerbound.runs.run import Run
 
 FACES = 200
 GRID = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)

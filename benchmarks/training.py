@@ -101,13 +101,14 @@ def lowerbound(take: Callable, options: dict[str, Any]) -> None:
     """A side: a whole training that waits after each epoch."""
     import torch
 
-    from lowerbound import recipes
     from lowerbound.config import parse
     from lowerbound.data.batches import Batches
-    from lowerbound.loop import Loop
     from lowerbound.noise import seeded
-    from lowerbound.recipes import Recipe
-    from lowerbound.run import Facts, Run
+    from lowerbound.runs import recipes
+    from lowerbound.runs.facts import Facts
+    from lowerbound.runs.recipes import Recipe
+    from lowerbound.runs.run import Run
+    from lowerbound.training.loop import Loop
 
     torch.set_num_threads(options["threads"])
     if options["model"] == "conv":
@@ -174,7 +175,7 @@ def pythae(take: Callable, options: dict[str, Any]) -> None:
     from pythae.trainers.training_callbacks import TrainingCallback  # type: ignore[import-untyped]
 
     from lowerbound.config import parse
-    from lowerbound.recipes import Recipe
+    from lowerbound.runs.recipes import Recipe
 
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(options["threads"])

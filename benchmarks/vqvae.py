@@ -72,9 +72,9 @@ def build(threads: int, batch: int, size: int) -> tuple[Any, Any, Any]:
     """The recipe, its model without priors, and a batch of noise."""
     import torch
 
-    from lowerbound import recipes
-    from lowerbound.memory import keep_freed
-    from lowerbound.models.base import Space
+    from lowerbound.processes import keep_freed
+    from lowerbound.runs import recipes
+    from lowerbound.space import Space
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -272,8 +272,8 @@ def bottom(size: int, width: int | None) -> tuple[Any, Any, int, int]:
     """The bottom prior, what it is given, its positions and how many make a row."""
     import torch
 
-    from lowerbound import recipes
-    from lowerbound.models.base import Space
+    from lowerbound.runs import recipes
+    from lowerbound.space import Space
 
     changes = [] if width is None else [f"model.priors.1.{key}={width}" for key in ("context", "network.width")]
     config: Any = recipes.load(RECIPE, changes).model

@@ -5,10 +5,10 @@ from torch import Tensor
 
 from lowerbound.families import Bernoulli, Categorical, LogisticMixture
 from lowerbound.models.autoregressive import Autoregressive
-from lowerbound.models.base import Space
 from lowerbound.networks.base import Shape
 from lowerbound.networks.causal import CausalNetwork
 from lowerbound.noise import seeded
+from lowerbound.space import Space
 from lowerbound.testing import LABEL
 from lowerbound.testing.base import all_events, condition, double, events, shake_parameters
 

@@ -1,6 +1,5 @@
 """Autoencoders, and the density that is fitted to their codes: what is true of them, and what they say of a mistake."""
 
-import importlib
 import json
 import math
 import shutil
@@ -16,13 +15,13 @@ from sklearn.decomposition import PCA
 
 import lowerbound as lb
 from command import call, right
-from lowerbound import fitting, recipes, testing
+from lowerbound import testing
 from lowerbound.config import override
 from lowerbound.distributions import closed_kl
 from lowerbound.errors import ConfigError, ModelError, UserError
 from lowerbound.families import DiagonalNormal, Noiseless, Point
-from lowerbound.metrics.samples import PixelFeatures, frechet
-from lowerbound.models.base import Density, Model, Space
+from lowerbound.metrics.distances import PixelFeatures, frechet
+from lowerbound.model import Model
 from lowerbound.models.flow import Flow
 from lowerbound.models.vae import VAE
 from lowerbound.networks.conv import Conv
@@ -39,11 +38,17 @@ from lowerbound.objectives import (
     SquaredError,
 )
 from lowerbound.priors import FullGaussianMixture, Gaussian, GaussianMixture
-from lowerbound.run import Run
+from lowerbound.runs import recipes
+from lowerbound.runs.inputs import as_batches, open_data
+from lowerbound.runs.run import Run
+from lowerbound.space import Density, Space
+from lowerbound.training import fits
+from lowerbound.verbs import fit_prior
+from lowerbound.verbs import train as verbs_train
 
 pytestmark = pytest.mark.usefixtures("surroundings")
 
-training = importlib.import_module("lowerbound.train")  # `lowerbound.train` is the function
+
 LINEAR = MLP.Config(hidden=())
 GRAY = Space((1, 4, 4), levels=17)
 
@@ -223,8 +228,8 @@ def test_an_autoencoder_says_why_it_has_no_density_and_no_samples():
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flows are small, and fitted in few steps."""
-    monkeypatch.setattr(fitting, "FEWEST", 200)
-    monkeypatch.setitem(fitting.PRIORS, "flow", Flow.Config(layers=2, hidden=(8,)))
+    monkeypatch.setattr(fits, "FEWEST", 200)
+    monkeypatch.setitem(fit_prior.PRIORS, "flow", Flow.Config(layers=2, hidden=(8,)))
 
 
 def shaken_flow(D: int, **options: Any) -> Flow:
@@ -270,7 +275,7 @@ def draws_of_a_normal(n: int = 3000) -> torch.Tensor:
 
 def test_the_fitted_normal_is_the_closed_form():
     z = draws_of_a_normal()
-    prior = fitting.best([Gaussian.Config()], z, z)
+    prior = fits.best([Gaussian.Config()], z, z)
     p = prior.distribution()  # pyright: ignore
     torch.testing.assert_close(p.mean, z.mean(0), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(p.covariance_matrix, torch.cov(z.T, correction=0), rtol=1e-3, atol=1e-4)
@@ -283,13 +288,13 @@ def test_codes_in_a_plane_are_fitted_too():
     z = draws_of_a_normal()
     flat = torch.cat([z, z[:, :1], torch.zeros(len(z), 1)], 1)
     for config in (Gaussian.Config(), FullGaussianMixture.Config(components=2), Flow.Config(layers=2, hidden=(8,))):
-        prior = fitting.best([config], flat, flat[:200])
+        prior = fits.best([config], flat, flat[:200])
         x = prior.sample(2000)
         assert torch.isfinite(x).all()
         assert (x.mean(0) - flat.mean(0)).abs().max() < 0.3
         assert x[:, 4].abs().max() < 0.05
     with pytest.raises(ModelError, match="do not vary enough"):
-        fitting.best([Gaussian.Config()], torch.ones(50, 3), z)
+        fits.best([Gaussian.Config()], torch.ones(50, 3), z)
 
 
 def two_moons(n: int) -> torch.Tensor:
@@ -299,7 +304,7 @@ def two_moons(n: int) -> torch.Tensor:
 
 
 def test_a_mixture_and_a_flow_see_what_a_normal_does_not(monkeypatch):
-    monkeypatch.setattr(fitting, "FEWEST", 600)
+    monkeypatch.setattr(fits, "FEWEST", 600)
     z, held_out, other = two_moons(2000), two_moons(500), two_moons(2000)
     score: dict[str, float] = {}
     for config in (
@@ -307,7 +312,7 @@ def test_a_mixture_and_a_flow_see_what_a_normal_does_not(monkeypatch):
         FullGaussianMixture.Config(components=12),
         Flow.Config(layers=4, hidden=(32, 32)),
     ):
-        prior = fitting.best([config], z, held_out)
+        prior = fits.best([config], z, held_out)
         score[config.type_name()] = float(prior.log_density(other).mean().detach())
     flow, mixture, normal = (score[n] for n in ("models.flow.Flow", "priors.FullGaussianMixture", "priors.Gaussian"))
     assert mixture > normal + 0.7
@@ -317,9 +322,9 @@ def test_a_mixture_and_a_flow_see_what_a_normal_does_not(monkeypatch):
 def test_held_out_codes_choose_the_components():
     z = torch.cat([draws_of_a_normal(300) + 30 * i for i in range(3)])
     few, right = FullGaussianMixture.Config(components=1), FullGaussianMixture.Config(components=3)
-    assert fitting.best([few, right], z, z[::7]).config == right
+    assert fits.best([few, right], z, z[::7]).config == right
     with pytest.raises(ModelError, match="--components 500: 900 codes are too few"):
-        fitting.best([FullGaussianMixture.Config(components=500)], z, z)
+        fits.best([FullGaussianMixture.Config(components=500)], z, z)
 
 
 def test_frechet_is_the_distance_of_two_normals():
@@ -361,7 +366,7 @@ def runs(trained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting.verbs, "draw_pictures", lambda *_: None)
+    monkeypatch.setattr(verbs_train, "draw_pictures", lambda *_: None)
 
 
 def test_train_and_evaluate_an_autoencoder(runs):
@@ -388,7 +393,7 @@ def test_train_and_evaluate_an_autoencoder(runs):
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("prior", ["gaussian", "mixture", "flow"])
 def test_fit_prior_of_an_autoencoder(runs, prior, monkeypatch):
-    monkeypatch.setattr(fitting, "CANDIDATES", (3, 9))
+    monkeypatch.setattr(fit_prior, "CANDIDATES", (3, 9))
     ae = runs["ae"]
     before = lb.load(ae, device="cpu")
     report = json.loads(right("fit-prior", ae, "--prior", prior, "--json").out)
@@ -400,7 +405,7 @@ def test_fit_prior_of_an_autoencoder(runs, prior, monkeypatch):
     assert after.density is Density.NONE
     x = torch.randint(17, (5, 1, 8, 8), dtype=torch.uint8)
     torch.testing.assert_close(after.encode(x).mean, before.encode(x).mean)  # pyright: ignore
-    valid = fitting.codes(Run.open(ae), after, "valid")
+    valid = fits.codes(Run.open(ae), after, "valid")
     assert float(after.prior.log_density(valid).mean().detach()) == pytest.approx(
         report["log_density_of_codes"]["fitted"], abs=1e-4
     )
@@ -469,18 +474,16 @@ def test_codes_are_draws_and_not_means(runs):
     run = Run.open(runs["vae"])
     model = run.load()
     assert isinstance(model, VAE)
-    z = fitting.codes(run, model, "train")
+    z = fits.codes(run, model, "train")
     images = run.facts.images
-    draws = math.ceil(fitting.ENOUGH / images)
+    draws = math.ceil(fits.ENOUGH / images)
     assert len(z) == draws * images
-    x = next(
-        fitting.verbs.as_batches(run, fitting.verbs.open_data(run, "train"), torch.device("cpu")).in_order(images)
-    ).x
+    x = next(as_batches(run, open_data(run, "train"), torch.device("cpu")).in_order(images)).x
     with torch.no_grad():
         q = model.encode(x)
     spread = z.view(draws, images, 3).var(0).mean(0)
     torch.testing.assert_close(spread, q.variance.mean(0), rtol=0.05, atol=1e-3)
-    assert torch.equal(z, fitting.codes(run, model, "train"))
+    assert torch.equal(z, fits.codes(run, model, "train"))
 
 
 class Killed(BaseException):
@@ -491,7 +494,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("at", range(5))
 def test_a_kill_on_the_way_leaves_a_run(runs, monkeypatch, at):
     ae = runs["ae"]
-    fitting.fit_prior(Run.open(ae), "mixture", components=4)
+    fit_prior.fit_prior(Run.open(ae), "mixture", components=4)
     steps = 0
 
     def mortal(real: Any) -> Any:
@@ -507,9 +510,9 @@ def test_a_kill_on_the_way_leaves_a_run(runs, monkeypatch, at):
     for name in ("save_config", "save_model", "forget_prior"):
         monkeypatch.setattr(Run, name, mortal(getattr(Run, name)))
     with pytest.raises(Killed):
-        fitting.fit_prior(Run.open(ae), "gaussian")
+        fit_prior.fit_prior(Run.open(ae), "gaussian")
     monkeypatch.undo()
-    monkeypatch.setattr(fitting.verbs, "draw_pictures", lambda *_: None)
+    monkeypatch.setattr(verbs_train, "draw_pictures", lambda *_: None)
     model = lb.load(ae, device="cpu")
     assert model.config.fitted_prior in (None, FullGaussianMixture.Config(components=4))
     right("evaluate", ae, "--json")

@@ -21,11 +21,11 @@ from lowerbound.families import (
     SharedScaleNormal,
 )
 from lowerbound.models.autoregressive import Autoregressive
-from lowerbound.models.base import Density, Space
 from lowerbound.networks.causal import CausalNetwork
 from lowerbound.networks.gated import GatedPixelCNN
 from lowerbound.networks.pixelcnn import PixelCNN
 from lowerbound.noise import seeded
+from lowerbound.space import Density, Space
 from lowerbound.testing.base import expect_frequencies
 
 NETWORKS = components(CausalNetwork.Config)

@@ -16,7 +16,8 @@ from PIL import Image
 
 import lowerbound as lb
 from command import call, right, tree
-from lowerbound import verbs
+from lowerbound.sampling import sheets
+from lowerbound.verbs import evaluate
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 
@@ -94,7 +95,7 @@ def test_train_json(here):
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verbs, "draw_pictures", lambda *_: None)
+    monkeypatch.setattr(sheets, "draw_pictures", lambda *_: None)
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -528,7 +529,7 @@ def test_an_internal_error(run, monkeypatch):
     def broken(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr(verbs, "evaluate", broken)
+    monkeypatch.setattr(evaluate, "evaluate", broken)
     done = call("evaluate", run)
     assert done.status == 1
     assert done.err == "lowerbound: internal error: ZeroDivisionError: oh (--debug shows where)\n"
@@ -541,7 +542,7 @@ def test_ctrl_c(run, monkeypatch):
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(verbs, "evaluate", interrupted)
+    monkeypatch.setattr(evaluate, "evaluate", interrupted)
     done = call("evaluate", run)
     assert (done.status, done.err) == (130, "lowerbound: stopped\n")
 

@@ -10,11 +10,11 @@ from lowerbound.config import components
 from lowerbound.errors import ConfigError
 from lowerbound.families import Categorical
 from lowerbound.models.autoregressive import Autoregressive, Condition, _resized
-from lowerbound.models.base import Space
 from lowerbound.networks.causal import CausalNetwork
 from lowerbound.networks.gated import GatedPixelCNN
 from lowerbound.networks.transformer import Layer, Transformer
 from lowerbound.noise import seeded
+from lowerbound.space import Space
 from lowerbound.testing.base import double as in_double
 
 GATED = GatedPixelCNN.Config(width=6, layers=2, first_kernel=3, out_layers=2, out_width=6)

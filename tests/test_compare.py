@@ -18,19 +18,19 @@ from torch import Tensor
 
 import lowerbound as lb
 from command import call, right, tree
-from lowerbound import compare_page, pictures
-from lowerbound.anchors import anchors, sheet
-from lowerbound.compare import Terms, difference_relation, timed, training, without_cache
+from lowerbound import pictures
+from lowerbound.chunks import log_density, reconstruct
 from lowerbound.config import parse
 from lowerbound.data.base import Data
 from lowerbound.data.batches import Batches, binarized
 from lowerbound.families import Family
-from lowerbound.metrics.likelihood import log_density
-from lowerbound.metrics.reconstruction import reconstruct
 from lowerbound.models.autoregressive import Autoregressive
-from lowerbound.models.base import Space
-from lowerbound.train import train as run_training
-from lowerbound.verbs import as_batches, open_data
+from lowerbound.runs.inputs import as_batches, open_data
+from lowerbound.space import Space
+from lowerbound.training.train import train as run_training
+from lowerbound.verbs.compare import page as compare_page
+from lowerbound.verbs.compare.anchors import anchors, sheet
+from lowerbound.verbs.compare.compare import Terms, difference_relation, timed, training, without_cache
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 

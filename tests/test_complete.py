@@ -21,17 +21,19 @@ from torch import Tensor
 
 import lowerbound as lb
 from command import call, right, tree
-from lowerbound import drawing, pictures, verbs
+from lowerbound import pictures
 from lowerbound.distributions import Bernoulli, truncated
 from lowerbound.errors import DataError, ModelError
 from lowerbound.families import Bernoulli as BernoulliFamily
 from lowerbound.families import Categorical, Family, LogisticMixture
 from lowerbound.models.autoregressive import Autoregressive
-from lowerbound.models.base import Space
 from lowerbound.networks.gated import GatedPixelCNN
 from lowerbound.networks.pixelcnn import PixelCNN
 from lowerbound.progress import Progress
-from lowerbound.run import Run
+from lowerbound.runs import inputs
+from lowerbound.runs.run import Run
+from lowerbound.sampling import completion, drawing, labels, sheets
+from lowerbound.space import Space
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 
@@ -217,13 +219,13 @@ def test_labels_are_drawn_given_what_is_kept():
     generator = torch.Generator().manual_seed(1)
     for b in (0, 9):
         event = x[b : b + 1]
-        y = drawing.draw_labels(model, event, kept, N, counts, generator)
+        y = labels.draw_labels(model, event, kept, N, counts, generator)
         share = conditional_p(joint.sum(1), x, x[b], kept)
         alike = share > 0
         assert matches(torch.bincount(y[0]), joint[alike].sum(0) / joint[alike].sum()) > 1e-3
-    whole = drawing.complete(model, event, kept, N, y)  # so that completions have no label in their distribution
+    whole = completion.complete(model, event, kept, N, y)  # so that completions have no label in their distribution
     assert matches(counts_of(torch.from_numpy(whole[0]), x), share) > 1e-3
-    nothing = drawing.draw_labels(model, event, torch.zeros(2, 2).bool(), N, counts, generator)
+    nothing = labels.draw_labels(model, event, torch.zeros(2, 2).bool(), N, counts, generator)
     assert matches(torch.bincount(nothing[0]), torch.tensor(counts) / 100) > 1e-3
 
 
@@ -336,7 +338,7 @@ def test_parts_are_put_together_in_order(model, monkeypatch):
             return lambda done, total: told.append((done, total))
 
     monkeypatch.setattr(Autoregressive, "at_once", lambda self: 3)
-    whole = torch.from_numpy(drawing.complete(model, x, kept, 5, progress=Told()))
+    whole = torch.from_numpy(completion.complete(model, x, kept, 5, progress=Told()))
     assert torch.equal(whole[..., :2, :], x[:, None, :, :2].expand(2, 5, 1, 2, 3))
     assert len({tuple(w.flatten().tolist()) for w in whole[0]}) > 2  # not one draw, five times
     assert told[-1] == (10 * 12, 10 * 12)
@@ -351,7 +353,7 @@ def test_parts_are_put_together_in_order(model, monkeypatch):
     ("keep", "rows"), [("top:0.5", 4), ("top:0", 0), ("top:1.0", 8), ("top:0.3", 2), ("top:0.32", 3), ("rows:5", 5)]
 )
 def test_rows_kept(keep: str, rows: int):
-    kept = drawing.kept(keep, (8, 6))
+    kept = completion.kept(keep, (8, 6))
     assert kept.shape == (8, 6)
     assert kept.any(1).tolist() == kept.all(1).tolist() == [i < rows for i in range(8)]
 
@@ -363,14 +365,14 @@ def test_a_mask_is_kept_where_it_is_not_black(here):
     Image.fromarray(wanted).save(here / "bits.png")
     Image.fromarray(wanted[..., None] * np.array([255, 200, 0], np.uint8)).save(here / "colour.png")
     for name in ("grey.png", "bits.png", "colour.png"):
-        assert np.array_equal(drawing.kept(str(here / name), (8, 6)).numpy(), wanted)
+        assert np.array_equal(completion.kept(str(here / name), (8, 6)).numpy(), wanted)
     with pytest.raises(DataError, match=r"the mask is 6x8 pixels wide and high; expected 8x8"):
-        drawing.kept(str(here / "grey.png"), (8, 8))
+        completion.kept(str(here / "grey.png"), (8, 8))
 
 
 def test_the_picture_shows_all_of_it():
     x = np.zeros((2, 30, 1, 4, 4), np.uint8)
-    done = drawing.Completion(x[:, 0] + 16, np.arange(16).reshape(4, 4) < 8, x, 17, names=("a.png", "b.png"))
+    done = completion.Completion(x[:, 0] + 16, np.arange(16).reshape(4, 4) < 8, x, 17, names=("a.png", "b.png"))
     table = done.table()
     assert table.x.shape == (6, 12, 1, 4, 4)  # three lines of ten each
     assert (table.x[0, 0] == 16).all()
@@ -393,7 +395,7 @@ def x_of(path: Path) -> np.ndarray:
 def test_kept_pixels_come_back_unchanged(made, photos, here):
     right("complete", made, *photos, "--keep", "top:0.5", "-n", "3", "--out", here / "a.npz", "--seed", "1")
     x = x_of(here / "a.npz")
-    originals = verbs.user_images(Run.open(made), photos).numpy()
+    originals = inputs.user_images(Run.open(made), photos).numpy()
     assert x.shape == (6, 8, 8, 1)
     assert np.array_equal(originals[0, 0], DIGITS[1730])
     for b in range(2):
@@ -429,7 +431,7 @@ def test_by_a_mask(made, photos, here):
     mask[:3], mask[3, :5] = 255, 255
     Image.fromarray(mask).save(here / "mask.png")
     right("complete", made, photos[0], "--keep", "mask.png", "-n", "3", "--out", "a.npz")
-    original = verbs.user_images(Run.open(made), photos[:1]).numpy()[0, 0]
+    original = inputs.user_images(Run.open(made), photos[:1]).numpy()[0, 0]
     for x in x_of(here / "a.npz")[..., 0]:
         assert np.array_equal(x[mask > 0], original[mask > 0])
 
@@ -437,7 +439,7 @@ def test_by_a_mask(made, photos, here):
 def test_everything_kept_says_so(made, photos, here):
     done = right("complete", made, photos[0], "--keep", "top:1", "-n", "2", "--out", "a.npz")
     assert "keeps everything, so there is nothing to draw" in done.err
-    original = verbs.user_images(Run.open(made), photos[:1]).numpy()[0, 0]
+    original = inputs.user_images(Run.open(made), photos[:1]).numpy()[0, 0]
     assert (x_of(here / "a.npz")[..., 0] == original).all()
     right("complete", made, photos[0], "--keep", "top:0", "-n", "2", "--out", "b.npz", "--seed", "3")
     assert not (x_of(here / "b.npz")[..., 0] == original).all()
@@ -583,7 +585,7 @@ def test_pictures_do_not_stall_training(recipe, here, monkeypatch):
         times.append(n)
         time.sleep(0.3)
 
-    monkeypatch.setattr(verbs, "draw_samples", slow)
+    monkeypatch.setattr(sheets, "draw_samples", slow)
     right("train", recipe, "--out", here / "run", "train.steps=12", "train.valid_every=2")
     assert times == [16, 64]  # at the first validation, and at the end
 

@@ -22,7 +22,7 @@ from lowerbound.families import (
     Point,
 )
 from lowerbound.metrics.base import Metric
-from lowerbound.models.base import Density, Model, Space
+from lowerbound.model import Model
 from lowerbound.models.flow import Flow
 from lowerbound.models.vae import VAE
 from lowerbound.networks.base import Network
@@ -31,6 +31,7 @@ from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE, AbsoluteError, CrossEntropy, Masking, Reconstruction
 from lowerbound.priors import Gaussian, GaussianMixture
 from lowerbound.quantizers import Quantizer
+from lowerbound.space import Density, Space
 
 
 @pytest.fixture(autouse=True)
@@ -191,7 +192,7 @@ def test_the_batteries_find_what_is_broken(monkeypatch: pytest.MonkeyPatch):
         m.setattr(Space, "features", lambda self, x: features(self, x) - features(self, x).mean(0))
         assert "alone" in Broken.found(testing.model_rows_are_independent, case)
     with monkeypatch.context() as m:  # a condition that is not used
-        m.setattr("lowerbound.models.base.Context.forward", lambda self, y: torch.zeros(4, 32).double())
+        m.setattr("lowerbound.networks.context.Context.forward", lambda self, y: torch.zeros(4, 32).double())
         assert "the same whatever" in Broken.found(testing.model_uses_its_condition, case)
     with monkeypatch.context() as m:  # noise for the batch as a whole
         posteriors = VAE.posteriors

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from lowerbound import recipes
 from lowerbound.config import Component, allowing, components, dump, override, parse, read, resolve
 from lowerbound.errors import ConfigError
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, LogisticMixture
-from lowerbound.models.base import Model
+from lowerbound.model import Model
 from lowerbound.models.vae import VAE
 from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE, Objective
 from lowerbound.priors import GaussianMixture
-from lowerbound.recipes import Recipe
+from lowerbound.runs import recipes
+from lowerbound.runs.recipes import Recipe
 
 RECIPE = Recipe(
     model=VAE.Config(

@@ -26,8 +26,8 @@ from lowerbound.distributions import (
     kl_per_dimension,
     tempered,
 )
-from lowerbound.models.base import Space
 from lowerbound.noise import KeyedNoise
+from lowerbound.space import Space
 
 D = 3
 

@@ -13,7 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import lowerbound as lb
 from command import call, right
-from lowerbound.checks import (
+from lowerbound.progress import Progress, Report
+from lowerbound.training.loop import Interrupted
+from lowerbound.training.train import train as run_training
+from lowerbound.verbs.doctor.judged import (
     Check,
     Codes,
     Drawn,
@@ -26,10 +29,7 @@ from lowerbound.checks import (
     Stages,
     Trained,
 )
-from lowerbound.doctor import _histograms, doctor
-from lowerbound.loop import Interrupted
-from lowerbound.progress import Progress, Report
-from lowerbound.train import train as run_training
+from lowerbound.verbs.doctor.measured import _histograms, doctor
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 

@@ -12,11 +12,14 @@ from safetensors.torch import load_file
 
 import lowerbound as lb
 from command import call, right, tree
-from lowerbound import contrasts, edit, pictures, verbs
-from lowerbound.directions import Direction, as_step, auroc, classes, leakage, learn
+from lowerbound import pictures
+from lowerbound.directions import Direction
+from lowerbound.editing import contrasts, paths
+from lowerbound.editing.latents import Editor, codes
+from lowerbound.editing.learn import as_step, auroc, classes, leakage, learn
 from lowerbound.errors import ModelError, UserError
-from lowerbound.latents import Editor, codes
-from lowerbound.run import Run
+from lowerbound.runs.run import Run
+from lowerbound.verbs import edit, interpolate, reconstruct, traverse
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 
@@ -97,27 +100,27 @@ T = torch.linspace(0, 1, 11, dtype=torch.float64)
 def test_slerp_ends_and_norms():
     a, b = torch.randn(2, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     b = b * a.norm() / b.norm()
-    path = edit.slerp(a, b, T)
+    path = paths.slerp(a, b, T)
     assert torch.allclose(path[0], a, atol=1e-12)
     assert torch.allclose(path[-1], b, atol=1e-12)
     assert torch.allclose(path.norm(dim=1), a.norm().expand(11), atol=1e-12)
-    assert edit.lerp(a, b, T).norm(dim=1)[5] < 0.95 * a.norm()  # which the chord does not do
+    assert paths.lerp(a, b, T).norm(dim=1)[5] < 0.95 * a.norm()  # which the chord does not do
     turns = (path[1:] * path[:-1]).sum(1) / a.norm() ** 2
     assert torch.allclose(turns, turns[0].expand(10), atol=1e-12)  # at one speed
 
 
 def test_slerp_is_straight_where_codes_are_parallel():
     a = torch.tensor([1.0, -2.0, 0.5])
-    assert torch.allclose(edit.slerp(a, 3 * a, T), edit.lerp(a, 3 * a, T), atol=1e-12)
-    assert torch.allclose(edit.slerp(a, 0 * a, T), edit.lerp(a, 0 * a, T), atol=1e-12)
-    assert torch.allclose(edit.slerp(a, a, T), a.double().expand(11, 3), atol=1e-12)
+    assert torch.allclose(paths.slerp(a, 3 * a, T), paths.lerp(a, 3 * a, T), atol=1e-12)
+    assert torch.allclose(paths.slerp(a, 0 * a, T), paths.lerp(a, 0 * a, T), atol=1e-12)
+    assert torch.allclose(paths.slerp(a, a, T), a.double().expand(11, 3), atol=1e-12)
     nearly = 3 * a + torch.tensor([2e-5, 0.0, 0.0])
-    assert torch.allclose(edit.slerp(a, nearly, T), edit.lerp(a, nearly, T), atol=1e-4)
+    assert torch.allclose(paths.slerp(a, nearly, T), paths.lerp(a, nearly, T), atol=1e-4)
 
 
 def test_slerp_between_opposite_codes_is_refused():
     with pytest.raises(ModelError, match="opposite"):
-        edit.slerp(torch.ones(3), -torch.ones(3), T)
+        paths.slerp(torch.ones(3), -torch.ones(3), T)
 
 
 # --- learning
@@ -288,7 +291,7 @@ def test_python_edit_is_the_linear_models(run, photo):
 
 def test_strength_0_is_the_reconstruction(run, data):
     paths = sorted((data / "faces" / "sad").glob("*.png"))[:5]
-    x, r, _ = verbs.reconstruct(run, paths)
+    x, r, _ = reconstruct.reconstruct(run, paths)
     editor = Editor(run)
     assert np.array_equal(editor.model.edit(editor.open(paths), {"smile": 0.0}), np.rint(r).astype(np.uint8))
     made = edit.edit(run, paths, edit.Edit({}, {"smile": 1.0}), strengths=[0.0, 1.0])
@@ -378,7 +381,7 @@ def test_a_conditional_edit(conditional, data, photo):
 
 
 def test_the_middle_of_a_row_is_the_prior_mean(run):
-    made = edit.traverse(run, steps=5)
+    made = traverse.traverse(run, steps=5)
     mean = Editor(run).decode(torch.zeros(D)).numpy()
     assert made.table.x.shape == (D, 5, 1, 8, 8)
     assert np.allclose(made.table.x[:, 2], mean, atol=1e-3)
@@ -386,7 +389,7 @@ def test_the_middle_of_a_row_is_the_prior_mean(run):
 
 
 def test_rows_are_linear_and_ordered_by_use(run):
-    model, made = run.load(), edit.traverse(run, steps=3, reach=2.0)
+    model, made = run.load(), traverse.traverse(run, steps=3, reach=2.0)
     measured = codes(run, model)
     z = torch.zeros(D)
     for row, d in zip(made.table.x, made.dims, strict=True):
@@ -411,7 +414,7 @@ def test_use_is_the_kl_of_each_dimension(run):
 def test_from_an_image(run, photo):
     editor = Editor(run)
     q = editor.model.encode(editor.open([photo]))
-    own = edit.traverse(run, photo, posterior=True, steps=3, reach=1.0, dims=[1])
+    own = traverse.traverse(run, photo, posterior=True, steps=3, reach=1.0, dims=[1])
     z = q.mean[0].detach().clone()
     assert np.allclose(own.table.x[0, 1], editor.decode(z), atol=1e-3)
     z[1] += q.stddev[0, 1].detach()
@@ -420,7 +423,7 @@ def test_from_an_image(run, photo):
 
 def test_quantiles_are_those_of_the_draws(run):
     measured = codes(run, run.load())
-    made = edit.traverse(run, quantiles=True, steps=3, reach=1.0, dims=[0])
+    made = traverse.traverse(run, quantiles=True, steps=3, reach=1.0, dims=[0])
     z = torch.zeros(D)
     z[0] = float(np.quantile(measured.draws[:, 0].numpy(), 0.5 * (1 + math.erf(1 / math.sqrt(2)))))
     assert np.allclose(made.table.x[0, 2], Editor(run).decode(z), atol=1e-2)
@@ -452,13 +455,13 @@ def test_chosen_rows(made):
 
 def test_interpolation_ends_at_the_reconstructions(run, data):
     paths = sorted((data / "faces" / "sad").glob("*.png"))[:3]
-    _, r, _ = verbs.reconstruct(run, paths)
-    made = edit.interpolate(run, paths, steps=4, loop=True)
+    _, r, _ = reconstruct.reconstruct(run, paths)
+    made = interpolate.interpolate(run, paths, steps=4, loop=True)
     assert made.table.x.shape == (3, 6, 1, 8, 8)  # an original on either side
     assert made.frames.shape[0] == 9  # 3 times 4, the shared ones once
     for i in range(3):
         assert np.allclose(made.frames[3 * i], r[i], atol=1e-3)
-    assert edit.interpolate(run, paths, steps=4).frames.shape[0] == 7
+    assert interpolate.interpolate(run, paths, steps=4).frames.shape[0] == 7
 
 
 def test_the_sphere_is_for_gaussian_latents(run, photo, data):
@@ -466,8 +469,8 @@ def test_the_sphere_is_for_gaussian_latents(run, photo, data):
     editor = Editor(run)
     z = editor.encode(editor.open([photo, other])).double()
     half = torch.tensor([0.5])
-    for straight, path in ((False, edit.slerp), (True, edit.lerp)):
-        made = edit.interpolate(run, [photo, other], steps=3, straight=straight)
+    for straight, path in ((False, paths.slerp), (True, paths.lerp)):
+        made = interpolate.interpolate(run, [photo, other], steps=3, straight=straight)
         assert made.sphere is not straight
         assert np.allclose(made.frames[1], editor.decode(path(z[0], z[1], half))[0], atol=1e-3)
 

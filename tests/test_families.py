@@ -26,7 +26,7 @@ from lowerbound.families import (
     Point,
     SharedScaleNormal,
 )
-from lowerbound.models.base import Density, Space
+from lowerbound.space import Density, Space
 from lowerbound.units import to_unit
 
 DRAWS = 60_000

@@ -23,21 +23,23 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import lowerbound as lb
 from command import call, right, tree
-from lowerbound import finetune as tuning
 from lowerbound import testing
+from lowerbound.chunks import log_density
 from lowerbound.data.base import Data, Images
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.files import Rows
 from lowerbound.metrics.base import measure
 from lowerbound.metrics.classification import Classification
-from lowerbound.metrics.likelihood import log_density
 from lowerbound.models.classifier import Classifier
 from lowerbound.models.ppca import PPCA
-from lowerbound.probe import Probe, baselines, budgets, labelled, linear, majority, neighbours, principal
 from lowerbound.progress import Progress
-from lowerbound.score import COLUMNS, scored, typicality
-from lowerbound.train import train as run_training
-from lowerbound.verbs import as_batches, open_data
+from lowerbound.runs.inputs import as_batches, open_data
+from lowerbound.training import classifiers
+from lowerbound.training.train import train as run_training
+from lowerbound.verbs.probe.methods import linear, majority, neighbours
+from lowerbound.verbs.probe.probe import Probe, budgets, labelled
+from lowerbound.verbs.probe.spaces import baselines, principal
+from lowerbound.verbs.score import COLUMNS, scored, typicality
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 
@@ -53,8 +55,8 @@ def trained(out: Path | str, *changes: str, recipe: str = "vae", data: Path | st
 
 @pytest.fixture(autouse=True)
 def short_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "STEPS", 40)
-    monkeypatch.setattr(tuning, "EPOCHS", 1)
+    monkeypatch.setattr(classifiers, "STEPS", 40)
+    monkeypatch.setattr(classifiers, "EPOCHS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def classifier(run: lb.Run, tmp_path_factory: pytest.TempPathFactory) -> lb.Run:
     np.savez(folder / "halves.npz", x=x.astype(np.uint8), y=y)
     trained(folder / "vae", "train.steps=60", data=folder / "halves.npz")
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(tuning, "STEPS", 40)
+        m.setattr(classifiers, "STEPS", 40)
         words = ["--labels", "1,10", "--seeds", "2", "--finetune", "--out", folder / "classifier"]
         right("probe", folder / "vae", *words)
     return lb.Run.open(folder / "classifier")
@@ -342,7 +344,7 @@ def test_a_classifier_begins_at_the_encoder_and_its_probe(run):
 def test_fine_tuning_trains_on_the_labelled_images_alone(run):
     """Images whose labels were not given change nothing."""
     world = Probe.of(run, None, CPU, Progress())
-    tuner = tuning.Tuner.of(run, world.model, None, CPU)
+    tuner = classifiers.Tuner.of(run, world.model, None, CPU)
     subset = labelled(world.train, 2, 0)
     first = tuner.accuracy(world.train, world.test, subset, 5)
     others = np.setdiff1d(np.arange(len(world.train)), subset)
@@ -487,7 +489,7 @@ def test_scores_of_an_exact_marginal(others):
 
 
 def test_typicality_looks_at_some_of_many(run, monkeypatch):
-    monkeypatch.setattr(sys.modules["lowerbound.score"], "REFERENCE", 50)
+    monkeypatch.setattr(sys.modules["lowerbound.verbs.score"], "REFERENCE", 50)
     typical = typicality(run, run.load(), 1, 0, CPU)
     assert typical.n == 50
 
@@ -495,7 +497,7 @@ def test_typicality_looks_at_some_of_many(run, monkeypatch):
 def test_scores_do_not_depend_on_batches(run, monkeypatch):
     batches = as_batches(run, open_data(run, "valid"), CPU)
     whole = [s for _, s in scored(run.load(), batches, 3)]
-    monkeypatch.setattr(sys.modules["lowerbound.metrics.base"], "rows_at_once", lambda model: 40)
+    monkeypatch.setattr(sys.modules["lowerbound.chunks"], "rows_at_once", lambda model: 40)
     cut = [s for _, s in scored(run.load(), batches, 3)]
     assert len(cut) > len(whole)
     for field in ("log_likelihood", "reconstruction_error", "kl"):

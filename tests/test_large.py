@@ -14,12 +14,12 @@ from PIL import Image
 from torch import nn
 
 from command import call, right, tree
-from lowerbound import dry, recipes
-from lowerbound.data import prepared
 from lowerbound.data.base import Data
 from lowerbound.data.batches import Batches
 from lowerbound.models.vqvae import level_names
 from lowerbound.networks.strided import Blocks
+from lowerbound.runs import recipes
+from lowerbound.training import dry, prepared
 
 pytestmark = pytest.mark.usefixtures("surroundings")
 

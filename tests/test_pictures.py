@@ -12,6 +12,7 @@ from scipy.stats import norm
 
 from lowerbound import pictures
 from lowerbound.errors import UserError
+from lowerbound.pictures import plots, sheets
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_small_images_are_enlarged_by_whole_numbers(size, shown):
 
 def test_grid_is_nearly_a_square():
     for n in range(1, 200):
-        columns = pictures._near_square(n)
+        columns = sheets._near_square(n)
         rows = math.ceil(n / columns)
         assert columns * rows - n < columns
         assert rows <= columns <= 2.6 * rows
@@ -234,20 +235,20 @@ def test_log_is_read_term_by_term(tmp_path):
         {"step": 2, "stage": "a", "split": "train", "loss": 2.25},
         tail='[1]\n\n{"step": 3, "stage": "a", "spl',
     )
-    assert pictures._series(path) == {
+    assert plots._series(path) == {
         ("", "loss"): {"train": {1: 3.0, 2: 2.25}, "valid": {2: 2.5}},
         ("", "kl"): {"train": {2: 0.5}},
         ("", "images_per_second"): {"train": {1: 9.0}},
     }
     two = log(tmp_path / "log2.jsonl", {"step": 1, "stage": "a", "loss": 1.0}, {"step": 1, "stage": "b", "loss": 1.0})
-    assert list(pictures._series(two)) == [("a", "loss"), ("b", "loss")]
+    assert list(plots._series(two)) == [("a", "loss"), ("b", "loss")]
 
 
 def test_the_bound_is_drawn_first_and_the_speed_last(tmp_path):
     terms = {"lr": 1, "images_per_second": 2, "kl": 3, "grad_norm": 4, "elbo": 5, "loss": 6}
     path = log(tmp_path / "log.jsonl", {"step": 1, "stage": "b", **terms}, {"step": 1, "stage": "a", **terms})
     order = ["elbo", "loss", "kl", "lr", "grad_norm", "images_per_second"]
-    assert list(pictures._series(path)) == [(stage, name) for stage in "ba" for name in order]
+    assert list(plots._series(path)) == [(stage, name) for stage in "ba" for name in order]
 
 
 @pytest.mark.parametrize(
@@ -275,5 +276,5 @@ def test_curves_of_no_log(tmp_path):
 def test_a_steep_start_does_not_flatten_the_rest():
     steps = [float(s) for s in range(100)]
     falling = {"train": {s: 500.0 if s == 0 else 90.0 + s % 2 for s in steps}}
-    assert pictures._limits(falling) == pytest.approx((89.94, 91.06))
-    assert pictures._limits({"train": {s: s for s in steps}}) is None
+    assert plots._limits(falling) == pytest.approx((89.94, 91.06))
+    assert plots._limits({"train": {s: s for s in steps}}) is None

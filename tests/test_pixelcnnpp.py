@@ -10,10 +10,10 @@ from torch.autograd.functional import jacobian
 from lowerbound.errors import ConfigError
 from lowerbound.families import Bernoulli, Categorical, Family, LogisticMixture
 from lowerbound.models.autoregressive import Autoregressive
-from lowerbound.models.base import Space, Y
 from lowerbound.networks.causal import At, MaskedConv, RowConv
 from lowerbound.networks.pixelcnnpp import Enlarge, Level, PixelCNNPP
 from lowerbound.noise import seeded
+from lowerbound.space import Space, Y
 from lowerbound.testing.base import all_events, double, shake_parameters
 
 LABEL, CODES = Space((), levels=3, ordered=False), Space((2, 2), levels=4, ordered=False)

@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 from command import call, right
-from lowerbound import precision
+from lowerbound import devices
+from lowerbound.devices import reduced
 from lowerbound.families import DiscretizedNormal
-from lowerbound.loop import Loop
-from lowerbound.models.base import Space
 from lowerbound.models.vqvae import VQVAE, Level
 from lowerbound.networks.gated import GatedPixelCNN
 from lowerbound.noise import seeded
-from lowerbound.precision import reduced
 from lowerbound.quantizers import VQ
-from lowerbound.run import Run
+from lowerbound.runs.run import Run
+from lowerbound.space import Space
+from lowerbound.training.loop import Loop
 from test_train import tensors
 
 pytestmark = pytest.mark.usefixtures("surroundings")
@@ -27,7 +27,7 @@ TRAIN = ["train", "vqvae2-digits", "--out", "run", "train.steps=12", "train.stag
 @pytest.fixture(autouse=True)
 def has_bfloat16(monkeypatch: pytest.MonkeyPatch):
     """These are small enough for any processor."""
-    monkeypatch.setattr(precision, "_processor_has_bfloat16", lambda: True)
+    monkeypatch.setattr(devices, "_processor_has_bfloat16", lambda: True)
 
 
 def vqvae(**more) -> VQVAE:
@@ -146,7 +146,7 @@ def test_a_precision_that_is_not(here: Path):
 
 @pytest.mark.parametrize("dry", [False, True])
 def test_a_processor_without(here: Path, monkeypatch: pytest.MonkeyPatch, dry: bool):
-    monkeypatch.setattr(precision, "_processor_has_bfloat16", lambda: False)
+    monkeypatch.setattr(devices, "_processor_has_bfloat16", lambda: False)
     done = call(*TRAIN, "train.stages.prior.top.precision=bfloat16", *(["--dry-run"] if dry else []))
     assert done.status == 2
     assert "no instructions" in done.err

@@ -89,7 +89,7 @@ def vectors(vq: VQ, e: Tensor) -> VQ:
 @pytest.mark.parametrize("shape", [(50, 7, 3), (1, 1, 1), (20, 1, 4), (0, 5, 2), (300, 64, 16)])
 @pytest.mark.parametrize("at_once", [2**26, 100])
 def test_nearest_is_that_of_all_distances(shape, at_once, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lowerbound.quantizers._DISTANCES", at_once)
+    monkeypatch.setattr("lowerbound.quantizers.base._DISTANCES", at_once)
     n, codes, dim = shape
     with double():
         x, e = torch.randn(n, dim) + 3, torch.randn(codes, dim)
@@ -550,11 +550,11 @@ def test_what_is_wrong_is_said(config: type[Quantizer.Config], values: dict, mes
 def test_the_battery_finds_what_is_broken(monkeypatch: pytest.MonkeyPatch):
     case = testing.QuantizerCase(VQ.Config(codes=5, dim=3))
     with monkeypatch.context() as m:
-        m.setattr("lowerbound.quantizers._straight_through", lambda x, z: z + 0.1 * (x - z))
+        m.setattr("lowerbound.quantizers.vq._straight_through", lambda x, z: z + 0.1 * (x - z))
         with pytest.raises(AssertionError, match=r"decode\(codes\) and z differ"):
             testing.quantizer_decodes_its_codes_to_what_it_puts_out(case)
     with monkeypatch.context() as m:
-        m.setattr("lowerbound.quantizers._straight_through", lambda x, z: z.detach() + 0 * x)
+        m.setattr("lowerbound.quantizers.vq._straight_through", lambda x, z: z.detach() + 0 * x)
         with pytest.raises(AssertionError, match="no gradient goes straight through"):
             testing.quantizer_gradients_reach_its_input_and_its_parameters(case)
     with monkeypatch.context() as m:
@@ -562,7 +562,7 @@ def test_the_battery_finds_what_is_broken(monkeypatch: pytest.MonkeyPatch):
         with pytest.raises(AssertionError, match="half precision"):
             testing.quantizer_is_the_same_in_every_precision(case)
     with monkeypatch.context() as m:
-        m.setattr("lowerbound.quantizers._no_autocast", lambda h: nullcontext())
+        m.setattr("lowerbound.quantizers.vq._no_autocast", lambda h: nullcontext())
         with pytest.raises(AssertionError, match="inside autocast"):
             testing.quantizer_is_the_same_in_every_precision(case)
     with monkeypatch.context() as m:

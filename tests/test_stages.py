@@ -1,6 +1,5 @@
 """A training in several stages: an autoencoder, its codes, kept on disk, and a prior over each level of them."""
 
-import importlib
 import json
 import os
 import resource
@@ -17,24 +16,25 @@ from torch import Tensor
 
 import lowerbound as lb
 from command import call, right, tree
-from lowerbound import recipes
 from lowerbound.config import override, parse
 from lowerbound.data.base import Images
 from lowerbound.data.batches import Batches
-from lowerbound.data.prepared import Prepared, prepared
 from lowerbound.errors import ConfigError, ModelError, RunError, UserError
-from lowerbound.loop import Interrupted, Loop
-from lowerbound.models.base import Prepare, Space
 from lowerbound.models.vqvae import VQVAE
 from lowerbound.optimization import Averaging
 from lowerbound.progress import Progress
-from lowerbound.recipes import Recipe, Training
-from lowerbound.run import Run
+from lowerbound.runs import recipes
+from lowerbound.runs.recipes import Recipe, Training
+from lowerbound.runs.run import Run
+from lowerbound.space import Space
+from lowerbound.stages import Prepare
+from lowerbound.training import train as training
+from lowerbound.training.loop import Interrupted, Loop
+from lowerbound.training.prepared import Prepared, prepared
 from test_train import Told, log, tensors, values
 
 pytestmark = pytest.mark.usefixtures("surroundings")
 
-training = importlib.import_module("lowerbound.train")  # `lowerbound.train` is the function
 CPU = torch.device("cpu")
 
 RECIPE = """

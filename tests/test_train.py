@@ -1,7 +1,6 @@
 """Training can be killed at any moment and goes on exactly; what goes wrong is said in a sentence, and nothing lost."""
 
 import errno
-import importlib
 import json
 import math
 import os
@@ -21,23 +20,25 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from lowerbound import files, loop, recipes
+from lowerbound import files
 from lowerbound.config import components, dump
 from lowerbound.data.base import Data, Images
 from lowerbound.data.batches import Batches, binarized
 from lowerbound.errors import ConfigError, RunError, TrainingError, UserError
 from lowerbound.files import replacing
-from lowerbound.loop import Loop
-from lowerbound.models.base import Stage, Turn
 from lowerbound.models.vae import VAE
 from lowerbound.networks.causal import CausalNetwork
 from lowerbound.optimization import Adam, AdamW, Averaging, Constant, Cosine, Guard, Skip, Step
 from lowerbound.progress import Progress
-from lowerbound.run import Run
+from lowerbound.runs import recipes
+from lowerbound.runs.run import Run
+from lowerbound.stages import Stage, Turn
+from lowerbound.training import loop
+from lowerbound.training import train as training
+from lowerbound.training.loop import Loop
 
 pytestmark = pytest.mark.usefixtures("surroundings")
 
-training = importlib.import_module("lowerbound.train")  # `lowerbound.train` is the function
 CPU = torch.device("cpu")
 
 TINY = [
@@ -121,7 +122,7 @@ import json, os, signal, sys
 import torch, torch._dynamo, matplotlib.figure, matplotlib.backends.backend_agg
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
-from lowerbound import api, cli, verbs
+from lowerbound import api, cli
 print("ready", flush=True)
 for line in sys.stdin:
     words, errors = json.loads(line)

@@ -16,21 +16,22 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
+from lowerbound.chunks import log_density
 from lowerbound.data.base import Data, Images
 from lowerbound.data.batches import Batches
 from lowerbound.distributions import closed_kl
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Bernoulli, DiagonalNormal, FixedScaleNormal, FullNormal, Head, SharedScaleNormal
 from lowerbound.metrics.base import measure
-from lowerbound.metrics.likelihood import log_density
-from lowerbound.models.base import Density, ElboTerms, Space
+from lowerbound.model import ElboTerms
 from lowerbound.models.ppca import PPCA, covariance
 from lowerbound.models.vae import VAE
 from lowerbound.networks.mlp import MLP
 from lowerbound.noise import KeyedNoise
 from lowerbound.objectives import ELBO, IWAE
 from lowerbound.priors import GaussianMixture, StandardNormal
-from lowerbound.train import train
+from lowerbound.space import Density, Space
+from lowerbound.training.train import train
 
 ERRORS = 4.0  # standard errors
 LINEAR = MLP.Config(hidden=())
@@ -562,8 +563,8 @@ def test_metrics_do_not_depend_on_batch_size(monkeypatch):
     vae, images = tiny(), batches(23)
     expected = measure(vae, images, options={"draws": 9})
     for rows in (1, 4, 50):
-        for module in ("base", "reconstruction"):
-            monkeypatch.setattr(f"lowerbound.metrics.{module}.rows_at_once", lambda model, rows=rows: rows)
+        for module in ("chunks", "metrics.reconstruction"):
+            monkeypatch.setattr(f"lowerbound.{module}.rows_at_once", lambda model, rows=rows: rows)
         values = measure(vae, images, options={"draws": 9})
         for name, value in values.items():
             assert value.value == pytest.approx(expected[name].value, rel=1e-9), name

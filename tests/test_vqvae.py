@@ -18,8 +18,8 @@ from lowerbound.families import (
     Point,
     SharedScaleNormal,
 )
+from lowerbound.model import Model
 from lowerbound.models.autoregressive import Autoregressive
-from lowerbound.models.base import Density, Model, Space
 from lowerbound.models.flow import Flow
 from lowerbound.models.vae import VAE
 from lowerbound.models.vqvae import VQVAE, Level, level_names
@@ -29,6 +29,7 @@ from lowerbound.networks.mlp import MLP
 from lowerbound.noise import seeded
 from lowerbound.objectives import Reconstruction
 from lowerbound.quantizers import FSQ, VQ, Quantizer, ResidualVQ
+from lowerbound.space import Density, Space
 from lowerbound.testing.base import double, expect_frequencies
 
 

@@ -13,13 +13,17 @@ from sklearn.datasets import load_digits
 
 import lowerbound as lb
 from command import call, right
-from lowerbound import drawing, recipes, rejection, verbs
-from lowerbound.compare import Terms, _drawn, opened
 from lowerbound.errors import ModelError
 from lowerbound.models.classifier import Classifier
 from lowerbound.models.vqvae import VQVAE
 from lowerbound.progress import Progress
-from lowerbound.run import Facts, Run
+from lowerbound.runs import inputs, recipes
+from lowerbound.runs.facts import Facts
+from lowerbound.runs.run import Run
+from lowerbound.sampling import completion, rejection, sheets
+from lowerbound.sampling.labels import draw_labels_of_codes
+from lowerbound.verbs import sample
+from lowerbound.verbs.compare.compare import Terms, _drawn, opened
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 
@@ -276,7 +280,7 @@ def test_a_picture_of_redrawn_images_has_all_that_is_said(runs: dict[str, Path],
 
 def test_the_table_wraps_and_names_its_rows():
     x = np.arange(2 * 14)[:, None, None, None].reshape(2, 14, 1, 1, 1).astype(np.uint8).repeat(2, 3).repeat(2, 4)
-    made = drawing.Redrawn(x[:, 0] + 50, x[:, 0] + 60.0, x, {}, 100, names=("a.png", "b.png"))
+    made = completion.Redrawn(x[:, 0] + 50, x[:, 0] + 60.0, x, {}, 100, names=("a.png", "b.png"))
     table = made.table()
     assert table.x.shape == (4, 9, 1, 2, 2)
     assert table.rows == ("a.png", "", "b.png", "")
@@ -292,7 +296,7 @@ def test_labels_are_drawn_given_the_codes_that_are_kept(runs: dict[str, Path]):
     model, N = loaded(runs["labelled"]), 20_000
     top = torch.tensor([[[1, 2], [3, 4]], [[0, 0], [8, 0]]])
     counts = range(1, 11)
-    y = drawing.draw_labels_of_codes(model, (top,), N, counts, torch.Generator().manual_seed(0))
+    y = draw_labels_of_codes(model, (top,), N, counts, torch.Generator().manual_seed(0))
     with torch.no_grad():
         for z, drawn in zip(top, y, strict=True):
             nats = [float(model.priors[0].log_prob(z[None], (torch.tensor([k]),))) for k in range(10)]  # pyright: ignore
@@ -341,7 +345,7 @@ def test_rejection_keeps_what_the_classifier_is_surest_of(name: str, runs: dict[
     p = judge.probabilities(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))[:, 3]
     assert said["kept"] == pytest.approx(float(p.mean()), rel=1e-4)
     run, judging = Run.open(runs[name]), Run.open(runs["judge"])
-    drawn, facts = verbs.sample(run, 8, label="3", reject=judging, accept=0.25, seed=1)
+    drawn, facts = sample.sample(run, 8, label="3", reject=judging, accept=0.25, seed=1)
     assert facts is not None
     assert facts.kept.min() >= facts.rejected.max()
     assert len(facts.rejected) == 24
@@ -352,7 +356,7 @@ def test_rejection_keeps_what_the_classifier_is_surest_of(name: str, runs: dict[
 
 def test_without_a_label_each_class_has_its_own_images(runs: dict[str, Path]):
     run, judging = Run.open(runs["labelled"]), Run.open(runs["judge"])
-    drawn, facts = verbs.sample(run, 12, reject=judging, accept=0.5, seed=5)
+    drawn, facts = sample.sample(run, 12, reject=judging, accept=0.5, seed=5)
     labels = run.labels(12, None, 5)
     assert labels is not None
     assert facts is not None
@@ -365,8 +369,8 @@ def test_without_a_label_each_class_has_its_own_images(runs: dict[str, Path]):
 
 
 def test_when_all_are_accepted_they_are_those_without_a_classifier(runs: dict[str, Path]):
-    whole, facts = verbs.sample(Run.open(runs["labelled"]), 9, reject=Run.open(runs["judge"]), accept=1.0, seed=7)
-    plain, _ = verbs.sample(Run.open(runs["labelled"]), 9, seed=7)
+    whole, facts = sample.sample(Run.open(runs["labelled"]), 9, reject=Run.open(runs["judge"]), accept=1.0, seed=7)
+    plain, _ = sample.sample(Run.open(runs["labelled"]), 9, seed=7)
     assert facts is not None
     assert facts.report()["rejected"] is None
     assert json.dumps(facts.report())
@@ -379,7 +383,7 @@ def test_judges_that_do_not_fit_are_refused(runs: dict[str, Path], tmp_path: Pat
 
     def said(judge: Path, accept: float = 0.5) -> str:
         with pytest.raises(ModelError) as e:
-            verbs.sample(run, 2, reject=Run.open(judge), accept=accept)
+            sample.sample(run, 2, reject=Run.open(judge), accept=accept)
         return str(e.value)
 
     for accept in (0.0, 1.5, -1.0, float("nan")):
@@ -409,7 +413,7 @@ def test_codes_in_a_file_decode_to_the_reconstructions(runs: dict[str, Path], ph
         assert set(found) == {f"codes_{level}" for level in model.names}
         assert all(found[f"codes_{level}"].dtype == np.int64 for level in model.names)
         x, r = lb.reconstruct(runs[name], photos, device="cpu")
-        images = verbs.open_data(Run.open(runs[name]), "all", str(tmp_path / "data.npz")).x
+        images = inputs.open_data(Run.open(runs[name]), "all", str(tmp_path / "data.npz")).x
         order = [int((np.array(images) == one).all((1, 2, 3)).argmax()) for one in x]  # of the split, which is its own
         assert sorted(order) == [0, 1, 2]
         assert np.array_equal(means(model, found)[order], r.round().astype(np.uint8))
@@ -440,13 +444,13 @@ def test_reconstructions_of_some_levels(runs: dict[str, Path], photos: list[Path
 
 def test_the_picture_of_reconstructions_has_a_row_for_every_level(runs: dict[str, Path]):
     run, model = Run.open(runs["three"]), loaded(runs["three"])
-    batch = next(verbs.as_batches(run, verbs.open_data(run, "valid"), torch.device("cpu")).in_order(16))
-    table = verbs._by_levels(model, batch.x[:8])
+    batch = next(inputs.as_batches(run, inputs.open_data(run, "valid"), torch.device("cpu")).in_order(16))
+    table = sheets._by_levels(model, batch.x[:8])
     assert table.rows == ("original", "top alone", "top + middle", "top + middle + bottom")
     assert np.array_equal(table.x[0], batch.x[:8].numpy())
     whole = model.decode(model.codes(batch.x[:8])).mean.detach().numpy()
     assert np.allclose(table.x[-1], whole, atol=1e-4)
-    verbs.draw_reconstructions(run, model, batch)
+    sheets.draw_reconstructions(run, model, batch)
     with Image.open(run.picture("reconstructions.png")) as picture:
         assert picture.size[0] > 8 * 56
 

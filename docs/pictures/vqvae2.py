@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound import drawing, pictures, verbs
-from lowerbound.doctor import shuffled_places
+from lowerbound import pictures
 from lowerbound.models.vqvae import VQVAE
 from lowerbound.noise import seeded
-from lowerbound.run import Run
+from lowerbound.runs import inputs
+from lowerbound.runs.run import Run
+from lowerbound.sampling import drawing
+from lowerbound.verbs.doctor.measured import shuffled_places
 
 CPU = torch.device("cpu")
 
@@ -61,7 +63,7 @@ def main() -> None:
     run = Run.open(a.run)
     model = run.load()
     assert isinstance(model, VQVAE)
-    x = next(verbs.as_batches(run, verbs.open_data(run, "valid"), CPU).in_order(500)).x
+    x = next(inputs.as_batches(run, inputs.open_data(run, "valid"), CPU).in_order(500)).x
     with seeded(a.seed):
         levels = levels_picture(run, model, x[torch.randperm(len(x))[:5]])
         priors = priors_picture(run, model, model.codes(x), a.n)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
         score,
         train,
     )
-    from lowerbound.encoder import LatentEncoder
     from lowerbound.errors import UserError
-    from lowerbound.run import Run
+    from lowerbound.latent_encoder import LatentEncoder
+    from lowerbound.runs.run import Run
 
 __all__ = [
     "LatentEncoder",
@@ -45,7 +45,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {"LatentEncoder": "encoder", "Run": "run", "UserError": "errors"}
+_HOMES = {"LatentEncoder": "latent_encoder", "Run": "runs.run", "UserError": "errors"}
 _HOMES |= dict.fromkeys([name for name in __all__ if name not in _HOMES], "api")
 
 

@@ -6,19 +6,26 @@ from typing import Any
 
 import numpy as np
 
-from lowerbound import fitting, verbs
-from lowerbound.compare import compare as _compare
 from lowerbound.config import allowing
-from lowerbound.doctor import doctor as _doctor
-from lowerbound.drawing import Completion, Redrawn, Samples
-from lowerbound.models.base import Model
-from lowerbound.predict import predict as _predict
-from lowerbound.probe import probe as _probe
+from lowerbound.devices import pick_device
+from lowerbound.model import Model
 from lowerbound.progress import Progress, Terminal
-from lowerbound.run import Run
-from lowerbound.score import score as _score
-from lowerbound.train import pick_device
-from lowerbound.train import train as _train
+from lowerbound.runs.run import Run
+from lowerbound.sampling.completion import Completion, Redrawn
+from lowerbound.sampling.drawing import Samples
+from lowerbound.training.train import train as _train
+from lowerbound.verbs import complete as _complete_verb
+from lowerbound.verbs import encode as _encode_verb
+from lowerbound.verbs import evaluate as _evaluate_verb
+from lowerbound.verbs import fit_prior as _fit_prior_verb
+from lowerbound.verbs import reconstruct as _reconstruct_verb
+from lowerbound.verbs import sample as _sample_verb
+from lowerbound.verbs import train as _train_verb
+from lowerbound.verbs.compare.compare import compare as _compare
+from lowerbound.verbs.doctor.measured import doctor as _doctor
+from lowerbound.verbs.predict import predict as _predict
+from lowerbound.verbs.probe.probe import probe as _probe
+from lowerbound.verbs.score import score as _score
 
 
 def train(
@@ -67,7 +74,7 @@ def train(
             device=device,
             progress=shown,
         )
-        verbs.finish(run, device=pick_device(device), progress=shown)
+        _train_verb.finish(run, device=pick_device(device), progress=shown)
         return run
 
 
@@ -89,31 +96,31 @@ def fit_prior(
     progress: bool = False,
     allow: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Fit a density to a run's codes, to sample from: gaussian, mixture, flow, or none; see `fitting.fit_prior`."""
+    """Fit a density to a run's codes, to sample from: gaussian, mixture, flow, or none; see `fit_prior.fit_prior`."""
     run, shown = Run.open(path, allow), Terminal() if progress else Progress()
     with allowing(allow):
-        return fitting.fit_prior(
+        return _fit_prior_verb.fit_prior(
             run, prior, components=components, seed=seed, device=pick_device(device), progress=shown
         )
 
 
 def evaluate(path: str | Path, *, device: str = "auto", **options: Any) -> dict[str, Any]:
-    """The report of `lowerbound evaluate --json`; options as those of `verbs.evaluate`."""
-    return verbs.evaluate(Run.open(path), device=pick_device(device), **options)
+    """The report of `lowerbound evaluate --json`; options as those of `evaluate.evaluate`."""
+    return _evaluate_verb.evaluate(Run.open(path), device=pick_device(device), **options)
 
 
 def compare(paths: Sequence[str | Path], *, device: str = "auto", **options: Any) -> dict[str, Any]:
-    """The report of `lowerbound compare --json` over runs; options as those of `lowerbound.compare.compare`."""
+    """The report of `lowerbound compare --json` over runs."""
     return _compare([Run.open(path) for path in paths], device=pick_device(device), **options)
 
 
 def doctor(path: str | Path, *, data: str | None = None, device: str = "auto") -> dict[str, Any]:
-    """The report of `lowerbound doctor --json`: what is wrong with a run, and what to do; see `lowerbound.doctor`."""
+    """The report of `lowerbound doctor --json`: what is wrong with a run, and what to do."""
     return _doctor(Run.open(path), data=data, device=pick_device(device))
 
 
 def probe(path: str | Path, *, device: str = "auto", **options: Any) -> dict[str, Any]:
-    """The report of `lowerbound probe --json`; options as those of `lowerbound.probe.probe`."""
+    """The report of `lowerbound probe --json`; options as those of `lowerbound.verbs.probe.probe.probe`."""
     return _probe(Run.open(path), device=pick_device(device), **options)
 
 
@@ -123,7 +130,7 @@ def predict(path: str | Path, images: Sequence[str | Path] = (), *, device: str 
 
 
 def score(path: str | Path, data: str, *, out: str | Path, device: str = "auto", **options: Any) -> dict[str, Any]:
-    """Write the scores of every image of a data set to a .csv; options as those of `lowerbound.score.score`."""
+    """Write the scores of every image of a data set to a .csv; options as those of `lowerbound.verbs.score`."""
     return _score(Run.open(path), data, out=out, device=pick_device(device), **options)
 
 
@@ -136,23 +143,23 @@ def complete(
     device: str = "auto",
     **options: Any,
 ) -> Completion:
-    """Image files with their rest drawn n times each, given the part that is kept; options as of `verbs.complete`.
+    """Image files with their rest drawn n times each, given the part that is kept; options as of `complete.complete`.
 
     `.x` holds the draws, uint8 [B, n, C, H, W]; `.save(Path("completions.png"))` makes the picture.
     """
-    return verbs.complete(Run.open(path), images, keep, n, device=pick_device(device), **options)
+    return _complete_verb.complete(Run.open(path), images, keep, n, device=pick_device(device), **options)
 
 
 def sample(
     path: str | Path, n: int = 16, *, reject: str | Path | None = None, device: str = "auto", **options: Any
 ) -> Samples:
-    """n images drawn from a run; other options as of `verbs.sample`, by level where it has several levels of codes.
+    """n images drawn from a run; other options as of `sample.sample`, by level where it has several levels of codes.
 
     `.x` holds them, uint8 [n, C, H, W], `.y` their labels and `.codes` their codes; `.save(Path("samples.png"))` makes
     the picture. reject: the run of a classifier, which keeps the share `accept` that it is surest of.
     """
     judge = None if reject is None else Run.open(reject)
-    return verbs.sample(Run.open(path), n, reject=judge, device=pick_device(device), **options)[0]
+    return _sample_verb.sample(Run.open(path), n, reject=judge, device=pick_device(device), **options)[0]
 
 
 def redraw(
@@ -164,21 +171,21 @@ def redraw(
     device: str = "auto",
     **options: Any,
 ) -> Redrawn:
-    """Image files with their finer codes drawn n times each, given the coarser; options as of `verbs.redraw`.
+    """Image files with their finer codes drawn n times each, given the coarser; options as of `sample.redraw`.
 
     `.x` holds the draws, uint8 [B, n, C, H, W], `.codes` their codes; `.save(Path("redrawn.png"))` makes the picture.
     """
-    return verbs.redraw(Run.open(path), images, keep_level, n, device=pick_device(device), **options)
+    return _sample_verb.redraw(Run.open(path), images, keep_level, n, device=pick_device(device), **options)
 
 
 def reconstruct(
     path: str | Path, images: Sequence[str | Path], *, device: str = "auto", **options: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Image files as a run prepares them, uint8 [B, C, H, W], and their reconstructions, float; `verbs.reconstruct`."""
-    x, r, _ = verbs.reconstruct(Run.open(path), images, device=pick_device(device), **options)
+    """Image files as a run prepares them, uint8 [B, C, H, W], and their reconstructions, float."""
+    x, r, _ = _reconstruct_verb.reconstruct(Run.open(path), images, device=pick_device(device), **options)
     return x, r
 
 
 def encode(path: str | Path, *, out: str | Path, device: str = "auto", **options: Any) -> int:
-    """Write the codes of a split to an .npz: how many there are; options as of `verbs.encode`."""
-    return verbs.encode(Run.open(path), out=out, device=pick_device(device), **options)
+    """Write the codes of a split to an .npz: how many there are; options as of `encode.encode`."""
+    return _encode_verb.encode(Run.open(path), out=out, device=pick_device(device), **options)

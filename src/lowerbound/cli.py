@@ -81,15 +81,16 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a recipe into a run folder, then write pictures and a short evaluation."""
-    from lowerbound import dry, reports, verbs
-    from lowerbound.loop import Interrupted
-    from lowerbound.train import pick_device
-    from lowerbound.train import train as run_training
+    from lowerbound.devices import pick_device
+    from lowerbound.training import dry
+    from lowerbound.training.loop import Interrupted
+    from lowerbound.training.train import train as run_training
+    from lowerbound.verbs import tables, train
 
     shown = _progress()
     if dry_run:
         report = dry.run(recipe, data=data, changes=list(changes), device=device, progress=shown)
-        _print(report, json, reports.costs)
+        _print(report, json, tables.costs)
         return
     try:
         run = run_training(
@@ -108,8 +109,8 @@ def train(
         words = [w for w in sys.argv[1:] if w not in ("--resume", "--overwrite")]
         shown.say(f"stopped; {e} is saved. Go on with: lowerbound {shlex.join(words)} --resume")
         raise SystemExit(130) from None
-    report = verbs.finish(run, device=pick_device(device), progress=shown)
-    _print(report, json, reports.metrics)
+    report = train.finish(run, device=pick_device(device), progress=shown)
+    _print(report, json, tables.metrics)
     drawn = "".join(f", pictures/{p.name}" for p in sorted((run.path / "pictures").glob("*s.png")))
     shown.say(f"{run.path}: model.safetensors, log.jsonl{drawn}, …")
 
@@ -142,13 +143,13 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure a run: likelihoods and their relation to the truth, reconstruction, use of the latents, samples."""
-    from lowerbound import reports, verbs
-    from lowerbound.extractors import Input
-    from lowerbound.quality import Protocol
-    from lowerbound.run import Run
-    from lowerbound.train import pick_device
+    from lowerbound.devices import pick_device
+    from lowerbound.metrics.extractors import Input
+    from lowerbound.metrics.judge import Protocol
+    from lowerbound.runs.run import Run
+    from lowerbound.verbs import evaluate, tables
 
-    report = verbs.evaluate(
+    report = evaluate.evaluate(
         Run.open(run),
         data=data,
         split=split,
@@ -160,7 +161,7 @@ def evaluate(
         device=pick_device(device),
         progress=_progress(),
     )
-    _print(report, json, reports.metrics)
+    _print(report, json, tables.metrics)
 
 
 def _range(text: str) -> tuple[float, float]:
@@ -183,13 +184,13 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Name what is wrong with a run, part by part, and what to do about it."""
-    from lowerbound import reports
-    from lowerbound.doctor import doctor as run_doctor
-    from lowerbound.run import Run
-    from lowerbound.train import pick_device
+    from lowerbound.devices import pick_device
+    from lowerbound.runs.run import Run
+    from lowerbound.verbs import tables
+    from lowerbound.verbs.doctor.measured import doctor as run_doctor
 
     report = run_doctor(Run.open(run), data=data, device=pick_device(device), progress=_progress())
-    _print(report, json, reports.diagnosis)
+    _print(report, json, tables.diagnosis)
     if strict and any(f["severity"] == "problem" for f in report["findings"]):
         raise SystemExit(1)
 
@@ -224,9 +225,10 @@ def sample(
     json: Json = False,
 ) -> None:
     """Draw images from a model."""
-    from lowerbound import pictures, verbs
-    from lowerbound.run import Run
-    from lowerbound.train import pick_device
+    from lowerbound import pictures
+    from lowerbound.devices import pick_device
+    from lowerbound.runs.run import Run
+    from lowerbound.verbs import sample
 
     if images is None and keep_level is not None:
         raise UserError(f"--keep-level {keep_level}: says whose codes are kept of the images of --from; there are none")
@@ -242,7 +244,7 @@ def sample(
         _by_level(top_p, "--top-p", float),
     )
     if images is not None:
-        made = verbs.redraw(
+        made = sample.redraw(
             opened,
             images,
             keep_level or "top",
@@ -262,7 +264,7 @@ def sample(
         said = f"{counted(made.x.shape[1], 'draw')} of {counted(len(images), 'image')} in {out} (--seed {used})"
         _print(report, json, lambda r: said)
         return
-    drawn, rejection = verbs.sample(
+    drawn, rejection = sample.sample(
         opened,
         16 if n is None else n,
         label=label,
@@ -325,13 +327,14 @@ def complete(
     json: Json = False,
 ) -> None:
     """Draw the rest of images, given a part of them (autoregressive models)."""
-    from lowerbound import pictures, verbs
-    from lowerbound.run import Run
-    from lowerbound.train import pick_device
+    from lowerbound import pictures
+    from lowerbound.devices import pick_device
+    from lowerbound.runs.run import Run
+    from lowerbound.verbs import complete as completing
 
     pictures.check_out(out)
     used = _seed(seed)
-    made = verbs.complete(
+    made = completing.complete(
         Run.open(run),
         images,
         keep,
@@ -364,12 +367,13 @@ def reconstruct(
     json: Json = False,
 ) -> None:
     """Show images, prepared as the run's data were, above their reconstructions."""
-    from lowerbound import pictures, verbs
-    from lowerbound.run import Run
-    from lowerbound.train import pick_device
+    from lowerbound import pictures
+    from lowerbound.devices import pick_device
+    from lowerbound.runs.run import Run
+    from lowerbound.verbs import reconstruct
 
     pictures.check_out(out)
-    x, r, values = verbs.reconstruct(
+    x, r, values = reconstruct.reconstruct(
         Run.open(run),
         images,
         label=label,
@@ -398,11 +402,11 @@ def encode(
     json: Json = False,
 ) -> None:
     """Write the posterior means (of a VQ-VAE, the codes of each level) of all images of a split."""
-    from lowerbound import verbs
-    from lowerbound.run import Run
-    from lowerbound.train import pick_device
+    from lowerbound.devices import pick_device
+    from lowerbound.runs.run import Run
+    from lowerbound.verbs import encode
 
-    n = verbs.encode(
+    n = encode.encode(
         Run.open(run),
         data=data,
         split=split,
@@ -431,10 +435,10 @@ def probe(
     json: Json = False,
 ) -> None:
     """What the features are worth for telling labels, against raw pixels and PCA, on the test split."""
-    from lowerbound import reports
-    from lowerbound.probe import probe as run_probe
-    from lowerbound.run import Run
-    from lowerbound.train import pick_device
+    from lowerbound.devices import pick_device
+    from lowerbound.runs.run import Run
+    from lowerbound.verbs import tables
+    from lowerbound.verbs.probe.probe import probe as run_probe
 
     shown = _progress()
     report = run_probe(
@@ -448,7 +452,7 @@ def probe(
         device=pick_device(device),
         progress=shown,
     )
-    _print(report, json, reports.accuracies)
+    _print(report, json, tables.accuracies)
     shown.say(report["picture"])
 
 
@@ -465,13 +469,13 @@ def predict(
     json: Json = False,
 ) -> None:
     """Label images by a classifier (`lowerbound probe RUN --finetune --out CLASSIFIER`)."""
-    from lowerbound import reports
-    from lowerbound.predict import predict as run_predict
-    from lowerbound.run import Run
-    from lowerbound.train import pick_device
+    from lowerbound.devices import pick_device
+    from lowerbound.runs.run import Run
+    from lowerbound.verbs import tables
+    from lowerbound.verbs.predict import predict as run_predict
 
     rows = run_predict(Run.open(run), images, data=data, split=split, device=pick_device(device), progress=_progress())
-    _print(rows, json, reports.plain)
+    _print(rows, json, tables.plain)
 
 
 @app.command
@@ -488,9 +492,9 @@ def score(
     json: Json = False,
 ) -> None:
     """How usual images are for a model: likelihood, reconstruction error, KL, typicality, one by one."""
-    from lowerbound.run import Run
-    from lowerbound.score import score as run_score
-    from lowerbound.train import pick_device
+    from lowerbound.devices import pick_device
+    from lowerbound.runs.run import Run
+    from lowerbound.verbs.score import score as run_score
 
     report = run_score(
         Run.open(run),
@@ -525,10 +529,10 @@ def compare(
     json: Json = False,
 ) -> None:
     """One table over runs of any family on the same images: likelihood, cost, what else a model can do."""
-    from lowerbound import reports
-    from lowerbound.compare import compare as run_comparison
-    from lowerbound.run import Run
-    from lowerbound.train import pick_device
+    from lowerbound.devices import pick_device
+    from lowerbound.runs.run import Run
+    from lowerbound.verbs import tables
+    from lowerbound.verbs.compare.compare import compare as run_comparison
 
     shown = _progress()
     report = run_comparison(
@@ -545,7 +549,7 @@ def compare(
         device=pick_device(device),
         progress=shown,
     )
-    _print(report, json, reports.comparison)
+    _print(report, json, tables.comparison)
     for path in (html, png, markdown):
         if path is not None:
             shown.say(str(path))
@@ -570,14 +574,14 @@ def traverse(
     json: Json = False,
 ) -> None:
     """One row of images for each latent dimension, the most used first, all others held."""
-    from lowerbound import edit as editing
     from lowerbound import pictures
-    from lowerbound.run import Run
-    from lowerbound.train import pick_device
+    from lowerbound.devices import pick_device
+    from lowerbound.runs.run import Run
+    from lowerbound.verbs import traverse
 
     wanted = None if dims is None else _numbers(dims, "--dims", int)
     pictures.check_out(out)
-    made = editing.traverse(
+    made = traverse.traverse(
         Run.open(run),
         image,
         dims=wanted,
@@ -611,13 +615,13 @@ def interpolate(
     json: Json = False,
 ) -> None:
     """Images between images, by their codes: along the sphere for Gaussian latents, straight for others."""
-    from lowerbound import edit as editing
     from lowerbound import pictures
-    from lowerbound.run import Run
-    from lowerbound.train import pick_device
+    from lowerbound.devices import pick_device
+    from lowerbound.runs.run import Run
+    from lowerbound.verbs import interpolate
 
     pictures.check_out(out, moving=True)
-    made = editing.interpolate(
+    made = interpolate.interpolate(
         Run.open(run),
         images,
         steps=steps,
@@ -659,12 +663,13 @@ def direction(
     Strength 1 is the distance of the two class means along it. Learnt on the training part of the data; on the
     validation part it is measured how well it separates the classes, and how much else it moves.
     """
-    from lowerbound import contrasts, reports
-    from lowerbound.run import Run
-    from lowerbound.train import pick_device
+    from lowerbound.devices import pick_device
+    from lowerbound.editing import contrasts
+    from lowerbound.runs.run import Run
+    from lowerbound.verbs import direction, tables
 
     if name is None:
-        _print(contrasts.listed(Run.open(run)), json, reports.plain)
+        _print(direction.listed(Run.open(run)), json, tables.plain)
         return
     contrast = contrasts.choose(
         positive=positive,
@@ -677,14 +682,14 @@ def direction(
         skip_missing=skip_missing,
     )
     others = tuple(orthogonal_to.split(",")) if orthogonal_to else ()
-    report = contrasts.teach(
+    report = direction.teach(
         Run.open(run),
         name,
-        contrasts.Lesson(contrast, method, others),
+        direction.Lesson(contrast, method, others),
         device=pick_device(device),
         progress=_progress(),
     )
-    _print(report, json, reports.direction)
+    _print(report, json, tables.direction)
 
 
 @app.command
@@ -712,20 +717,20 @@ def edit(
     json: Json = False,
 ) -> None:
     """Change images by their codes: encode, change z, decode."""
-    from lowerbound import edit as editing
     from lowerbound import pictures
-    from lowerbound.run import Run
-    from lowerbound.train import pick_device
+    from lowerbound.devices import pick_device
+    from lowerbound.runs.run import Run
+    from lowerbound.verbs import edit
 
     if code not in ("mean", "sample"):
         raise UserError(f"--from {code}: expected mean or sample")
-    change = editing.Edit(
+    change = edit.Edit(
         {_number(d, f"--set {d}={v:g}", int): v for d, v in _assigned(set, "--set")},
         dict(_assigned(direction, "--direction", "1")),
     )
     grid = None if strength_grid is None else _numbers(strength_grid, "--strength-grid", float)
     pictures.check_out(out, moving=True)
-    made = editing.edit(
+    made = edit.edit(
         Run.open(run),
         images,
         change,
@@ -782,25 +787,25 @@ def fit_prior(
     json: Json = False,
 ) -> None:
     """Fit a density to the codes of a trained encoder, so that it can sample (better)."""
-    from lowerbound import fitting, reports
-    from lowerbound.run import Run
-    from lowerbound.train import pick_device
+    from lowerbound.devices import pick_device
+    from lowerbound.runs.run import Run
+    from lowerbound.verbs import fit_prior, tables
 
-    report = fitting.fit_prior(
+    report = fit_prior.fit_prior(
         Run.open(run), prior, components=components, seed=seed, device=pick_device(device), progress=_progress()
     )
-    _print(report, json, reports.fitted)
+    _print(report, json, tables.fitted)
 
 
 @app.command
 def recipes(*, json: Json = False) -> None:
     """The bundled recipes: model, data, time, number reached."""
-    from lowerbound import recipes as bundled
-    from lowerbound import reports
+    from lowerbound.runs import recipes
+    from lowerbound.verbs import tables
 
     rows = []
-    for name in bundled.names():
-        recipe = bundled.load(name)
+    for name in recipes.names():
+        recipe = recipes.load(name)
         about = recipe.about
         rows.append(
             {
@@ -811,16 +816,16 @@ def recipes(*, json: Json = False) -> None:
                 "reached": about.reached,
             }
         )
-    _print(rows, json, reports.plain)
+    _print(rows, json, tables.plain)
 
 
 @data_app.command(name="list")
 def list_data(*, json: Json = False) -> None:
     """The data sets that have a name, and whether their files are there."""
-    from lowerbound import reports
     from lowerbound.data import bundled
+    from lowerbound.verbs import tables
 
-    _print([row._asdict() for row in bundled.names()], json, reports.plain)
+    _print([row._asdict() for row in bundled.names()], json, tables.plain)
 
 
 @data_app.command(name="show")
@@ -834,9 +839,10 @@ def show_data(
     """A summary and a contact sheet of a data set."""
     import numpy as np
 
-    from lowerbound import pictures, reports
+    from lowerbound import pictures
     from lowerbound.config import override
     from lowerbound.data.base import Data, summary
+    from lowerbound.verbs import tables
 
     if out is not None and out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: expected a file ending in .png")
@@ -847,7 +853,7 @@ def show_data(
         shown = np.linspace(0, len(images) - 1, min(64, len(images))).astype(int)
         labels = None if images.y is None or images.classes is None else [images.classes[images.y[i]] for i in shown]
         pictures.save_png(pictures.contact_sheet(images.x[shown], images.levels, labels), out)
-    _print(report | ({"out": str(out)} if out else {}), json, reports.plain)
+    _print(report | ({"out": str(out)} if out else {}), json, tables.plain)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import sys
 import tomllib
 import types
 import typing
@@ -64,8 +65,14 @@ class Component(BaseModel):
 
     @classmethod
     def type_name(cls) -> str:
-        """Where the class lives: `families.Bernoulli`, `models.vae.VAE` (for its nested Config)."""
-        return f"{cls.__module__}.{cls.__qualname__.removesuffix('.Config')}".removeprefix(PACKAGE + ".")
+        """Where the class lives: `families.Bernoulli`, `models.vae.VAE` (for its nested Config); a class that a room
+        shows in its `__init__` is named by the room, in whichever file of it it sits."""
+        name, home = cls.__qualname__.removesuffix(".Config"), cls.__module__
+        room = home.rpartition(".")[0]
+        shown = getattr(sys.modules.get(room), name, None)
+        return f"{room if shown is not None and getattr(shown, 'Config', shown) is cls else home}.{name}".removeprefix(
+            PACKAGE + "."
+        )
 
     @model_validator(mode="wrap")
     @classmethod

@@ -18,7 +18,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from lowerbound import distributions as dist
 from lowerbound.config import Component
 from lowerbound.errors import ConfigError
-from lowerbound.models.base import Density, Shape, Space
+from lowerbound.space import Density, Shape, Space
 from lowerbound.units import from_unit
 
 LOG_SCALE = (-7.0, 7.0)  # the bounds of Salimans et al. (2017, code) below and, against overflow, above

@@ -10,7 +10,8 @@ from torch import Tensor
 from lowerbound.config import Component
 from lowerbound.distributions import detached, kl_per_dimension, residual
 from lowerbound.errors import ConfigError
-from lowerbound.models.base import ElboTerms, Loss
+from lowerbound.model import ElboTerms
+from lowerbound.stages import Loss
 from lowerbound.units import nats
 
 

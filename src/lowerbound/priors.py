@@ -14,7 +14,8 @@ from torch.distributions import (
 
 from lowerbound.distributions import tempered
 from lowerbound.errors import ConfigError
-from lowerbound.models.base import ExactModel, Model, Shape, Space, Y
+from lowerbound.model import ExactModel, Model
+from lowerbound.space import Shape, Space, Y
 
 
 class Prior(ExactModel):

@@ -1,20 +1,17 @@
 """A metric measures a model on all images of a split, once each, and says how sure the number is."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 
+from lowerbound.chunks import Advance
 from lowerbound.config import Component, components
-from lowerbound.data.batches import Batch, Batches, Shuffled
+from lowerbound.data.batches import Batches
 from lowerbound.errors import ConfigError, ModelError, did_you_mean
-from lowerbound.memory import keep_freed
-from lowerbound.models.base import Model
-from lowerbound.noise import KeyedNoise
-
-Advance = Callable[[int], None]  # told how many images are done
+from lowerbound.model import Model
 
 
 class Value(NamedTuple):
@@ -131,21 +128,3 @@ def _measured(
         return metric(model, images, seed, limit, advance)
     finally:
         model.train(training)
-
-
-def rows_at_once(model: Model) -> int:
-    """How many events are measured at once: enough to keep all cores busy, few enough for bounded memory."""
-    return max(1, min(8192, 2**22 // model.footprint))
-
-
-def keyed_chunks(
-    model: Model, images: Shuffled, draws: int, seed: int, limit: int | None
-) -> Iterator[tuple[Batch, Iterator[int]]]:
-    """Batches of images, each with the sizes of the chunks its draws are cut into, inside noise keyed by
-    (seed, image index, draw)."""
-    rows = rows_at_once(model)
-    keep_freed()
-    for batch in images.in_order(max(1, rows // draws), limit):
-        with KeyedNoise(seed, batch.index) as noise:
-            step = max(1, rows // len(batch.index))
-            yield batch, (noise.chunk(min(step, draws - done)) for done in range(0, draws, step))

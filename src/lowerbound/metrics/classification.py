@@ -5,10 +5,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from lowerbound.chunks import Advance, rows_at_once
 from lowerbound.data.batches import Batches
-from lowerbound.metrics.base import Advance, Metric, Value, rows_at_once
-from lowerbound.models.base import Model, conditions
+from lowerbound.metrics.base import Metric, Value
+from lowerbound.model import Model
 from lowerbound.models.classifier import Classifier
+from lowerbound.space import conditions
 
 
 class Classification(Metric):

@@ -4,11 +4,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from lowerbound.chunks import Advance, keyed_chunks
 from lowerbound.data.batches import Batches
-from lowerbound.metrics.base import Advance, Metric, Value, keyed_chunks
-from lowerbound.models.base import Density, Model
+from lowerbound.metrics.base import Metric, Value
+from lowerbound.model import Model
 from lowerbound.models.vqvae import VQVAE
 from lowerbound.quantizers import Usage
+from lowerbound.space import Density
 from lowerbound.units import bits_per_dim
 
 

@@ -1,16 +1,17 @@
 """Likelihoods and bounds."""
 
-import math
 from typing import ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from lowerbound.data.batches import Batches, Shuffled
+from lowerbound.chunks import Advance, keyed_chunks, log_density
+from lowerbound.data.batches import Batches
 from lowerbound.distributions import kl_per_dimension
-from lowerbound.metrics.base import Advance, Metric, Value, keyed_chunks
-from lowerbound.models.base import Density, LatentModel, Model
+from lowerbound.metrics.base import Metric, Value
+from lowerbound.model import LatentModel, Model
+from lowerbound.space import Density
 from lowerbound.units import bits_per_dim
 
 NATS = "nats/image"
@@ -73,32 +74,3 @@ class NLL(Metric):
             "nll": Value.mean(nll, NATS, relation, draws),
             "bits_per_dim": Value.mean(bits_per_dim(nll, model.space.dims), "bits/dim", relation, draws),
         }
-
-
-def log_mean(log_w: torch.Tensor, unbiased: bool) -> torch.Tensor:
-    """The estimate that draws of log-weights [K, B] give: [B]; Burda et al. (2016), eq. 8, where `unbiased`."""
-    return torch.logsumexp(log_w, 0) - math.log(len(log_w)) if unbiased else log_w.mean(0)
-
-
-def log_density(
-    model: Model,
-    images: Shuffled,
-    draws: int = 1,
-    seed: int = 0,
-    limit: int | None = None,
-    advance: Advance = lambda n: None,
-) -> np.ndarray:
-    """log p(x) of every image, or its bound with this many draws, in nats: float64 [N]."""
-    found = []
-    for batch, chunks in keyed_chunks(model, images, draws, seed, limit):
-        total, seen = None, 0
-        for k in chunks:
-            log_w = model.log_weights(batch.x, batch.y, k).double()  # [k or 1, B]
-            part = torch.logsumexp(log_w, 0) if model.unbiased else log_w.sum(0)
-            if total is not None:
-                part = torch.logaddexp(total, part) if model.unbiased else total + part
-            total, seen = part, seen + len(log_w)
-        assert total is not None
-        found.append((total - math.log(seen) if model.unbiased else total / seen).cpu().numpy())
-        advance(len(batch.index))
-    return np.concatenate(found)

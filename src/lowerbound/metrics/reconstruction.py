@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from lowerbound.chunks import Advance, reconstruct, rows_at_once
 from lowerbound.data.batches import Batches
-from lowerbound.metrics.base import Advance, Metric, Value, rows_at_once
-from lowerbound.models.base import LatentModel, Model
+from lowerbound.metrics.base import Metric, Value
+from lowerbound.model import LatentModel, Model
 from lowerbound.models.vqvae import VQVAE
 
 
@@ -118,8 +119,3 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     c1, c2 = 0.01**2, 0.03**2
     similarity = (2 * product + c1) * (2 * (ab - product) + c2) / ((means + c1) * (aa + bb - means + c2))
     return similarity.flatten(1).mean(1)
-
-
-def reconstruct(model: LatentModel, x: Tensor, y: Tensor | None = None) -> Tensor:
-    """The mean of p(x|z) at the posterior mean, in pixel values, not rounded: float [B, C, H, W]."""
-    return model.likelihood(tuple(q.mean for q in model.posteriors(x, y)), y).mean

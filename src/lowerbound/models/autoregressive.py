@@ -12,21 +12,12 @@ from torch.distributions import Distribution
 from lowerbound.distributions import check_truncation, tempered, truncated
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Bernoulli, Categorical, Family
-from lowerbound.models.base import (
-    Context,
-    Density,
-    ExactModel,
-    Model,
-    Space,
-    Y,
-    check_conditions,
-    check_draw,
-    check_events,
-    conditions,
-)
+from lowerbound.model import ExactModel, Model
 from lowerbound.networks.causal import CausalNetwork
+from lowerbound.networks.context import Context
 from lowerbound.networks.gated import GatedPixelCNN
 from lowerbound.networks.resnet import Block
+from lowerbound.space import Density, Space, Y, check_conditions, check_draw, check_events, conditions
 
 Advance = Callable[[int, int], None]  # told how many positions are drawn, and of how many
 

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Family, Head, Point
-from lowerbound.models.base import Density, Loss, Model, Space, Y, check_conditions, check_events, conditions
+from lowerbound.model import Model
 from lowerbound.models.vae import VAE, latent_shape
 from lowerbound.networks.base import Network
 from lowerbound.networks.mlp import MLP
+from lowerbound.space import Density, Space, Y, check_conditions, check_events, conditions
+from lowerbound.stages import Loss
 
 
 class Classifier(Model):

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from lowerbound.errors import ConfigError
-from lowerbound.models.base import ExactModel, Model, Space, Y
+from lowerbound.model import ExactModel, Model
 from lowerbound.networks.mlp import MLP
+from lowerbound.space import Space, Y
 
 
 class Flow(ExactModel):

@@ -12,7 +12,9 @@ from torch.distributions import Distribution, Independent, LowRankMultivariateNo
 
 from lowerbound.distributions import Dequantized, closed_kl, tempered
 from lowerbound.errors import ConfigError, ModelError
-from lowerbound.models.base import Density, ElboTerms, LatentModel, Loss, Model, Space, Stage, Turn, Y, conditions
+from lowerbound.model import ElboTerms, LatentModel, Model
+from lowerbound.space import Density, Space, Y, conditions
+from lowerbound.stages import Loss, Stage, Turn
 from lowerbound.units import to_unit, unit_bin
 
 if TYPE_CHECKING:

@@ -10,11 +10,14 @@ from torch.distributions import Distribution
 from lowerbound.distributions import closed_kl
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
-from lowerbound.models.base import Context, Density, ElboTerms, LatentModel, Loss, Model, Space, Stage, Turn, Y
+from lowerbound.model import ElboTerms, LatentModel, Model
 from lowerbound.networks.base import Network
+from lowerbound.networks.context import Context
 from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE, Bound, Objective
 from lowerbound.priors import Prior, StandardNormal
+from lowerbound.space import Density, Space, Y
+from lowerbound.stages import Loss, Stage, Turn
 
 
 def latent_shape(value: Any) -> Any:

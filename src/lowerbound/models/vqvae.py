@@ -14,26 +14,14 @@ from lowerbound.config import Component
 from lowerbound.distributions import Point, check_truncation
 from lowerbound.errors import ConfigError, ModelError, UserError, did_you_mean
 from lowerbound.families import Bernoulli, Family, Head, Noiseless
+from lowerbound.model import ElboTerms, LatentModel, Model
 from lowerbound.models.autoregressive import Advance, Autoregressive
-from lowerbound.models.base import (
-    Density,
-    ElboTerms,
-    LatentModel,
-    Loss,
-    Model,
-    Prepare,
-    Space,
-    Stage,
-    Turn,
-    Y,
-    check_draw,
-    check_events,
-    conditions,
-)
 from lowerbound.networks.base import halvings
 from lowerbound.networks.made import MADE
 from lowerbound.networks.strided import Blocks, Down, Up, enlarged
 from lowerbound.quantizers import VQ, Quantized, Quantizer
+from lowerbound.space import Density, Space, Y, check_draw, check_events, conditions
+from lowerbound.stages import Loss, Prepare, Stage, Turn
 
 T = TypeVar("T")
 Temperature = float | Mapping[str, float]  # for all levels alike, or by level; 1 for those that are not named

@@ -5,8 +5,8 @@ from abc import abstractmethod
 from torch import Tensor, nn
 
 from lowerbound.config import Component
+from lowerbound.devices import Reducible
 from lowerbound.errors import ConfigError, ModelError
-from lowerbound.precision import Reducible
 
 Shape = tuple[int, ...]
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lowerbound.config import Component
+from lowerbound.devices import Reducible
 from lowerbound.errors import ConfigError
 from lowerbound.networks.base import Shape
-from lowerbound.precision import Reducible
 
 T = TypeVar("T")
 

@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from lowerbound.errors import ModelError
 from lowerbound.networks.base import Network, Shape, halvings, is_image
 
 
@@ -86,8 +87,6 @@ def to_map(in_shape: Shape, small: Shape, context: int) -> nn.Module:
 
 
 def check_same_size(small: Shape, latent: Shape) -> None:
-    from lowerbound.errors import ModelError
-
     if small[-2:] != latent[-2:]:
         raise ModelError(
             f"the latent map is {latent[-2]}x{latent[-1]}, but the network's smallest is {small[-2]}x{small[-1]}: "

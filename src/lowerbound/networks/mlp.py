@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
+from lowerbound.devices import Reducible
 from lowerbound.errors import did_you_mean
 from lowerbound.networks.base import Network, Shape
-from lowerbound.precision import Reducible
 
 ACTIVATIONS = {
     "relu": nn.ReLU,

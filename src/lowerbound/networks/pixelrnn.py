@@ -10,16 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lowerbound.networks.base import Shape
-from lowerbound.networks.causal import (
-    At,
-    Cache,
-    CausalNetwork,
-    MaskedConv,
-    MaskedLinear,
-    Shift,
-    channel_of,
-    may_see,
-)
+from lowerbound.networks.causal import At, Cache, CausalNetwork, MaskedConv, MaskedLinear, Shift, channel_of, may_see
 
 
 class PixelRNN(CausalNetwork):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lowerbound.precision import Reducible
+from lowerbound.devices import Reducible
 
 
 class Residual(nn.Module):

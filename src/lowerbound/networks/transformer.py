@@ -7,16 +7,7 @@ from torch import Tensor, nn
 
 from lowerbound.errors import ConfigError
 from lowerbound.networks.base import Shape
-from lowerbound.networks.causal import (
-    At,
-    Cache,
-    CausalNetwork,
-    MaskedLinear,
-    Shift,
-    channel_of,
-    may_see,
-    recomputed,
-)
+from lowerbound.networks.causal import At, Cache, CausalNetwork, MaskedLinear, Shift, channel_of, may_see, recomputed
 
 
 class Transformer(CausalNetwork):

@@ -12,10 +12,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from lowerbound.config import Component, dump, parse
+from lowerbound.devices import reduced
 from lowerbound.errors import UserError
-from lowerbound.models.base import Space, Y
 from lowerbound.noise import seeded
-from lowerbound.precision import reduced
+from lowerbound.space import Space, Y
 
 C = TypeVar("C", bound=Component)
 ERRORS = 5.0  # standard errors that chance is allowed; every check draws the same noise each time

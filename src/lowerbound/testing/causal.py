@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from lowerbound.errors import ConfigError
-from lowerbound.models.base import Space
 from lowerbound.networks.causal import CausalNetwork
 from lowerbound.noise import seeded
+from lowerbound.space import Space
 from lowerbound.testing.base import (
     double,
     events,

@@ -11,8 +11,8 @@ from torch.distributions import Distribution
 from lowerbound.distributions import detached, tempered
 from lowerbound.errors import ConfigError
 from lowerbound.families import Family, Head
-from lowerbound.models.base import Density, Space
 from lowerbound.noise import KeyedNoise, seeded
+from lowerbound.space import Density, Space
 from lowerbound.testing.base import (
     MANY,
     all_events,

@@ -14,7 +14,7 @@ import torch
 from lowerbound.data.base import Images
 from lowerbound.data.batches import Batches
 from lowerbound.metrics.base import Metric, Value, base, measure
-from lowerbound.models.base import Model
+from lowerbound.model import Model
 from lowerbound.models.vae import VAE
 from lowerbound.testing.base import events, expect, expect_round_trip, run_checks
 from lowerbound.testing.models import ModelCase

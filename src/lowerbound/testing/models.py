@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from lowerbound.devices import reduced
 from lowerbound.errors import ModelError, UserError
-from lowerbound.models.base import Density, LatentModel, Model, Space, Stage, Y
+from lowerbound.model import LatentModel, Model
 from lowerbound.noise import KeyedNoise, seeded
-from lowerbound.precision import reduced
 from lowerbound.priors import Prior
+from lowerbound.space import Density, Space, Y
+from lowerbound.stages import Stage
 from lowerbound.testing.base import (
     MANY,
     all_events,

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowerbound.models.base import Space
 from lowerbound.networks.base import Network, Shape
 from lowerbound.noise import seeded
+from lowerbound.space import Space
 from lowerbound.testing.base import (
     double,
     events,

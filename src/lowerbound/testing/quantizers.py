@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from lowerbound.errors import ModelError
-from lowerbound.models.base import Space
 from lowerbound.noise import seeded
 from lowerbound.quantizers import Quantizer
+from lowerbound.space import Space
 from lowerbound.testing.base import (
     double,
     events,

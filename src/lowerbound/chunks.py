@@ -1,0 +1,67 @@
+"""A model asked about many images, in parts that fit in memory."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowerbound.data.batches import Batch, Shuffled
+from lowerbound.model import LatentModel, Model
+from lowerbound.noise import KeyedNoise
+from lowerbound.processes import keep_freed
+
+Advance = Callable[[int], None]  # told how many images are done
+
+
+def rows_at_once(model: Model) -> int:
+    """How many events are measured at once: enough to keep all cores busy, few enough for bounded memory."""
+    return max(1, min(8192, 2**22 // model.footprint))
+
+
+def keyed_chunks(
+    model: Model, images: Shuffled, draws: int, seed: int, limit: int | None
+) -> Iterator[tuple[Batch, Iterator[int]]]:
+    """Batches of images, each with the sizes of the chunks its draws are cut into, inside noise keyed by
+    (seed, image index, draw)."""
+    rows = rows_at_once(model)
+    keep_freed()
+    for batch in images.in_order(max(1, rows // draws), limit):
+        with KeyedNoise(seed, batch.index) as noise:
+            step = max(1, rows // len(batch.index))
+            yield batch, (noise.chunk(min(step, draws - done)) for done in range(0, draws, step))
+
+
+def log_mean(log_w: torch.Tensor, unbiased: bool) -> torch.Tensor:
+    """The estimate that draws of log-weights [K, B] give: [B]; Burda et al. (2016), eq. 8, where `unbiased`."""
+    return torch.logsumexp(log_w, 0) - math.log(len(log_w)) if unbiased else log_w.mean(0)
+
+
+def log_density(
+    model: Model,
+    images: Shuffled,
+    draws: int = 1,
+    seed: int = 0,
+    limit: int | None = None,
+    advance: Advance = lambda n: None,
+) -> np.ndarray:
+    """log p(x) of every image, or its bound with this many draws, in nats: float64 [N]."""
+    found = []
+    for batch, chunks in keyed_chunks(model, images, draws, seed, limit):
+        total, seen = None, 0
+        for k in chunks:
+            log_w = model.log_weights(batch.x, batch.y, k).double()  # [k or 1, B]
+            part = torch.logsumexp(log_w, 0) if model.unbiased else log_w.sum(0)
+            if total is not None:
+                part = torch.logaddexp(total, part) if model.unbiased else total + part
+            total, seen = part, seen + len(log_w)
+        assert total is not None
+        found.append((total - math.log(seen) if model.unbiased else total / seen).cpu().numpy())
+        advance(len(batch.index))
+    return np.concatenate(found)
+
+
+def reconstruct(model: LatentModel, x: Tensor, y: Tensor | None = None) -> Tensor:
+    """The mean of p(x|z) at the posterior mean, in pixel values, not rounded: float [B, C, H, W]."""
+    return model.likelihood(tuple(q.mean for q in model.posteriors(x, y)), y).mean

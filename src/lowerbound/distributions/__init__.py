@@ -1,0 +1,24 @@
+"""Distributions that torch lacks: of pixels and codes, their KLs, temperatures, truncation."""
+
+from lowerbound.distributions.changed import check_truncation, detached, tempered, truncated
+from lowerbound.distributions.discretized import DiscretizedNormal, LogisticMixture
+from lowerbound.distributions.divergence import closed_kl, kl_per_dimension
+from lowerbound.distributions.pixels import Bernoulli, Categorical, Dequantized, Noiseless, Pixels, Point, residual
+
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Dequantized",
+    "DiscretizedNormal",
+    "LogisticMixture",
+    "Noiseless",
+    "Pixels",
+    "Point",
+    "check_truncation",
+    "closed_kl",
+    "detached",
+    "kl_per_dimension",
+    "residual",
+    "tempered",
+    "truncated",
+]

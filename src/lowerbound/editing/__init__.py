@@ -1,0 +1,1 @@
+"""Codes changed: what is known of latents, directions learnt, paths."""

@@ -1,0 +1,228 @@
+"""A run's latent vectors, as editing takes them: images as codes, codes as images, and what is known of codes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+
+from lowerbound.chunks import rows_at_once
+from lowerbound.data.base import Images
+from lowerbound.directions import Direction
+from lowerbound.distributions import Point, closed_kl
+from lowerbound.errors import ModelError, UserError
+from lowerbound.model import LatentModel
+from lowerbound.noise import KeyedNoise
+from lowerbound.progress import Progress
+from lowerbound.runs.inputs import as_batches, open_data, user_images
+from lowerbound.runs.run import Run
+from lowerbound.space import Density, Y
+
+DRAWS = 16  # of the bound, to tell which class an image has
+
+
+# ---- the latents of a run
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What editing needs to know of the latent vector: measured over the valid images.
+
+    origin [D]: the mean of the prior, or of the codes where the prior is no single Gaussian. scale [D]: the standard
+    deviation of the aggregate posterior, the average of q(z|x) over the images. use [D]: the mean of
+    KL(q(z_d|x) || p(z_d)) in nats where both are Gaussian, else the variance of the posterior means. draws [N, D]: one
+    z of each image, every dimension sorted.
+    """
+
+    origin: Tensor
+    scale: Tensor
+    use: Tensor
+    draws: Tensor
+    gaussian: bool  # whether p(z) and q(z|x) are Gaussian, and so the rows of `use` KLs
+    sphere: bool  # whether p(z) is besides the same in every direction
+
+    @property
+    def use_name(self) -> str:
+        return "KL" if self.gaussian else "variance"
+
+    def order(self) -> list[int]:
+        """The dimensions, the most used first."""
+        return torch.argsort(self.use, descending=True, stable=True).tolist()
+
+    def quantile(self, d: int, share: Sequence[float]) -> Tensor:
+        """Quantiles of the aggregate posterior in dimension d."""
+        return torch.quantile(self.draws[:, d], torch.tensor(share, dtype=self.draws.dtype))
+
+
+def codes(run: Run, model: LatentModel, device: torch.device | str = "cpu", progress: Progress | None = None) -> Codes:
+    """The codes of the run's valid images, kept in the run. Deterministic: noise is keyed by the image."""
+    kept = run.load_codes(model)
+    if kept is None:
+        kept = _measure(run, model, torch.device(device), progress)
+        run.save_codes(kept, model)
+    return Codes(
+        origin=kept["origin"],
+        scale=kept["scale"],
+        use=kept["use"],
+        draws=kept["draws"],
+        gaussian=bool(kept["gaussian"]),
+        sphere=bool(kept["sphere"]),
+    )
+
+
+@torch.no_grad()
+def _measure(run: Run, model: LatentModel, device: torch.device, progress: Progress | None) -> dict[str, Tensor]:
+    means, variances, kls, draws = [], [], [], []
+    prior = None
+    for batch in as_batches(run, open_data(run, "valid", progress=progress), device).in_order(rows_at_once(model)):
+        q = model.vector_posterior(batch.x, batch.y)
+        prior = _prior(model, batch.x, batch.y) if not means else prior
+        means.append(q.mean.double().cpu())
+        variances.append(q.variance.double().cpu())
+        with KeyedNoise(0, batch.index) as noise:
+            draws.append(q.sample((noise.chunk(1),))[0].float().cpu())
+        kl = None if prior is None else _marginal_kl(q, prior)
+        kls += [] if kl is None else [kl.double().cpu()]
+    mean, variance = torch.cat(means), torch.cat(variances)
+    gaussian = len(kls) == len(means)
+    origin = prior.mean.double().cpu() if gaussian and prior is not None else mean.mean(0)
+    return {
+        "origin": origin,
+        "scale": (variance.mean(0) + mean.var(0, correction=0)).sqrt(),
+        "use": torch.cat(kls).mean(0) if gaussian else mean.var(0, correction=0),
+        "draws": torch.cat(draws).sort(0).values.contiguous(),
+        "gaussian": torch.tensor(gaussian),
+        "sphere": torch.tensor(gaussian and prior is not None and _is_round(prior)),
+    }
+
+
+def _prior(model: LatentModel, x: Tensor, y: Y) -> Distribution | None:
+    """p(z) where it is one Gaussian."""
+    one = (None if y is None else y[:1]) if isinstance(y, Tensor | None) else tuple(part[:1] for part in y)
+    p = model.elbo_terms(x[:1], one).p[0]
+    return p if _is_gaussian(p) else None
+
+
+def _is_gaussian(d: Any) -> bool:
+    return isinstance(d, MultivariateNormal) or (isinstance(d, Independent) and isinstance(d.base_dist, Normal))
+
+
+def _is_round(p: Distribution) -> bool:
+    """Whether a Gaussian has its mean at 0 and one variance for all directions."""
+    if isinstance(p, MultivariateNormal):
+        return False
+    return bool((p.mean == 0).all() and (p.stddev == p.stddev.flatten()[0]).all())
+
+
+def _marginal_kl(q: Distribution, p: Distribution) -> Tensor | None:
+    """KL(q(z_d|x) || p(z_d)) of every dimension's marginal, in nats: [B, D]; None unless both are Gaussian."""
+    if isinstance(q, Point) or not _is_gaussian(q):
+        return None
+    return closed_kl(Normal(q.mean, q.stddev, validate_args=False), Normal(p.mean, p.stddev, validate_args=False))
+
+
+# ---- images in, images out
+
+
+class Editor:
+    """A run's model, and its images and codes as editing takes them."""
+
+    def __init__(self, run: Run, device: torch.device | str = "cpu", progress: Progress | None = None):
+        model = run.load(device)
+        if not isinstance(model, LatentModel):
+            raise ModelError(f"{run.path}: {type(model).__name__} has no latent code to edit")
+        self.run, self.model = run, model
+        self.device, self.progress = torch.device(device), progress or Progress()
+        self.size = self._size()
+
+    @torch.no_grad()
+    def _size(self) -> int:
+        """D. Raises ModelError for latents that are no single vector."""
+        x = torch.zeros((1, *self.model.space.shape), dtype=self.model.space.dtype, device=self.device)
+        try:
+            return int(self.model.vector_posterior(x, self._y([0]) if self.model.given else None).event_shape[0])
+        except ModelError as e:
+            raise ModelError(f"{self.run.path}: {e}") from None
+
+    @property
+    def levels(self) -> int:
+        return self.model.space.levels or 256
+
+    @property
+    def directions(self) -> Mapping[str, Direction]:
+        return self.run.directions(self.model)
+
+    def _y(self, labels: Sequence[int]) -> Tensor:
+        return torch.tensor(list(labels), device=self.device)
+
+    def open(self, paths: Sequence[str | Path]) -> Tensor:
+        """Image files, prepared as the run's data were; what had to be converted is said. uint8 [B, C, H, W]."""
+        return user_images(self.run, paths, self.progress).to(self.device)
+
+    def labels(self, x: Tensor, own: str | int | None, names: Sequence[str | Path]) -> Tensor | None:
+        """The labels that images are encoded with, [B]: the given one, or the most likely by the bound, which is said.
+
+        None where the model is not conditional.
+        """
+        given = self.run.labels(len(x), own)
+        if own is not None or given is None:
+            return None if given is None else given.to(self.device)
+        y = self._most_likely(x)
+        for name, label in zip(names, y.tolist(), strict=True):
+            classes = self.run.facts.classes or ()
+            self.progress.say(f"{name}: encoded as {classes[label]}, the likeliest label by the bound")
+        return y
+
+    @torch.no_grad()
+    def _most_likely(self, x: Tensor) -> Tensor:
+        """argmax over y of the bound of log p(x|y) + log p(y), [B]."""
+        counts = torch.tensor(self.run.facts.counts or (), dtype=torch.float64)
+        bounds = []
+        for label in range(len(counts)):
+            with KeyedNoise(0, np.arange(len(x))) as noise:
+                bounds.append(
+                    self.model.log_density(x, self._y([label] * len(x)), noise.chunk(DRAWS))
+                    if self.model.density is not Density.NONE
+                    else -self._squared_error(x, label)
+                )
+        return (torch.stack(bounds, 1).double().cpu() + (counts / counts.sum()).log()).argmax(1).to(self.device)
+
+    def _squared_error(self, x: Tensor, label: int) -> Tensor:
+        """Of the reconstructions with a label, for models without a density: [B]."""
+        y = self._y([label] * len(x))
+        return (self.decode(self.model.vector_posterior(x, y).mean, y) - x).square().flatten(1).sum(1)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, y: Tensor | None = None, draw: int | None = None) -> Tensor:
+        """The posterior means, or draws keyed by this seed: [B, D]."""
+        q = self.model.vector_posterior(x, y)
+        if draw is None:
+            return q.mean
+        with KeyedNoise(draw, np.arange(len(x))) as noise:
+            return q.sample((noise.chunk(1),))[0]
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """The means of p(x|z) for z [..., D], in chunks: [..., C, H, W]. y: one label [1] for all, or one of each."""
+        flat = z.reshape(-1, z.shape[-1]).float()
+        whole = None if y is None else y.expand(z.shape[:-1]).reshape(-1)
+        rows = rows_at_once(self.model)
+        parts = [
+            self.model.decode(flat[i : i + rows], None if whole is None else whole[i : i + rows]).mean
+            for i in range(0, len(flat), rows)
+        ]
+        return torch.cat(parts).reshape(*z.shape[:-1], *self.model.space.shape)
+
+    @torch.no_grad()
+    def codes_of(self, images: Images) -> np.ndarray:
+        """The posterior means of a part of a data set: float64 [N, D]."""
+        batches = as_batches(self.run, images, self.device).in_order(rows_at_once(self.model))
+        return np.concatenate([self.encode(b.x, b.y).double().cpu().numpy() for b in batches])
+
+    def check_dimension(self, d: int, option: str) -> None:
+        if not 0 <= d < self.size:
+            raise UserError(f"{option}: expected a dimension from 0 to {self.size - 1}, the latents of {self.run.path}")

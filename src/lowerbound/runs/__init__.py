@@ -1,0 +1,1 @@
+"""The run folder, all of it."""

@@ -1,0 +1,47 @@
+"""A prior that is fitted to a run's codes after training, as the run holds it."""
+
+from lowerbound.model import Model
+from lowerbound.models.vae import VAE
+from lowerbound.runs.recipes import Recipe
+from lowerbound.runs.run import Run
+
+# ---- the run
+
+
+def is_fitted(recipe: Recipe) -> bool:
+    """Whether the recipe has a prior that was fitted after training."""
+    return isinstance(recipe.model, VAE.Config) and recipe.model.fitted_prior is not None
+
+
+def unfitted(recipe: Recipe) -> Recipe:
+    """The recipe as it was trained."""
+    return _with_prior(recipe, None) if is_fitted(recipe) else recipe
+
+
+def _with_prior(recipe: Recipe, prior: Model.Config | None) -> Recipe:
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"fitted_prior": prior})})
+
+
+def _unfitted(run: Run) -> Run:
+    """The run with the prior it was trained with, in memory alone."""
+    return Run(run.path, run.name, unfitted(run.recipe), run.facts)
+
+
+def remove_prior(run: Run) -> None:
+    """Take a fitted prior out of a run, and what was measured and drawn with it. A kill on the way leaves a run."""
+    run.forget_prior()
+    if is_fitted(run.recipe):
+        run.recipe = unfitted(run.recipe)
+        run.save_config()  # the weights may hold more than the configuration asks for
+        run.save_model(run.load())
+
+
+def _store(run: Run, model: VAE, fitted: Model) -> None:
+    """Put a fitted prior into a run. In this order a kill leaves a run with the former prior or the fitted one."""
+    remove_prior(run)
+    recipe = _with_prior(run.recipe, fitted.config)
+    whole = recipe.model.build(run.facts.space, ())
+    whole.load_state_dict(model.state_dict() | {f"fitted_prior.{k}": t for k, t in fitted.state_dict().items()})
+    run.save_model(whole)
+    run.recipe = recipe
+    run.save_config()

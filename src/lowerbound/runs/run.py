@@ -1,0 +1,344 @@
+"""The run folder: the only file that knows its layout.
+
+config.json           the whole configuration and what was found of the data; rebuilds the model
+model.safetensors     the weights every verb uses
+log.jsonl             one line per logged step
+state/                what resuming needs: one file for each stage, replaced atomically; and what images were turned
+                      into for later stages (prepared-train/, prepared-valid/)
+directions/           one file for each named direction of the latent vector: its step, and how it was learnt
+evaluation/           reports, and codes.safetensors: what editing needs to know of the codes of the valid images
+pictures/
+"""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from lowerbound.config import allowing, dump, parse
+from lowerbound.directions import Direction, check_name
+from lowerbound.errors import RunError, UserError, did_you_mean
+from lowerbound.files import UNFINISHED, replacing
+from lowerbound.model import LatentModel, Model
+from lowerbound.noise import key, seeded
+from lowerbound.runs.facts import Facts
+from lowerbound.runs.recipes import Recipe
+
+FORMAT = 1  # of config.json; a run of a higher one was made by a newer version
+
+
+class Run:
+    """A folder that holds one training and all that came of it."""
+
+    def __init__(self, path: Path, name: str, recipe: Recipe, facts: Facts):
+        self.path = path
+        self.name = name
+        self.recipe = recipe
+        self.facts = facts
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @staticmethod
+    def create(path: Path, name: str, recipe: Recipe, facts: Facts) -> "Run":
+        """Begin a run in an empty or new folder."""
+        run = Run(path, name, recipe, facts)
+        _make_folder(path)
+        run.save_config()
+        return run
+
+    def save_config(self) -> None:
+        values = {"version": version("lowerbound"), "format": FORMAT, "recipe": self.name}
+        self.write_json("config.json", values | {"data": dump(self.facts), "config": dump(self.recipe)})
+
+    @staticmethod
+    def open(path: str | Path, allow: Iterable[str] = ()) -> "Run":
+        """An existing run. Raises RunError for a folder that isn't one."""
+        path = Path(path)
+        if not (path / "config.json").is_file():
+            near = did_you_mean(path.name, [p.parent.name for p in path.parent.glob("*/config.json")])
+            what = "is not a run: it has no config.json" if path.is_dir() else "no such run"
+            raise RunError(f"{path}: {what}{near}")
+        try:
+            values = json.loads((path / "config.json").read_text(encoding="utf-8"))
+            made_by, form, name = values["version"], values["format"], values["recipe"]
+            config, data = values["config"], values["data"]
+            newer = form > FORMAT
+        except OSError as e:
+            raise RunError(f"{path}/config.json can't be read: {e.strerror}") from None
+        except (ValueError, KeyError, TypeError) as e:
+            reason = f"it has no {e}" if isinstance(e, KeyError) else str(e)
+            raise RunError(f"{path}/config.json is damaged, or no run's: {reason}") from None
+        if newer:
+            raise RunError(f"{path} was made by lowerbound {made_by}, newer than this one ({version('lowerbound')})")
+        with allowing(allow) if allow else nullcontext():
+            recipe = parse(Recipe, config, f"{path}/config.json: config")
+        return Run(path, name, recipe, parse(Facts, data, f"{path}/config.json: data"))
+
+    # ---- the model and its weights
+
+    def build(self) -> Model:
+        """The model with new weights, keyed by the run's seed."""
+        with seeded(self.recipe.seed, "weights"):
+            return self.recipe.model.build(self.facts.space, self.facts.given(self.recipe))
+
+    def load(self, device: str | torch.device = "cpu") -> Model:
+        """The trained model, in eval mode, with the run's directions. Raises RunError before there are weights."""
+        model = self.build()
+        self.load_weights(model)
+        if isinstance(model, LatentModel):
+            model.directions = self.directions(model, strict=False)
+        return model.to(device).eval()
+
+    def load_weights(self, model: nn.Module) -> None:
+        """Put the trained weights into a model. Raises RunError where there are none, or not of this model."""
+        path = self.path / "model.safetensors"
+        if not path.is_file():
+            raise RunError(f"{self.path} has no weights yet: train it on with `lowerbound train … --resume`")
+        try:
+            model.load_state_dict(load_file(path))
+        except (SafetensorError, OSError) as e:
+            raise RunError(f"{path} is damaged: {e}") from None
+        except RuntimeError as e:
+            reason = " ".join(str(e).split()[:40])
+            raise RunError(f"{path} does not fit the model of config.json: {reason}") from None
+
+    def labels(self, n: int, given: str | int | None = None, seed: int = 0) -> Tensor | None:
+        """n labels [n]: all the given one (a class's name or number), or drawn by their frequencies in training.
+
+        None for a model that is not conditional. Raises RunError for a label that does not exist.
+        """
+        classes, counts = self.facts.classes, self.facts.counts
+        if not self.recipe.data.label or classes is None or counts is None:
+            if given is not None:
+                raise RunError(f"--label {given}: {self.path} is not conditional; train it with data.label=true")
+            return None
+        if given is not None:
+            return torch.full((n,), _class_number(str(given), classes))
+        generator = torch.Generator().manual_seed(key(seed, "labels"))
+        return torch.multinomial(torch.tensor(counts, dtype=torch.float64), n, replacement=True, generator=generator)
+
+    def save_model(self, model: nn.Module) -> None:
+        _save(self.path / "model.safetensors", model.state_dict(), {})
+
+    # ---- the state that resuming needs
+
+    def _state(self, stage: str) -> Path:
+        return self.path / "state" / f"{stage}.safetensors"
+
+    def save_state(self, stage: str, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        _save(self._state(stage), tensors, {"values": json.dumps(values)})
+
+    def has_state(self) -> bool:
+        return any(self._state("*").parent.glob("*.safetensors"))
+
+    def tidy(self) -> None:
+        """Remove the files that a killed process was writing."""
+        for entry in (*self.path.glob(".*"), *self.path.glob("*/.*")):
+            if UNFINISHED.fullmatch(entry.name) and entry.is_file():
+                entry.unlink(missing_ok=True)
+            elif UNFINISHED.fullmatch(entry.name) and entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def forget_state(self, stage: str) -> None:
+        """Remove a stage's state, so that it begins anew."""
+        self._state(stage).unlink(missing_ok=True)
+
+    def prepared(self, split: str) -> Path:
+        """The folder for what the images of a split are turned into for later stages."""
+        return self.path / "state" / f"prepared-{split}"
+
+    def load_state(self, stage: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The tensors and values of the last state; None before the first. Raises RunError where it is damaged."""
+        path = self._state(stage)
+        if not path.is_file():
+            return None
+        try:
+            return _load(path)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
+            raise RunError(f"{path} is damaged ({e}); start over with --overwrite") from None
+
+    def states(self) -> dict[str, dict[str, Any]]:
+        """The values of the last state of every stage, without its tensors: {} where there are none to be read."""
+        found: dict[str, dict[str, Any]] = {}
+        for path in sorted(self._state("*").parent.glob("[!.]*.safetensors")):
+            with suppress(SafetensorError, OSError, KeyError, TypeError, ValueError), safe_open(path, "pt") as file:
+                found[path.stem] = json.loads(file.metadata()["values"])
+        return found
+
+    # ---- directions, and what editing needs to know of the codes
+
+    def directions(self, model: nn.Module, *, strict: bool = True) -> dict[str, Direction]:
+        """The named directions, each told whether it was learnt for the weights of this model.
+
+        Raises RunError for a file that is damaged; with `strict` false it is passed over.
+        """
+        found: dict[str, Direction] = {}
+        paths = sorted((self.path / "directions").glob("[!.]*.safetensors"))
+        code = weights_code(model, prior=False) if paths else ""
+        for path in paths:
+            try:
+                tensors, values = _load(path)
+                fresh = values["weights"] == code
+                found[path.stem] = Direction(path.stem, tensors["step"], values["report"], fresh)
+            except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
+                if strict:
+                    raise RunError(f"{path} is damaged ({e}); remove it, and learn the direction again") from None
+        return found
+
+    def save_direction(self, direction: Direction, model: nn.Module) -> None:
+        """Store a direction of this model under its name, in place of an earlier one."""
+        check_name(direction.name)
+        values = {"weights": weights_code(model, prior=False), "report": direction.report}
+        _save(
+            self.path / "directions" / f"{direction.name}.safetensors",
+            {"step": direction.step},
+            {"values": json.dumps(values, allow_nan=False)},
+        )
+
+    def save_codes(self, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+        """Keep what was measured of the codes of the valid images, so that editing needs the data no more."""
+        values = {"weights": weights_code(model)}
+        _save(self.path / "evaluation" / "codes.safetensors", tensors, {"values": json.dumps(values)})
+
+    def load_codes(self, model: nn.Module) -> dict[str, Tensor] | None:
+        """What was kept of the codes; None where nothing was, or the model has other weights since."""
+        try:
+            tensors, values = _load(self.path / "evaluation" / "codes.safetensors")
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+            return None
+        return tensors if values.get("weights") == weights_code(model) else None
+
+    # ---- the log, pictures and evaluations
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log.jsonl"
+
+    def picture(self, name: str) -> Path:
+        return self.path / "pictures" / name
+
+    def write_json(self, name: str, values: Any) -> Path:
+        with replacing(self.path / name) as temporary:
+            temporary.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        return self.path / name
+
+    def forget_prior(self) -> None:
+        """Remove what was measured and drawn with a prior that is about to go."""
+        drawn = [self.picture(name) for name in ("samples.png", "samples_mean.png", "manifold.png")]
+        for entry in (*self.path.glob("evaluation/*.json"), *self.path.glob("evaluation/*.npz"), *drawn):
+            entry.unlink(missing_ok=True)
+
+    def is_finished(self) -> bool:
+        """Whether every stage that was begun has come to its end."""
+        states = self.states().values()
+        return bool(states) and all(state["finished"] for state in states)
+
+    def save_evaluation(self, report: dict[str, Any], per_image: Mapping[str, np.ndarray]) -> None:
+        """A report under its split's name; that on other data than the run's own has the data's name before it."""
+        name = self._evaluation(report["data"]["name"], report["data"]["split"])
+        self.write_json(f"{name}.json", report)
+        with replacing(self.path / f"{name}.npz") as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **dict(per_image))  # pyright: ignore[reportArgumentType]
+
+    def load_evaluation(self, data: str, split: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The saved report on a split of the data of this name, and its per-image values, [n] each.
+
+        Raises RunError, which says in a few words why there are none: not there, older than the weights, damaged.
+        """
+        name = self._evaluation(data, split)
+        files = [self.path / f"{name}{suffix}" for suffix in (".json", ".npz")]
+        if not all(file.is_file() for file in files):
+            raise RunError(f"there is no {name}.json with its .npz")
+        weights = (self.path / "model.safetensors").stat().st_mtime_ns
+        if any(file.stat().st_mtime_ns < weights for file in files):
+            raise RunError(f"{name}.json is older than the weights")
+        try:
+            with np.load(files[1]) as arrays:
+                return json.loads(files[0].read_text(encoding="utf-8")), {k: arrays[k] for k in arrays.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            raise RunError(f"{name}.json or its .npz is damaged") from None
+
+    def _evaluation(self, data: str, split: str) -> str:
+        return f"evaluation/{split if data == self.facts.name else f'{data}-{split}'}"
+
+
+def _class_number(name: str, classes: tuple[str, ...]) -> int:
+    if name in classes:
+        return classes.index(name)
+    if name.isdigit() and int(name) < len(classes):
+        return int(name)
+    raise RunError(f"--label {name}: no such class{did_you_mean(name, classes)}")
+
+
+def clear(path: Path) -> None:
+    """Remove an earlier run, and nothing else that lies there. Raises RunError for a folder that is no run."""
+    if not occupied(path):
+        return
+    try:
+        values = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        is_run = isinstance(values, dict) and {"format", "recipe", "config"} <= values.keys()
+    except (OSError, ValueError):
+        is_run = False
+    if not is_run:
+        raise RunError(
+            f"{path} is not a run (no config.json of one), so --overwrite does not touch it; choose another --out"
+        )
+    for name in _LAYOUT:
+        entry = path / name
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+_LAYOUT = (  # the configuration last: until it goes, the rest is a run
+    *("model.safetensors", "log.jsonl", "state", "directions", "pictures", "evaluation", "tensorboard"),
+    "config.json",
+)
+
+
+def occupied(path: Path) -> bool:
+    """Whether something is at the path already. Raises RunError when that is a file."""
+    if path.exists() and not path.is_dir():
+        raise RunError(f"--out {path}: is a file, expected a folder")
+    return path.is_dir() and not all(UNFINISHED.fullmatch(entry.name) for entry in path.iterdir())
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"can't write {path}: {e.strerror}") from None
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, metadata))
+
+
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors, and the JSON values saved beside them."""
+    with safe_open(path, "pt") as file:
+        return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["values"])  # noqa: SIM118
+
+
+def weights_code(model: nn.Module, *, prior: bool = True) -> str:
+    """What tells one set of weights from another; without `prior`, those of its encoder and decoder alone."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(model.state_dict().items()):
+        if prior or "prior" not in name.partition(".")[0]:
+            digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Images out of models, in parts that fit in memory."""

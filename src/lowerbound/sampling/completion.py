@@ -1,0 +1,183 @@
+"""Images of which a part is kept and the rest drawn."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowerbound.data.base import open_mask
+from lowerbound.errors import UserError, did_you_mean
+from lowerbound.models.autoregressive import Autoregressive
+from lowerbound.models.vqvae import VQVAE
+from lowerbound.pictures import Table, save_table
+from lowerbound.progress import Progress
+from lowerbound.sampling.drawing import _given, _named, _parts
+
+IN_A_ROW = 12  # completions, at most, in a row of the picture
+
+
+def complete(
+    model: Autoregressive,
+    x: Tensor,
+    kept: Tensor,
+    n: int,
+    y: Tensor | None = None,
+    temperature: float = 1.0,
+    *,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """What `model.complete` draws, n times for each of B events: [B, n, *space.shape]. y [B, n] on any device."""
+    drawn, y = [], None if y is None else y.flatten()
+    for part, advance in _parts(model, len(x) * n, progress):
+        given = _given(y, part, model)
+        whole = model.complete(x[part // n], kept, given, temperature, top_k=top_k, top_p=top_p, advance=advance)
+        drawn.append(whole.cpu().numpy())
+    return np.concatenate(drawn).reshape(len(x), n, *model.space.shape)
+
+
+# ---- what is kept
+
+
+def rows_kept(fraction: float, size: tuple[int, int]) -> Tensor:
+    """The upper fraction of the rows, rounded to whole ones: bool [H, W]."""
+    return _first_rows(math.floor(fraction * size[0] + 0.5), size)
+
+
+def _first_rows(rows: int, size: tuple[int, int]) -> Tensor:
+    return (torch.arange(size[0]) < rows)[:, None].expand(size)
+
+
+def kept(keep: str, size: tuple[int, int]) -> Tensor:
+    """What `--keep` says, for images of this size: bool [H, W]. Raises UserError."""
+    H, W = size
+    what, colon, value = keep.partition(":")
+    if what == "top" and colon:
+        share = _number(value)
+        if share is None or not 0 <= share <= 1:
+            raise UserError(f"--keep {keep}: expected a fraction of the rows from 0 to 1, such as top:0.5")
+        return rows_kept(share, size)
+    if what == "rows" and colon:
+        if not value.isdecimal() or int(value) > H:
+            raise UserError(f"--keep {keep}: expected a whole number of rows from 0 to {H}, such as rows:{H // 2}")
+        return _first_rows(int(value), size)
+    if not Path(keep).exists():
+        raise UserError(
+            f"--keep {keep}: no such file; expected top:FRACTION of the rows, rows:N, or a picture of {W}x{H} pixels "
+            "that is white where they are kept and black elsewhere"
+        )
+    return torch.from_numpy(open_mask(keep, size))
+
+
+def levels_kept(model: VQVAE, keep: str) -> int:
+    """How many of the coarsest levels `--keep-level` names: `top`, or `top,middle`. Raises UserError."""
+    names = keep.split(",")
+    for name in names:
+        if name not in model.names:
+            raise UserError(f"--keep-level {keep}: no level {name!r}{did_you_mean(name, model.names)}")
+    if len(set(names)) == len(model.names):
+        raise UserError(f"--keep-level {keep}: keeps every level of this model, so there is nothing to draw")
+    if set(names) != set(model.names[: len(names)]):
+        coarsest = " or ".join(",".join(model.names[: l + 1]) for l in range(len(model.names) - 1))
+        raise UserError(f"--keep-level {keep}: finer codes are drawn given the coarser, so expected {coarsest}")
+    return len(names)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+# ---- what comes of it
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Images, of which a part was kept and the rest drawn."""
+
+    originals: np.ndarray  # uint8 [B, C, H, W], as the run prepares them
+    kept: np.ndarray  # bool [H, W]
+    x: np.ndarray  # uint8 [B, n, C, H, W]
+    levels: int
+    names: tuple[str, ...] = ()  # [B], of the images
+    labels: tuple[tuple[str, ...], ...] | None = None  # [B][n], where they were drawn
+    title: str = ""
+
+    def save(self, out: Path) -> None:
+        """By the rule of `--out`: a picture has the originals and what is kept of them too, all else only the draws."""
+        _save(self.table(), self.x, self.names, out)
+
+    def table(self) -> Table:
+        """A row for each image: the original, what is kept, the draws; many draws are wrapped."""
+        kept = np.stack([self._greyed(image) for image in self.originals])
+        return _table({"original": self.originals, "kept": kept}, self.x, self.levels, self.names, self.title)
+
+    def _greyed(self, image: np.ndarray) -> np.ndarray:
+        """The image with a chequered grey where it is not kept."""
+        H, W = self.kept.shape
+        grey = np.where(np.add.outer(np.arange(H), np.arange(W)) % 2, 0.65, 0.45) * (self.levels - 1)
+        return np.where(self.kept, image, grey)
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """Images, of which the codes of the coarsest levels were kept and the finer drawn."""
+
+    originals: np.ndarray  # uint8 [B, C, H, W], as the run prepares them
+    reconstructions: np.ndarray  # float [B, C, H, W], from all of their own codes
+    x: np.ndarray  # uint8 [B, n, C, H, W]
+    codes: Mapping[str, np.ndarray]  # int64 [B, n, h, w] of each level
+    levels: int
+    names: tuple[str, ...] = ()  # [B], of the images
+    labels: tuple[tuple[str, ...], ...] | None = None  # [B][n], where they were drawn
+    title: str = ""
+
+    def save(self, out: Path) -> None:
+        """By the rule of `--out`: a picture has the originals and reconstructions too, all else only the draws; an
+        .npz has their codes."""
+        flat = {name: c.reshape(-1, *c.shape[2:]) for name, c in self.codes.items()}
+        _save(self.table(), self.x, self.names, out, _named(flat))
+
+    def table(self) -> Table:
+        """A row for each image: the original, its reconstruction, the draws; many draws are wrapped."""
+        before = {"original": self.originals, "recon\u00adstruction": self.reconstructions}
+        return _table(before, self.x, self.levels, self.names, self.title)
+
+
+def _save(
+    table: Table, x: np.ndarray, names: Sequence[str], out: Path, arrays: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Draws x [B, n, C, H, W], called after their images and numbered; a picture is of the table."""
+    B, n = x.shape[:2]
+    stems = [Path(name).stem for name in names] or [str(b) for b in range(B)]
+    width = len(str(n))
+    numbered = [f"{stem}-{i + 1:0{width}d}" for stem in stems for i in range(n)]
+    save_table(table, x.reshape(B * n, *x.shape[2:]), out, numbered, arrays=arrays)
+
+
+def _table(before: Mapping[str, np.ndarray], x: np.ndarray, levels: int, names: Sequence[str], title: str) -> Table:
+    """A row for each image: what comes `before` its draws, [B, C, H, W] each, and the draws x [B, n, C, H, W]."""
+    B, n = x.shape[:2]
+    lines = math.ceil(n / IN_A_ROW)
+    across = math.ceil(n / lines)
+    whole = np.full((B, lines, len(before) + across, *x.shape[2:]), levels - 1.0, np.float32)  # paper
+    for s, images in enumerate(before.values()):
+        whole[:, 0, s] = images
+    for line in range(lines):
+        part = x[:, line * across : (line + 1) * across]
+        whole[:, line, len(before) : len(before) + part.shape[1]] = part
+    numbers = tuple(str(i + 1) for i in range(n)) if lines == 1 else ("drawn",) * across
+    return Table(
+        x=whole.reshape(B * lines, *whole.shape[2:]),
+        levels=levels,
+        rows=tuple(name for row in names for name in (row, *[""] * (lines - 1))) if B > 1 else (),
+        columns=(*before, *numbers),
+        title=title,
+    )

@@ -1,0 +1,132 @@
+"""Where events live: spaces, what a number says of log p(x), conditions, and checks of both."""
+
+import enum
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lowerbound.errors import ModelError
+from lowerbound.units import to_unit
+
+Shape = tuple[int, ...]
+Y = Tensor | tuple[Tensor, ...] | None  # the condition; matches `given`
+
+
+class Density(enum.Enum):
+    """What a model's numbers say of log p(x); the relation that is printed with its negative."""
+
+    EXACT = "="
+    BOUND = "<="
+    NONE = "?"
+
+    @staticmethod
+    def worst(*parts: "Density") -> "Density":
+        """The density of a whole made of these parts.
+
+        Example:
+            >>> Density.worst(Density.EXACT, Density.BOUND)
+            <Density.BOUND: '<='>
+        """
+        return max(parts, key=list(Density).index)
+
+
+class Space(NamedTuple):
+    """Where an event lives: an image, code grid, latent, label or attributes.
+
+    Example:
+        >>> mnist = Space((1, 28, 28), levels=256)
+        >>> mnist.features(torch.tensor([[[[0, 255]]]])).flatten().tolist()
+        [-1.0, 1.0]
+        >>> Space((), levels=10, ordered=False).feature_shape  # a label
+        (10,)
+    """
+
+    shape: Shape
+    levels: int | None = None  # values an element takes; None: real numbers
+    ordered: bool = True  # False: codes and labels, whose numbers are names
+
+    @property
+    def dtype(self) -> torch.dtype:
+        if self.levels is None:
+            return torch.get_default_dtype()
+        return torch.uint8 if self.ordered and self.levels <= 256 else torch.int64
+
+    @property
+    def dims(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def feature_shape(self) -> Shape:
+        if self.levels is None or self.ordered:
+            return self.shape
+        return (self.levels, *self.shape)
+
+    @property
+    def black_and_white(self) -> tuple[float, float]:
+        """The features of the lowest and the highest value; 0 and 1 for real numbers, codes and labels."""
+        return (-1.0, 1.0) if self.ordered and self.levels is not None and self.levels > 2 else (0.0, 1.0)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Events [B, *shape] -> what networks see: float [B, *feature_shape]; pixels in [-1, 1], codes one-hot.
+
+        Binary pixels stay 0 and 1: most are 0 and then move no weights. At -1 they all would, together, and Adam's
+        steps would have to be ten times smaller.
+        """
+        if self.levels is None:
+            return x
+        if self.ordered and self.levels == 2:
+            return x.to(torch.get_default_dtype())
+        if self.ordered:
+            return to_unit(x.to(torch.get_default_dtype()), self.levels)
+        return F.one_hot(x.long(), self.levels).movedim(-1, 1).to(torch.get_default_dtype())
+
+
+def conditions(y: Y, given: tuple[Space, ...]) -> tuple[Tensor, ...]:
+    """The condition as a tuple that matches `given`. Raises ModelError where it doesn't."""
+    parts = () if y is None else (y,) if isinstance(y, Tensor) else tuple(y)
+    if len(parts) != len(given):
+        raise ModelError(f"this model is given {len(given)} condition(s) (labels, attributes), got {len(parts)}")
+    for part, space in zip(parts, given, strict=True):
+        if tuple(part.shape[1:]) != space.shape:
+            raise ModelError(f"a condition of shape {tuple(part.shape[1:])} was given, expected {space.shape}")
+    return parts
+
+
+def check_events(x: Tensor, space: Space) -> None:
+    """Raise ModelError unless x is a batch of events of the space."""
+    if tuple(x.shape[1:]) != space.shape:
+        raise ModelError(f"this model takes {list(space.shape)}, got a batch of {list(x.shape[1:])}")
+    if space.levels is None:
+        if not x.is_floating_point():
+            raise ModelError(f"this model takes real numbers, got {x.dtype}")
+        return
+    if x.is_floating_point():
+        raise ModelError(f"this model takes whole numbers in [0, {space.levels}), got {x.dtype}")
+    if x.numel() and not x.is_meta and not (int(x.min()) >= 0 and int(x.max()) < space.levels):
+        raise ModelError(f"this model takes values in [0, {space.levels}), got {int(x.min())} to {int(x.max())}")
+
+
+def check_draw(n: int, y: Y, given: tuple[Space, ...], temperature: float) -> None:
+    """Raise ModelError unless n events can be drawn given y at this temperature."""
+    if n < 1:
+        raise ModelError(f"n: expected a whole number of at least 1, got {n}")
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise ModelError(f"temperature: expected a number of at least 0, got {temperature}")
+    check_conditions(n, y, given, wait=True)
+
+
+def check_conditions(n: int, y: Y, given: tuple[Space, ...], *, wait: bool = False) -> None:
+    """Raise ModelError unless y holds a condition for each of n events.
+
+    wait: look at labels on an accelerator too, for which the processor waits; else only at those at hand.
+    """
+    for part, space in zip(conditions(y, given), given, strict=True):
+        if len(part) != n:
+            raise ModelError(f"{n} events need as many conditions, got {len(part)}")
+        if space.levels is None or not (wait or part.device.type == "cpu"):
+            continue
+        if not (int(part.min()) >= 0 and int(part.max()) < space.levels):
+            raise ModelError(f"label: expected a whole number in [0, {space.levels}), got {part.tolist()}")

@@ -1,0 +1,140 @@
+"""What images are turned into once, such as codes: kept in a folder, memory-mapped, and batched as images are."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowerbound.data.batches import Batch, Batches, Shuffled
+from lowerbound.errors import UserError
+from lowerbound.space import Space
+from lowerbound.stages import Prepare
+
+Told = Callable[[int, int], None]  # told how many images are done, and of how many
+
+
+class Prepared(Shuffled):
+    """The parts of a split's images, as a stage takes them. parts: [N, *shape] each; y: labels [N] or None."""
+
+    def __init__(self, parts: tuple[Tensor, ...], y: Tensor | None, prepare: Prepare, device: torch.device):
+        super().__init__()
+        self.parts, self.y, self.prepare, self.device = parts, y, prepare, device
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def training(self, step: int, size: int, seed: int) -> tuple[Tensor, Any]:
+        return self._take(self.shuffled(step * size, size, seed))
+
+    def in_order(self, size: int, limit: int | None = None) -> Iterator[Batch]:
+        n = len(self) if limit is None else min(limit, len(self))
+        for start in range(0, n, size):
+            index = torch.arange(start, min(start + size, n))
+            yield Batch(*self._take(index), index.numpy())
+
+    def _take(self, index: Tensor) -> tuple[Tensor, Any]:
+        parts = tuple(
+            part.index_select(0, index).to(self.device).to(space.dtype)
+            for part, space in zip(self.parts, self.prepare.spaces, strict=True)
+        )
+        return self.prepare.given(parts, None if self.y is None else self.y[index].to(self.device))
+
+
+def prepared(folder: Path, images: Batches, prepare: Prepare, made_by: str, told: Told) -> Prepared:
+    """What is kept of a split in the folder, where it was made by the weights `made_by`; else it is made, and kept.
+
+    Of images that are mirrored in training, the mirrored ones follow the others. Raises UserError where the disk is
+    full; a folder half written is never left under the name.
+    """
+    mirrored = (False, True) if images.flip else (False,)
+    n = len(images) * len(mirrored)
+    wanted = {"weights": made_by, "n": n, "parts": list(prepare.names)}
+    parts = _kept(folder, prepare, wanted)
+    if parts is None:
+        _make(folder, images, prepare, mirrored, wanted, told)
+        parts = _parts(folder, prepare)
+    y = None if images.y is None else images.y.repeat(len(mirrored))
+    return Prepared(parts, y, prepare, images.device)
+
+
+def _kept(folder: Path, prepare: Prepare, wanted: dict[str, Any]) -> tuple[Tensor, ...] | None:
+    """What is kept; None where that is nothing whole, or not what is wanted."""
+    try:
+        if json.loads((folder / "made_by.json").read_text(encoding="utf-8")) != wanted:
+            return None
+        parts = _parts(folder, prepare)
+    except (OSError, ValueError, EOFError):
+        return None
+    return parts if all(_fits(p, wanted["n"], s) for p, s in zip(parts, prepare.spaces, strict=True)) else None
+
+
+def _fits(part: Tensor, n: int, space: Space) -> bool:
+    """Whether these are n events of a space."""
+    inside = space.levels is None or (int(part.min()) >= 0 and int(part.max()) < space.levels)
+    return tuple(part.shape) == (n, *space.shape) and inside
+
+
+def _parts(folder: Path, prepare: Prepare) -> tuple[Tensor, ...]:
+    return tuple(torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode="c")) for name in prepare.names)
+
+
+def _make(
+    folder: Path, images: Batches, prepare: Prepare, mirrored: tuple[bool, ...], facts: dict[str, Any], told: Told
+) -> None:
+    temporary = folder.with_name(f".{folder.name}.{os.getpid():08x}")
+    try:
+        temporary.mkdir(parents=True)
+        _write(temporary, images, prepare, mirrored, told)
+        (temporary / "made_by.json").write_text(json.dumps(facts), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    except OSError as e:
+        raise UserError(f"can't write {folder}: {e.strerror or e}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@torch.no_grad()
+def _write(folder: Path, images: Batches, prepare: Prepare, mirrored: tuple[bool, ...], told: Told) -> None:
+    """Row after row, so that a full disk is an error, and not a signal from a memory map."""
+    total, done = len(images) * len(mirrored), 0
+    with ExitStack() as stack:
+        files = [stack.enter_context((folder / f"{name}.npy").open("wb")) for name in prepare.names]
+        for file, space in zip(files, prepare.spaces, strict=True):
+            header = {"descr": _dtype(space).str, "fortran_order": False, "shape": (total, *space.shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+        for flip in mirrored:
+            for batch in images.in_order(_at_once(images)):
+                parts = prepare.make(batch.x.flip(-1) if flip else batch.x)
+                for file, part, space in zip(files, parts, prepare.spaces, strict=True):
+                    file.write(part.cpu().numpy().astype(_dtype(space)).tobytes())
+                done += len(batch.index)
+                told(done, total)
+
+
+def _at_once(images: Batches) -> int:
+    """How many images are turned at once: 256, of large ones as many as 5 of 3x1024x1024."""
+    return max(1, min(256, 2**24 // images.x[0].numel()))
+
+
+def _dtype(space: Space) -> np.dtype:
+    """The smallest that holds the values, of those that torch can index."""
+    levels = space.levels or 0
+    return np.dtype("uint8" if levels <= 256 else "int16" if levels <= 2**15 else "int32")
+
+
+def in_memory(images: Batches, prepare: Prepare, n: int) -> Prepared:
+    """What the first n images are turned into, kept nowhere."""
+    batch = next(images.in_order(n))
+    with torch.no_grad():
+        parts = prepare.make(batch.x)
+    return Prepared(
+        tuple(part.cpu() for part in parts), None if batch.y is None else batch.y.cpu(), prepare, images.device
+    )

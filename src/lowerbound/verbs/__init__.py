@@ -1,0 +1,1 @@
+"""One file, or one folder of its name, for each verb; none imports another."""

@@ -1,0 +1,1 @@
+"""One table over runs of any family."""

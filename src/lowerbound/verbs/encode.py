@@ -1,0 +1,74 @@
+"""The codes of a split."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowerbound.chunks import rows_at_once
+from lowerbound.data.base import Images
+from lowerbound.data.batches import Batch
+from lowerbound.errors import ModelError, RunError
+from lowerbound.files import Rows, replacing
+from lowerbound.model import LatentModel
+from lowerbound.models.vqvae import VQVAE
+from lowerbound.progress import Progress
+from lowerbound.runs.inputs import as_batches, open_data
+from lowerbound.runs.run import Run
+from lowerbound.verbs.reconstruct import _latent_model
+
+
+def encode(
+    run: Run,
+    *,
+    data: str | None = None,
+    split: str = "train",
+    out: str | Path,
+    scale: bool = False,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> int:
+    """Write the codes of a split to an .npz, with label and path where there are any: how many there are.
+
+    z float32 [N, D], what `features` gives; of a VQ-VAE `codes_LEVEL` int64 [N, h, w] of each level. scale: the
+    posterior standard deviations too, [N, D]. Rows go to disk as they are computed.
+    """
+    out = Path(out)
+    if out.suffix != ".npz":
+        raise RunError(f"--out {out}: expected a file ending in .npz")
+    model = _latent_model(run, device)
+    if scale and isinstance(model, VQVAE):
+        raise ModelError("--scale: the codes of a VQ-VAE are whole numbers, without a standard deviation")
+    images = open_data(run, split, data, progress)
+    told = (progress or Progress()).count("encoding")
+    with replacing(out) as temporary, Rows(out.parent) as rows, torch.no_grad():
+        for batch in as_batches(run, images, torch.device(device)).in_order(rows_at_once(model)):
+            for name, values in _encoded(model, batch, scale).items():
+                rows.add(name, values.cpu().numpy())
+            told(int(batch.index[-1]) + 1, len(images))
+        _add_names(rows, images)
+        rows.save(temporary)
+    return len(images)
+
+
+def _encoded(model: LatentModel, batch: Batch, scale: bool) -> dict[str, Tensor]:
+    if isinstance(model, VQVAE):
+        return {f"codes_{name}": c for name, c in zip(model.names, model.codes(batch.x), strict=True)}
+    found = {"z": model.features(batch.x, batch.y).float()}
+    if scale:
+        scales = [q.stddev.flatten(1) for q in model.posteriors(batch.x, batch.y)]
+        found["scale"] = torch.cat(scales, 1).float()
+    return found
+
+
+def _add_names(rows: Rows, images: Images, block: int = 4096) -> None:
+    """The labels and paths of images, where there are any."""
+    starts = range(0, len(images), block)
+    if images.y is not None:
+        for i in starts:
+            rows.add("label", np.asarray(images.y[i : i + block]))
+    if images.paths is not None:
+        longest = max(max(map(len, images.paths[i : i + block])) for i in starts)
+        for i in starts:
+            rows.add("path", np.asarray(images.paths[i : i + block], f"<U{longest}"))

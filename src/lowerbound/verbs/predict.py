@@ -1,0 +1,65 @@
+"""The labels that a classifier gives to images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowerbound.chunks import rows_at_once
+from lowerbound.data.base import open_images
+from lowerbound.data.batches import binarized
+from lowerbound.errors import ConfigError, ModelError
+from lowerbound.models.classifier import Classifier
+from lowerbound.progress import Progress
+from lowerbound.runs.inputs import as_batches, open_data
+from lowerbound.runs.run import Run
+
+Row = dict[str, Any]  # path (or index), label, probability
+
+
+def predict(
+    run: Run,
+    images: Sequence[str | Path] = (),
+    *,
+    data: str | None = None,
+    split: str = "all",
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> list[Row]:
+    """The most probable label of each image and its probability: of image files, or of a split of data.
+
+    Raises ModelError for a run that is no classifier, ConfigError for both images and data, or neither.
+    """
+    if bool(images) == (data is not None):
+        raise ConfigError("predict: expected image files, or --data with a data set, and not both")
+    model = run.load(device)
+    if not isinstance(model, Classifier):
+        raise ModelError(
+            f"{run.path}: {type(model).__name__} gives no labels; `lowerbound probe {run.path} --finetune --out RUN` "
+            "makes a classifier of its encoder"
+        )
+    if data is None:
+        x = torch.from_numpy(open_images(images, run.recipe.data, run.facts.shape, run.facts.levels))
+        x = binarized(x, run.facts.levels, np.arange(len(x))) if run.facts.binarizes else x
+        return _rows(run, model.probabilities(x.to(device)), [str(path) for path in images])
+    opened = open_data(run, split, data, progress, label=False)
+    rows: list[Row] = []
+    for batch in as_batches(run, opened, torch.device(device), label=False).in_order(rows_at_once(model)):
+        names: list[Any] = batch.index.tolist()
+        if opened.paths is not None:
+            names = [opened.paths[i] for i in names]
+        rows += _rows(run, model.probabilities(batch.x), names)
+    return rows
+
+
+def _rows(run: Run, probabilities: Tensor, names: Sequence[str | int]) -> list[Row]:
+    """One row per image [B, classes]."""
+    assert run.facts.classes is not None
+    p, label = probabilities.cpu().max(1)
+    return [
+        {"index" if isinstance(name, int) else "path": name, "label": run.facts.classes[c], "probability": value}
+        for name, c, value in zip(names, label.tolist(), p.tolist(), strict=True)
+    ]

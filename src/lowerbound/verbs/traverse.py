@@ -1,0 +1,132 @@
+"""Rows of images, one for each latent dimension."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowerbound.editing.checks import _check_number, _check_steps
+from lowerbound.editing.latents import Codes, Editor, codes
+from lowerbound.errors import UserError
+from lowerbound.pictures import Table, save_table
+from lowerbound.progress import Progress
+from lowerbound.runs.run import Run
+
+# ---- traversals
+
+
+class Ruler(NamedTuple):
+    """The values that a traversal gives each dimension, and how they are called."""
+
+    values: Callable[[int], Tensor]  # dimension -> [S]
+    captions: tuple[str, ...]  # [S]
+    unit: str
+
+
+@dataclass(frozen=True)
+class Traversal:
+    """What `traverse` found: the picture, and the numbers of its rows."""
+
+    table: Table
+    dims: list[int]
+    use: list[float]
+    use_name: str
+    unit: str
+
+    def save(self, out: Path) -> None:
+        """By the rule of `--out`: rows one after another in an .npz and a folder."""
+        R, S = self.table.x.shape[:2]
+        names = [f"{r:03d}-z{d}-{s}" for r, d in enumerate(self.dims) for s in range(S)]
+        save_table(self.table, self.table.x.reshape(R * S, *self.table.x.shape[2:]), out, names)
+
+
+def traverse(
+    run: Run,
+    image: str | Path | None = None,
+    *,
+    dims: Sequence[int] | None = None,
+    top: int | None = None,
+    reach: float = 3.0,
+    steps: int = 7,
+    quantiles: bool = False,
+    posterior: bool = False,
+    label: str | int | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> Traversal:
+    """One row for each latent dimension, the most used first, all others held at the prior's mean or an image's code.
+
+    A row goes from -reach to reach standard deviations of the aggregate posterior, around the value held. With
+    `quantiles` it goes through the aggregate posterior's quantiles, at the levels that a normal has at those standard
+    deviations; with `posterior`, through standard deviations of the image's own q(z|x). Deterministic.
+
+    Args:
+        dims: only these dimensions. top: only the so many most used.
+        label: of a conditional model; None: the image's likeliest, or without an image the most frequent.
+    """
+    _check_number(reach, f"--range {reach:g}", 0)
+    _check_steps(steps)
+    if posterior and (image is None or quantiles):
+        raise UserError("--posterior: is about an image's own q(z|x), so it needs an IMAGE, and no --quantiles")
+    if top is not None and top < 1:
+        raise UserError(f"--top {top}: expected at least 1")
+    editor = Editor(run, device, progress)
+    for d in dims or ():
+        editor.check_dimension(d, f"--dims {d}")
+    measured = codes(run, editor.model, device, progress)
+    z, spread, y = _start(editor, measured, image, label)
+    chosen = [d for d in measured.order() if dims is None or d in dims][:top]
+    ruler = _ruler(measured, z, spread if posterior else measured.scale, reach, steps, quantiles)
+    if posterior:
+        ruler = ruler._replace(unit="standard deviations of the image's q(z|x)")
+    lattice = z.repeat(len(chosen), steps, 1)  # [R, S, D]
+    for row, d in enumerate(chosen):
+        lattice[row, :, d] = ruler.values(d)
+    x = editor.decode(lattice.to(editor.device), y)
+    use = [float(measured.use[d]) for d in chosen]
+    table = Table(
+        x=x.cpu().numpy(),
+        levels=editor.levels,
+        rows=tuple(f"z{d}  {measured.use_name} {u:.2f}" for d, u in zip(chosen, use, strict=True)),
+        columns=ruler.captions,
+        title=f"from {'the prior mean' if image is None else Path(image).name}; {ruler.unit}",
+    )
+    return Traversal(table, chosen, use, measured.use_name, ruler.unit)
+
+
+def _start(
+    editor: Editor, measured: Codes, image: str | Path | None, label: str | int | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The code that a traversal starts from [D], q(z|x)'s standard deviations [D], and its label [1]."""
+    if image is None:
+        counts = editor.run.facts.counts
+        frequent = None if not editor.model.given or not counts else int(np.argmax(counts))
+        y = editor.run.labels(1, frequent if label is None else label)
+        return measured.origin, measured.scale, None if y is None else y.to(editor.device)
+    x = editor.open([image])
+    y = editor.labels(x, label, [image])
+    with torch.no_grad():
+        q = editor.model.vector_posterior(x, y)
+    return q.mean[0].double().cpu(), q.stddev[0].double().cpu(), y
+
+
+def _ruler(measured: Codes, z: Tensor, scale: Tensor, reach: float, steps: int, quantiles: bool) -> Ruler:
+    t = [reach * (2 * i - (steps - 1)) / (steps - 1) for i in range(steps)]  # the middle one is 0 exactly
+    if quantiles:
+        share = [NormalDist().cdf(v) for v in t]
+        return Ruler(
+            lambda d: measured.quantile(d, share).double(),
+            tuple(f"{100 * s:.3g} %" for s in share),
+            "quantiles of the aggregate posterior",
+        )
+    offsets = torch.tensor(t, dtype=torch.float64)
+    return Ruler(
+        lambda d: z[d] + offsets * scale[d],
+        tuple(f"{v:+.2g}" if v else "0" for v in t),
+        "standard deviations of the aggregate posterior",
+    )
