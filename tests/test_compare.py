@@ -316,13 +316,13 @@ def test_training_time_is_that_of_all_stages(runs, tmp_path):
         {"step": 20, "stage": "one", "split": "train", "seconds": 6.0, "images_per_second": 50.0},
         {"step": 5, "stage": "two", "split": "train", "seconds": 4.0, "images_per_second": 25.0},
     ]
-    run.log_path.write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 6, "stage": "tw')
+    run.log.path.write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 6, "stage": "tw')
     found = training(run, run.load())
     assert found is not None
     assert found["seconds"] == 10.0
     assert found["stages"] == {"one": 6.0, "two": 4.0}
     assert found["images_per_second"] == (2 * 100 + 4 * 50 + 4 * 25) / 10
-    run.log_path.unlink()
+    run.log.path.unlink()
     assert training(run, run.load()) is None
     assert compared(run.path)["runs"][0]["training"] is None
     closed = training(runs["pca"], runs["pca"].load())  # every image once, not the batch that is logged

@@ -4,7 +4,6 @@ Every inequality has an equality beside it. Estimates are allowed 4 standard err
 """
 
 import itertools
-import json
 import math
 from dataclasses import replace
 
@@ -210,9 +209,9 @@ def test_training_ppca_is_its_fit(tmp_path, monkeypatch):
     trained = run.load()
     for name, t in model.state_dict().items():
         assert torch.allclose(trained.state_dict()[name], t, atol=1e-5), name
-    assert [json.loads(line)["step"] for line in run.log_path.read_text().splitlines()] == [1, 1]
+    assert [line["step"] for line in run.log.records()] == [1, 1]
     train("ppca", out=tmp_path / "run", changes=["model.latent=3"], resume=True, device="cpu")
-    assert len(run.log_path.read_text().splitlines()) == 2
+    assert len(list(run.log.records())) == 2
 
 
 def test_ppca_of_mirrored_images_is_that_of_both():

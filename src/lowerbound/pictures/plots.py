@@ -1,12 +1,10 @@
 """Curves of a training, and other lines."""
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lowerbound.errors import UserError
 from lowerbound.files import replacing
 from lowerbound.pictures.sheets import _near_square
 
@@ -15,15 +13,15 @@ FIRST_CURVES = ["elbo", "loss"]
 LAST_CURVES = ["lr", "grad_norm", "skipped", "images_per_second"]  # how it is trained, after what is learned
 
 
-def curves(log_path: Path, out: Path) -> None:
-    """Draw every numeric term of a log.jsonl over the steps, training and validation together, a panel per term.
+def curves(records: Iterable[Mapping[str, Any]], out: Path) -> None:
+    """Draw every numeric term of a log over the steps, training and validation together, a panel per term.
 
-    A last line that was cut off in writing is left out. Raises UserError when there is no such file.
+    records: the lines of a log, each with its step, and where there are several its stage and split.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = _series(log_path)
+    panels = _series(records)
     width = min(3, _near_square(max(1, len(panels))))
     height = max(1, math.ceil(len(panels) / width))
     figure = Figure(figsize=(4.2 * width, 2.9 * height), dpi=100, layout="constrained")
@@ -84,13 +82,9 @@ class Term(NamedTuple):
 Splits = dict[str, dict[float, float]]  # split -> step -> value
 
 
-def _series(log_path: Path) -> dict[Term, Splits]:
+def _series(records: Iterable[Mapping[str, Any]]) -> dict[Term, Splits]:
     """The numbers of a log, term by term, stage by stage."""
-    try:
-        lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as e:
-        raise UserError(f"{log_path}: can't be read: {e.strerror}") from None
-    records = [r for r in map(_record, lines) if r is not None and _is_number(r.get("step"))]
+    records = list(records)
     several = len({r.get("stage") for r in records}) > 1
     panels: dict[Term, Splits] = {}
     for r in records:
@@ -108,15 +102,7 @@ def _rank(name: str) -> int:
     return LAST_CURVES.index(name) + 1 if name in LAST_CURVES else 0
 
 
-def _record(line: str) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None  # cut off in writing
-    return record if isinstance(record, dict) else None
-
-
-def _numbers(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def _numbers(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Every numeric term of a line, those in nested tables too."""
     for name, value in record.items():
         if isinstance(value, dict):

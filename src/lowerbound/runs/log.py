@@ -1,25 +1,76 @@
-"""The log of a training."""
+"""The log of a training: the one place that reads, writes and cuts it.
+
+A record is one line: the step and the stage, the split (`train`: means over the steps since the last line; `valid`),
+the seconds that the stage has taken so far, and numbers by their names.
+"""
 
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from lowerbound.errors import UserError
 from lowerbound.files import replacing
 
+Record = dict[str, Any]
+SCORES = ("minus_loss", "iwae", "elbo")  # by what weights are chosen: the first that a validation has
 
-def cut(path: Path, stage: str, step: int) -> None:
-    """Remove the lines of a log that were written of a stage after a step, and one that was cut off in writing."""
-    if not path.is_file():
-        return
 
-    def stays(line: bytes) -> bool:
-        with suppress(ValueError, KeyError, TypeError):
-            values = json.loads(line)
-            return line.endswith(b"\n") and (values["stage"] != stage or values["step"] <= step)
-        return False
+class Log:
+    """The lines of a run's log."""
 
-    lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if stays(line)]
-    if len(kept) < len(lines):
-        with replacing(path) as temporary:
-            temporary.write_bytes(b"".join(kept))
+    def __init__(self, path: Path):
+        self.path = path
+
+    def records(self) -> Iterator[Record]:
+        """Every whole record; one that was cut off in writing is left out. Nothing where there is no log."""
+        try:
+            lines = self.path.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
+            return
+        except OSError as e:
+            raise UserError(f"{self.path}: can't be read: {e.strerror}") from None
+        yield from (record for record in map(_record, lines) if record is not None)
+
+    def append(self, record: Record) -> None:
+        """Raises UserError where it can't be written."""
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as e:
+            raise UserError(f"can't write {self.path}: {e.strerror}") from None
+
+    def cut(self, stage: str, step: int) -> None:
+        """Remove what was written of a stage after a step, and a line that was cut off in writing."""
+        if not self.path.is_file():
+            return
+
+        def stays(line: bytes) -> bool:
+            record = _record(line)
+            return record is not None and (record["stage"] != stage or record["step"] <= step)
+
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if stays(line)]
+        if len(kept) < len(lines):
+            with replacing(self.path) as temporary:
+                temporary.write_bytes(b"".join(kept))
+
+    def clear(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def score(record: Record) -> float | None:
+    """By what the weights of a validation were chosen, the higher the better; None of other records."""
+    return (
+        next((float(record[name]) for name in SCORES if name in record), None) if record["split"] == "valid" else None
+    )
+
+
+def _record(line: bytes) -> Record | None:
+    with suppress(ValueError):
+        record = json.loads(line)
+        whole = line.endswith(b"\n") and isinstance(record, dict) and isinstance(record.get("step"), int)
+        if whole and isinstance(record.get("stage"), str):
+            return {"split": "train"} | record
+    return None

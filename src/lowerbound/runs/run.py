@@ -33,6 +33,7 @@ from lowerbound.files import UNFINISHED, replacing
 from lowerbound.model import LatentModel, Model
 from lowerbound.noise import key, seeded
 from lowerbound.runs.facts import Facts
+from lowerbound.runs.log import Log
 from lowerbound.runs.recipes import Recipe
 
 FORMAT = 1  # of config.json; a run of a higher one was made by a newer version
@@ -223,8 +224,12 @@ class Run:
     # ---- the log, pictures and evaluations
 
     @property
-    def log_path(self) -> Path:
-        return self.path / "log.jsonl"
+    def log(self) -> Log:
+        return Log(self.path / "log.jsonl")
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
 
     def picture(self, name: str) -> Path:
         return self.path / "pictures" / name

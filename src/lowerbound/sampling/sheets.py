@@ -94,8 +94,8 @@ def draw_pictures(run: Run, device: torch.device | str = "cpu", progress: Progre
         draw_reconstructions(run, model, next(batches.in_order(16)))
         if _is_plane(model):
             pictures.save_png(_manifold(model, levels, device), run.picture("manifold.png"))
-    if run.log_path.exists():
-        pictures.curves(run.log_path, run.picture("curves.png"))
+    if records := list(run.log.records()):
+        pictures.curves(records, run.picture("curves.png"))
 
 
 def _is_plane(model: LatentModel) -> bool:

@@ -80,7 +80,7 @@ class Tuner:
             run = self.trained(path, train if len(subset) == len(train) else rows(train, subset), seed, head)
             values = measure(run.load(self.device), as_batches(run, test, self.device), names=["accuracy"])
             if out is not None:
-                pictures.curves(run.log_path, run.picture("curves.png"))
+                pictures.curves(run.log.records(), run.picture("curves.png"))
                 shutil.rmtree(path / "state")  # it began at weights that are not here: nothing could be resumed
         accuracy = values["accuracy"].value
         assert accuracy is not None

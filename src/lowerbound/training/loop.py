@@ -1,6 +1,5 @@
 """The loop that trains one stage: it can be killed at any moment and resumed exactly."""
 
-import json
 import math
 import platform
 import threading
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from lowerbound.chunks import log_density
 from lowerbound.data.batches import Batches
 from lowerbound.devices import reduced
-from lowerbound.errors import ConfigError, RunError, TrainingError, UserError
+from lowerbound.errors import ConfigError, RunError, TrainingError
 from lowerbound.model import LatentModel, Model
 from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.vqvae import VQVAE
@@ -23,7 +22,6 @@ from lowerbound.noise import key, reseed, seeded
 from lowerbound.optimization import Guard
 from lowerbound.processes import keep_freed
 from lowerbound.progress import Progress
-from lowerbound.runs.log import cut
 from lowerbound.runs.recipes import Training
 from lowerbound.runs.run import Run
 from lowerbound.sampling import drawing, sheets
@@ -224,18 +222,13 @@ class Loop:
     _logged_seconds = 0.0
 
     def _write(self, values: dict[str, Any]) -> None:
-        line = json.dumps({"step": self.step, "stage": self.stage.name, **values})
-        try:
-            with self.run.log_path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        except OSError as e:
-            raise UserError(f"can't write {self.run.log_path}: {e.strerror}") from None
+        self.run.log.append({"step": self.step, "stage": self.stage.name, **values})
         if self.config.tensorboard:
             self._tensorboard(values)
 
     def _tensorboard(self, values: dict[str, Any]) -> None:
         if self.writer is None:  # a resumed run hides the events after its state
-            self.writer = summary_writer()(str(self.run.path / "tensorboard"), purge_step=self.step)
+            self.writer = summary_writer()(str(self.run.tensorboard), purge_step=self.step)
         for name, value in values.items():
             if isinstance(value, float):
                 self.writer.add_scalar(f"{values['split']}/{name}", value, self.step)
@@ -372,7 +365,7 @@ class Loop:
         self.finished &= self.step >= self.steps or self._out_of_patience()
         if self.finished:
             return
-        cut(self.run.log_path, self.stage.name, self.step)
+        self.run.log.cut(self.stage.name, self.step)
         now = _machine(self.device)
         changed = [f"{k} was {v}, is {now.get(k)}" for k, v in values["machine"].items() if v != now.get(k)]
         if changed:

@@ -16,7 +16,6 @@ from lowerbound.noise import seeded
 from lowerbound.progress import Progress
 from lowerbound.runs import fitted, recipes
 from lowerbound.runs.facts import Facts
-from lowerbound.runs.log import cut
 from lowerbound.runs.recipes import Training
 from lowerbound.runs.run import Run, clear, occupied, weights_code
 from lowerbound.stages import Stage
@@ -136,7 +135,7 @@ def _check_trained_before(
 def _forget(run: Run, stage: Stage) -> None:
     """Let a stage begin anew. What was trained in it goes first, since its model may be another one now."""
     run.forget_state(stage.name)
-    cut(run.log_path, stage.name, -1)
+    run.log.cut(stage.name, -1)
     if stage.prepare is not None:
         run.forget_prior()
         model = run.load()
@@ -179,7 +178,7 @@ def _begin_again(run: Run, progress: Progress) -> None:
     run.tidy()
     if not run.has_state():
         progress.say(f"{run.path} was stopped before its first saved state; starting over from the beginning")
-        run.log_path.unlink(missing_ok=True)
+        run.log.clear()
 
 
 def _check_same_data(run: Run, now: Facts) -> None:

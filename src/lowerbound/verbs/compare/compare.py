@@ -1,10 +1,8 @@
 """One table over runs of any family: what each says of log p(x), what it costs, and what else it can do."""
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -460,7 +458,9 @@ def training(run: Run, model: Model) -> dict[str, Any] | None:
     fits = [stage.name for stage in model.stages() if stage.fit]
     seconds: dict[str, float] = {}
     images: dict[str, float] = {}
-    for line in _log(run):
+    for line in run.log.records():
+        if line["split"] != "train" or "seconds" not in line:
+            continue
         stage, now = line["stage"], float(line["seconds"])
         rate = line.get("images_per_second", 0.0)
         images[stage] = images.get(stage, 0.0) + rate * (now - seconds.get(stage, 0.0))
@@ -478,21 +478,6 @@ def training(run: Run, model: Model) -> dict[str, Any] | None:
         "machine": machines[-1] if machines else None,
         "finished": all(state.get("finished", True) for state in states.values()),
     }
-
-
-def _log(run: Run) -> list[dict[str, Any]]:
-    """The lines of the log on training; one that was cut off in writing is left out."""
-    try:
-        text = run.log_path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    lines = []
-    for line in text.splitlines():
-        with suppress(ValueError):
-            lines.append(json.loads(line))
-    return [
-        li for li in lines if isinstance(li, dict) and li.get("split") == "train" and {"stage", "seconds"} <= set(li)
-    ]
 
 
 def _notes(entries: list[Entry], rows: list[dict[str, Any]]) -> list[str]:

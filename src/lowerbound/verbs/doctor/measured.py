@@ -1,6 +1,5 @@
 """What is wrong with a run: `lowerbound doctor`. Here its numbers are measured; `checks` judges them."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from lowerbound.progress import Progress
 from lowerbound.quantizers import Usage
 from lowerbound.runs import fitted
 from lowerbound.runs.inputs import as_batches, open_data
+from lowerbound.runs.log import Record, score
 from lowerbound.runs.run import Run
 from lowerbound.sampling import drawing
 from lowerbound.space import Density, conditions
@@ -106,7 +106,7 @@ def history(run: Run) -> list[Check]:
     """What the states and the log of a run say of each stage of its training."""
     recipe = fitted.unfitted(run.recipe)
     stages = Run(run.path, run.name, recipe, run.facts).build().stages()
-    records, states = _log(run), run.states()
+    records, states = list(run.log.records()), run.states()
     checks: list[Check] = []
     for stage in stages:
         if stage.name not in states:
@@ -114,21 +114,6 @@ def history(run: Run) -> list[Check]:
         if run.has_state():
             checks += _trained(run, stage, records, states.get(stage.name)).checks()
     return checks
-
-
-def _log(run: Run) -> list[dict[str, Any]]:
-    """The lines of the log; a last one that was cut off in writing is left out."""
-    records = []
-    for line in run.log_path.read_text(encoding="utf-8", errors="replace").splitlines() if _is_there(run) else ():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return [r for r in records if isinstance(r, dict) and isinstance(r.get("step"), int)]
-
-
-def _is_there(run: Run) -> bool:
-    return run.log_path.is_file()
 
 
 def _damaged(run: Run, stage: Stage) -> list[Check]:
@@ -140,15 +125,11 @@ def _damaged(run: Run, stage: Stage) -> list[Check]:
     return []
 
 
-def _trained(run: Run, stage: Stage, records: list[dict[str, Any]], state: dict[str, Any] | None) -> Trained:
+def _trained(run: Run, stage: Stage, records: list[Record], state: dict[str, Any] | None) -> Trained:
     train = run.recipe.train.of(stage.name)
     key = f"train.stages.{stage.name}" if stage.prepare is not None else "train"
-    own = [r for r in records if r.get("stage") == stage.name]
-    scores = {
-        r["step"]: float(r["elbo"] if "elbo" in r else r["minus_loss"])
-        for r in own
-        if r.get("split") == "valid" and ("elbo" in r or "minus_loss" in r)
-    }
+    own = [r for r in records if r["stage"] == stage.name]
+    scores = {r["step"]: found for r in own if (found := score(r)) is not None}
     longer = [] if train.steps is None else [f"{key}.steps={2 * train.steps}"]
     longer += [] if train.epochs is None else [f"{key}.epochs={2 * train.epochs:g}"]
     return Trained(
