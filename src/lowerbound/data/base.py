@@ -1,8 +1,7 @@
 """A data set as it is configured, and the images of one of its parts."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +15,8 @@ from lowerbound.data.arrays import Npz
 from lowerbound.data.bundled import bundled
 from lowerbound.data.cache import Progress
 from lowerbound.data.folder import Files, is_image
-from lowerbound.data.source import Preparation, Shape, Source
+from lowerbound.data.images import Images, Shape, mean_pixel
+from lowerbound.data.source import Preparation, Source
 from lowerbound.data.split import PARTS
 from lowerbound.errors import DataError, did_you_mean
 
@@ -40,7 +40,7 @@ class Data(Component):
     levels: int | None = Field(default=None, ge=2, le=256)  # values a pixel takes; None: what the data set says, or 256
     binarize: bool | None = None  # draw binary pixels while training; None: where the likelihood needs it
 
-    def open(self, split: str, *, progress: Progress | None = None) -> "Images":
+    def open(self, split: str, *, progress: Progress | None = None) -> Images:
         """The images of train, valid, test or all, decoded now if they never were. Raises DataError.
 
         progress: called with (done, total) while images are decoded.
@@ -49,12 +49,12 @@ class Data(Component):
             raise DataError(f"no split {split!r}{did_you_mean(split, SPLITS)}")
         source = find(self.source, self.preparation)
         stored = cache.load(source, self.preparation, progress)
-        if self.strict and stored.unreadable:
-            path, reason = stored.unreadable[0]
+        if self.strict and stored.images.unreadable:
+            path, reason = stored.images.unreadable[0]
             raise DataError(f"{self.source}: {path}: {reason}; data.strict=false leaves such files out")
-        if self.label and stored.y is None:
+        if self.label and stored.images.y is None:
             raise DataError(f"{self.source} has no labels; set data.label=false")
-        return Images.of(stored, split)
+        return stored.of(split)
 
     @property
     def preparation(self) -> Preparation:
@@ -65,68 +65,6 @@ class Data(Component):
         if self.source in bundled():
             return self
         return self.model_copy(update={"source": str(Path(self.source).expanduser().resolve())})
-
-
-@dataclass(frozen=True)
-class Images:
-    """One part of a data set. Image i stays image i as long as the data don't change.
-
-    The arrays are memory mapped; `x[indices]` is a copy. Writing to them changes neither the cache nor other processes.
-    """
-
-    name: str
-    split: str
-    x: np.ndarray  # uint8 [N, C, H, W], values below `levels`
-    levels: int
-    y: np.ndarray | None = None  # int64 [N]
-    classes: tuple[str, ...] | None = None  # names of the labels, in order
-    paths: Sequence[str] | None = None  # [N], relative to the root
-    factors: np.ndarray | None = None  # [N, F]
-    factor_names: tuple[str, ...] | None = None
-    unreadable: tuple[tuple[str, str], ...] = ()  # (path, reason), of the whole data set
-    ignored: int = 0  # files of the whole data set that are no images by their extension
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    @property
-    def shape(self) -> Shape:
-        """(C, H, W)."""
-        c, h, w = self.x.shape[1:]
-        return c, h, w
-
-    def head(self, n: int) -> "Images":
-        """The first n images, or all where there are fewer."""
-        return self._rows(slice(0, n))
-
-    def _rows(self, rows: slice) -> "Images":
-        def cut(values: Any) -> Any:
-            return None if values is None else values[rows]
-
-        return replace(self, x=self.x[rows], y=cut(self.y), paths=cut(self.paths), factors=cut(self.factors))
-
-    @staticmethod
-    def of(stored: cache.Stored, split: str) -> "Images":
-        """One part of what the cache holds. Raises DataError where it is empty."""
-        before = PARTS[: PARTS.index(split)] if split != "all" else ()
-        start = sum(stored.counts[p] for p in before)
-        end = start + stored.counts[split] if split != "all" else len(stored.x)
-        if start == end:
-            raise DataError(f"{stored.name}: its {len(stored.x)} images are too few for a {split} part")
-        whole = Images(
-            name=stored.name,
-            split=split,
-            x=stored.x,
-            levels=stored.levels,
-            y=stored.y,
-            classes=stored.classes,
-            paths=stored.paths,
-            factors=stored.factors,
-            factor_names=stored.factor_names,
-            unreadable=stored.unreadable,
-            ignored=stored.ignored,
-        )
-        return whole._rows(slice(start, end))
 
 
 def find(source: str, preparation: Preparation) -> Source:
@@ -220,11 +158,3 @@ def summary(data: Data, *, progress: Progress | None = None) -> dict[str, Any]:
         "unreadable": [list(u) for u in images.unreadable],
         "ignored": images.ignored,
     }
-
-
-def mean_pixel(x: np.ndarray, block: int = 4096) -> list[float]:
-    """The mean of uint8 [N, C, H, W] per channel, a block of images at a time: [C]."""
-    total = np.zeros(x.shape[1])
-    for start in range(0, len(x), block):
-        total += x[start : start + block].sum((0, 2, 3), dtype=np.int64)
-    return (total / (len(x) * x.shape[2] * x.shape[3])).tolist()

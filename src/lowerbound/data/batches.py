@@ -16,6 +16,7 @@ class Batch(NamedTuple):
     x: Tensor  # uint8 [B, C, H, W], or codes [B, h, w]
     y: Tensor | None  # int64 [B], where the model is given the label; with codes, a tuple of it and the coarser ones
     index: np.ndarray  # [B], the images' places in their split
+    factors: Tensor | None = None  # float [B, F], the known factors of variation, where the data have any
 
 
 class Shuffled(ABC):
@@ -70,6 +71,7 @@ class Batches(Shuffled):
         self.x = torch.from_numpy(np.asarray(images.x))
         self.x = self.x.to(device) if resident else self.x
         self.y = torch.from_numpy(np.asarray(images.y)) if label and images.y is not None else None
+        self.factors = None if images.factors is None else torch.from_numpy(np.asarray(images.factors, np.float32))
 
     def __len__(self) -> int:
         return len(self.x)
@@ -89,7 +91,9 @@ class Batches(Shuffled):
         for start in range(0, n, size):
             index = np.arange(start, min(start + size, n))
             x, y = self._take(torch.from_numpy(index))
-            yield Batch(binarized(x, self.levels, index) if self.binarize else x, y, index)
+            x = binarized(x, self.levels, index) if self.binarize else x
+            factors = None if self.factors is None else self.factors[start : start + len(index)].to(self.device)
+            yield Batch(x, y, index, factors)
 
     def _take(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         x = self.x.index_select(0, index.to(self.x.device)).to(self.device, non_blocking=True)

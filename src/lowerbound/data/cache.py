@@ -1,7 +1,8 @@
 """Images decoded once, into memory-mapped files that are never half-written and never stale.
 
     $XDG_CACHE_HOME/lowerbound/images/
-      NAME-ORIGIN-KEY/        x.npy uint8 [N, C, H, W], the parts one after another; meta.json; y, factors, paths
+      NAME-ORIGIN-KEY/        x.npy uint8 [N, C, H, W], the parts one after another; meta.json; y, factors, paths;
+                              fingerprints.json
       NAME-ORIGIN-KEY.part/   being built, by whoever holds the lock; else left over from a build that was killed
       NAME-ORIGIN-KEY.lock
 
@@ -20,16 +21,18 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lowerbound.data.source import Contents, Preparation, Shape, Source
+from lowerbound.data.images import HASH, Images, Shape, pixel_hashes
+from lowerbound.data.source import Contents, Preparation, Source
 from lowerbound.data.split import PARTS, assign
 from lowerbound.errors import DataError
 
-FORMAT = 1  # of the cache's files and of the way images are prepared
+FORMAT = 2  # of the cache's files and of the way images are prepared
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)  # named since Python 3.13
 Progress = Callable[[int, int], None]  # (done, total) images
 
@@ -53,17 +56,22 @@ class Paths(Sequence[str]):
 class Stored(NamedTuple):
     """A data set in the cache, memory mapped; the parts lie one after another."""
 
-    name: str
-    x: np.ndarray  # uint8 [N, C, H, W]
-    y: np.ndarray | None  # int64 [N]
-    factors: np.ndarray | None  # [N, F]
-    paths: Paths | None  # [N]
+    images: Images  # all
     counts: dict[str, int]  # rows in each part
-    levels: int
-    classes: tuple[str, ...] | None
-    factor_names: tuple[str, ...] | None
-    unreadable: tuple[tuple[str, str], ...]
-    ignored: int
+    fingerprints: dict[str, str]  # of each part and of all
+
+    def of(self, split: str) -> Images:
+        """One part. Raises DataError where it is empty."""
+        rows = self.rows(split)
+        if rows.start == rows.stop:
+            raise DataError(f"{self.images.name}: its {len(self.images)} images are too few for a {split} part")
+        return replace(self.images.take(rows), split=split).known_by(self.fingerprints[split])
+
+    def rows(self, split: str) -> slice:
+        """Where the rows of a part lie."""
+        before = PARTS[: PARTS.index(split)] if split != "all" else ()
+        start = sum(self.counts[p] for p in before)
+        return slice(start, start + self.counts[split] if split != "all" else len(self.images))
 
 
 def root() -> Path:
@@ -78,14 +86,15 @@ def load(source: Source, preparation: Preparation, progress: Progress | None = N
         folder = root() / "images"
         folder.mkdir(parents=True, exist_ok=True)
         fingerprint = source.fingerprint()
-        origin = _digest([FORMAT, source.origin, preparation])[:12]
+        origin = _digest([1, source.origin, preparation])[:12]  # 1: of this way to name entries
         family = f"{re.sub(r'[^A-Za-z0-9._-]+', '_', source.name)[:40]}-{origin}"
-        final = folder / f"{family}-{_digest([fingerprint])[:20]}"
+        final = folder / f"{family}-{_digest([FORMAT, fingerprint])[:20]}"
         with locked(final.with_name(final.name + ".lock")):
             if not final.exists():
                 _sweep(folder, family, final.name)
                 _build(final, source, fingerprint, progress or (lambda done, total: None))
-            return _read(final)
+            fingerprints = json.loads((final / "fingerprints.json").read_text())
+            return _read(final)._replace(fingerprints=fingerprints)
 
 
 @contextlib.contextmanager
@@ -116,6 +125,7 @@ def _write(folder: Path, source: Source, progress: Progress) -> None:
     order = np.argsort(part, kind="stable")  # rows in the order they are stored
     place = np.empty(total, np.int64)
     place[order] = np.arange(total)
+    hashes = np.empty((total, HASH), np.uint8)  # of each row's pixels
     bad: dict[int, str] = {}
     done = 0
     with _RowFile(folder / "x.npy", total, contents.shape) as out:
@@ -124,40 +134,37 @@ def _write(folder: Path, source: Source, progress: Progress) -> None:
                 bad[i] = block
             else:
                 out.write(place[i : i + len(block)], block)
+                hashes[i : i + len(block)] = pixel_hashes(block)
             done += 1 if isinstance(block, str) else len(block)
             progress(done, total)
     if bad:
-        contents, part, order = _drop(folder / "x.npy", contents, place, bad, source.origin)
-    _write_rest(folder, source.name, contents, part, order)
+        contents, keep = _without(contents, bad, source.origin)
+        part = assign(contents.keys, contents.part, contents.carve)
+        order = np.argsort(part, kind="stable")
+        _rewrite(folder / "x.npy", place[keep[order]], contents.shape)
+        hashes = hashes[keep]
+    _write_rest(folder, source.name, contents.take(order), part[order], hashes[order])
 
 
-def _drop(
-    file: Path, contents: Contents, place: np.ndarray, bad: dict[int, str], origin: str
-) -> tuple[Contents, np.ndarray, np.ndarray]:
-    """Rewrite x.npy without the rows that could not be read; the parts are dealt anew, none may become empty."""
+def _without(contents: Contents, bad: dict[int, str], origin: str) -> tuple[Contents, np.ndarray]:
+    """What is left without the rows that could not be read, and which rows these are: int64 [n]."""
     keep = np.array([i for i in range(len(contents.keys)) if i not in bad], np.int64)
     names = contents.paths or contents.keys
     unreadable = tuple(sorted((*contents.unreadable, *((names[i], reason) for i, reason in bad.items()))))
     if not len(keep):
         raise DataError(f"{origin}: none of its {len(unreadable)} images can be read; the first: {_line(unreadable)}")
-    contents = contents._replace(
-        keys=[contents.keys[i] for i in keep],
-        part=contents.part[keep],
-        y=None if contents.y is None else contents.y[keep],
-        paths=None if contents.paths is None else [contents.paths[i] for i in keep],
-        factors=None if contents.factors is None else contents.factors[keep],
-        unreadable=unreadable,
-    )
-    part = assign(contents.keys, contents.part, contents.carve)
-    order = np.argsort(part, kind="stable")
+    return replace(contents.take(keep), unreadable=unreadable), keep
+
+
+def _rewrite(file: Path, rows: np.ndarray, shape: Shape) -> None:
+    """Leave these rows [n] of a .npy file alone, in this order."""
     whole = file.with_name("whole.npy")
     file.rename(whole)
     old = np.load(whole, mmap_mode="r")
-    with _RowFile(file, len(keep), contents.shape) as out:
-        for new, row in enumerate(order):
-            out.write(np.array([new]), old[place[keep[row]]][None])
+    with _RowFile(file, len(rows), shape) as out:
+        for new, row in enumerate(rows):
+            out.write(np.array([new]), old[row][None])
     whole.unlink()
-    return contents, part, order
 
 
 def _line(unreadable: tuple[tuple[str, str], ...]) -> str:
@@ -165,13 +172,14 @@ def _line(unreadable: tuple[tuple[str, str], ...]) -> str:
     return f"{path}: {reason}"
 
 
-def _write_rest(folder: Path, name: str, contents: Contents, part: np.ndarray, order: np.ndarray) -> None:
+def _write_rest(folder: Path, name: str, contents: Contents, part: np.ndarray, hashes: np.ndarray) -> None:
+    """All but the pixels, of rows in the order they are stored."""
     if contents.y is not None:
-        np.save(folder / "y.npy", contents.y[order].astype(np.int64))
+        np.save(folder / "y.npy", contents.y.astype(np.int64))
     if contents.factors is not None:
-        np.save(folder / "factors.npy", contents.factors[order])
+        np.save(folder / "factors.npy", contents.factors)
     if contents.paths is not None:
-        names = [str(contents.paths[i]).encode("utf-8", "surrogateescape") for i in order.tolist()]
+        names = [str(path).encode("utf-8", "surrogateescape") for path in contents.paths]
         np.save(folder / "paths.npy", np.frombuffer(b"".join(names), np.uint8))
         np.save(folder / "ends.npy", np.cumsum([0, *map(len, names)], dtype=np.int64))
     meta = {
@@ -182,8 +190,12 @@ def _write_rest(folder: Path, name: str, contents: Contents, part: np.ndarray, o
         "factor_names": contents.factor_names,
         "unreadable": contents.unreadable,
         "ignored": contents.ignored,
+        "layout": contents.layout,
     }
     (folder / "meta.json").write_text(json.dumps(meta))
+    stored = _read(folder)
+    found = {p: stored.images.take(rows := stored.rows(p)).fingerprint_by(hashes[rows]) for p in ("all", *PARTS)}
+    (folder / "fingerprints.json").write_text(json.dumps(found))
 
 
 def _read(folder: Path) -> Stored:
@@ -191,19 +203,21 @@ def _read(folder: Path) -> Stored:
     text, ends = _mapped(folder / "paths.npy"), _mapped(folder / "ends.npy")
     x = _mapped(folder / "x.npy")
     assert x is not None
-    return Stored(
+    images = Images(
         name=meta["name"],
+        split="all",
         x=x,
-        y=_mapped(folder / "y.npy"),
-        factors=_mapped(folder / "factors.npy"),
-        paths=None if text is None or ends is None else Paths(text, ends),
-        counts=meta["counts"],
         levels=meta["levels"],
+        y=_mapped(folder / "y.npy"),
         classes=meta["classes"] and tuple(meta["classes"]),
+        paths=None if text is None or ends is None else Paths(text, ends),
+        factors=_mapped(folder / "factors.npy"),
         factor_names=meta["factor_names"] and tuple(meta["factor_names"]),
         unreadable=tuple((path, reason) for path, reason in meta["unreadable"]),
         ignored=meta["ignored"],
+        layout=meta["layout"],
     )
+    return Stored(images, meta["counts"], {})
 
 
 def _mapped(file: Path) -> np.ndarray | None:

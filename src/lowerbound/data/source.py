@@ -2,14 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from lowerbound.data.decode import check_levels, prepare
+from lowerbound.data.images import Annotated, Shape
 from lowerbound.errors import DataError
-
-Shape = tuple[int, int, int]  # (C, H, W)
 
 
 class Preparation(NamedTuple):
@@ -20,21 +20,17 @@ class Preparation(NamedTuple):
     levels: int | None = None  # None: what the source says
 
 
-class Contents(NamedTuple):
-    """What a source holds, before its pixels are read. A row is one image."""
+@dataclass(frozen=True)
+class Contents(Annotated):
+    """What a source holds, before its pixels are read."""
+
+    BY_ROW: ClassVar[tuple[str, ...]] = ("keys", "part", *Annotated.BY_ROW)
 
     keys: Sequence[str]  # [N], what is hashed into a part: relative path, row number, identity
     part: np.ndarray  # int8 [N], index into split.PARTS, or split.UNDECIDED
     carve: tuple[str, ...]  # the parts that undecided rows are dealt to, besides train
     shape: Shape  # after preparation
     levels: int
-    y: np.ndarray | None = None  # int64 [N]
-    classes: tuple[str, ...] | None = None  # names of the labels, in order
-    paths: Sequence[str] | None = None  # [N], relative to the root
-    factors: np.ndarray | None = None  # [N, F]
-    factor_names: tuple[str, ...] | None = None
-    unreadable: tuple[tuple[str, str], ...] = ()  # (path, reason)
-    ignored: int = 0  # files that are no images by their extension
 
 
 class Source(ABC):

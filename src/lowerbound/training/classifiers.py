@@ -6,7 +6,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -123,10 +123,7 @@ def training(n: int) -> Training:
 
 def rows(images: Images, index: np.ndarray) -> Images:
     """These images of a split alone: copies, for an index [n] into them."""
-    y = None if images.y is None else np.asarray(images.y)[index]
-    paths = None if images.paths is None else [images.paths[i] for i in index.tolist()]
-    factors = None if images.factors is None else images.factors[index]
-    return replace(images, x=images.x[index], y=y, paths=paths, factors=factors)
+    return images.take(index)
 
 
 @contextmanager

@@ -1,0 +1,104 @@
+"""Images and what is known of them besides their pixels."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+Shape = tuple[int, int, int]  # (C, H, W)
+HASH = 16  # bytes
+Rows = slice | np.ndarray  # which: from, to; or int64 [n]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotated:
+    """What is known of images besides their pixels, for others to inherit. A row is one image; None: nothing is."""
+
+    BY_ROW: ClassVar[tuple[str, ...]] = ("y", "paths", "factors")  # the fields that have a value for each image
+
+    y: np.ndarray | None = None  # int64 [N]
+    classes: tuple[str, ...] | None = None  # names of the labels, in order
+    paths: Sequence[str] | None = None  # [N], relative to the root
+    factors: np.ndarray | None = None  # [N, F]
+    factor_names: tuple[str, ...] | None = None
+    unreadable: tuple[tuple[str, str], ...] = ()  # (path, reason), of the whole data set
+    ignored: int = 0  # files of the whole data set that are no images by their extension
+    layout: str = ""  # what the data were taken for and what of them was left out, in one line; "": as published
+
+    def take(self, rows: Rows) -> Self:
+        """These rows alone. A slice shares the arrays, an index [n] copies."""
+        return replace(self, **{name: _taken(getattr(self, name), rows) for name in self.BY_ROW})
+
+
+@dataclass(frozen=True)
+class Images(Annotated):
+    """One part of a data set. Image i stays image i as long as the data don't change.
+
+    The arrays are memory mapped; `x[indices]` is a copy. Writing to them changes neither the cache nor other processes.
+    """
+
+    BY_ROW: ClassVar[tuple[str, ...]] = ("x", *Annotated.BY_ROW)
+
+    name: str
+    split: str
+    x: np.ndarray  # uint8 [N, C, H, W], values below `levels`
+    levels: int
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def shape(self) -> Shape:
+        """(C, H, W)."""
+        c, h, w = self.x.shape[1:]
+        return c, h, w
+
+    def head(self, n: int) -> "Images":
+        """The first n images, or all where there are fewer."""
+        return self.take(slice(0, n))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells these images from others: pixels, levels, names, labels and factors, in their order.
+
+        The same wherever the data lie and whenever they were written. The cache remembers that of each part.
+        """
+        return self.fingerprint_by(pixel_hashes(self.x))
+
+    def fingerprint_by(self, hashes: np.ndarray) -> str:
+        """The same, where the hashes of the images' pixels, uint8 [N, HASH], are at hand."""
+        digest = hashlib.sha256(json.dumps([self.shape, self.levels, self.classes, self.factor_names]).encode())
+        for values in (hashes, self.y, self.factors):
+            digest.update(b"-" if values is None else hashlib.sha256(np.ascontiguousarray(values).data).digest())
+        names = "" if self.paths is None else "\0".join(self.paths)
+        digest.update(hashlib.sha256(names.encode("utf-8", "surrogateescape")).digest())
+        return digest.hexdigest()[:32]
+
+    def known_by(self, fingerprint: str) -> "Images":
+        """Itself, once told its fingerprint, which then is not computed from the pixels."""
+        self.__dict__["fingerprint"] = fingerprint  # no field, which `replace` would hand on to other images
+        return self
+
+
+def pixel_hashes(x: np.ndarray) -> np.ndarray:
+    """A hash of each image, of uint8 [N, C, H, W]: uint8 [N, HASH]."""
+    joined = b"".join(hashlib.sha256(np.ascontiguousarray(row).data).digest()[:HASH] for row in x)
+    return np.frombuffer(joined, np.uint8).reshape(-1, HASH)
+
+
+def mean_pixel(x: np.ndarray, block: int = 4096) -> list[float]:
+    """The mean of uint8 [N, C, H, W] per channel, a block of images at a time: [C]."""
+    total = np.zeros(x.shape[1])
+    for start in range(0, len(x), block):
+        total += x[start : start + block].sum((0, 2, 3), dtype=np.int64)
+    return (total / (len(x) * x.shape[2] * x.shape[3])).tolist()
+
+
+def _taken(values: Any, rows: Rows) -> Any:
+    if values is None or isinstance(values, np.ndarray) or isinstance(rows, slice):
+        return None if values is None else values[rows]
+    return [values[i] for i in rows.tolist()]
