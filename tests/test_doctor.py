@@ -16,20 +16,17 @@ from command import call, right
 from lowerbound.progress import Progress, Report
 from lowerbound.training.loop import Interrupted
 from lowerbound.training.train import train as run_training
-from lowerbound.verbs.doctor.judged import (
-    Check,
-    Codes,
-    Drawn,
-    Labelled,
-    Latents,
-    Likelihoods,
-    Pixels,
-    Reconstructed,
-    Rectifiers,
-    Stages,
-    Trained,
-)
-from lowerbound.verbs.doctor.measured import _histograms, doctor
+from lowerbound.verbs.doctor.check import Check
+from lowerbound.verbs.doctor.codes import Codes, Stages
+from lowerbound.verbs.doctor.doctor import doctor
+from lowerbound.verbs.doctor.labels import Labelled
+from lowerbound.verbs.doctor.latents import Latents
+from lowerbound.verbs.doctor.likelihoods import Likelihoods, histograms
+from lowerbound.verbs.doctor.networks import Rectifiers
+from lowerbound.verbs.doctor.pixels import Pixels
+from lowerbound.verbs.doctor.reconstructions import Reconstructed
+from lowerbound.verbs.doctor.samples import Drawn
+from lowerbound.verbs.doctor.training import Trained
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 
@@ -296,14 +293,14 @@ def test_trained(trained: Trained, what: set[str]):
 
 def test_likelihoods():
     rng = np.random.default_rng(0)
-    train, valid, histograms = (rng.normal(mean, 20, 500) for mean in (-100, -103, -200))
-    well = Likelihoods(train, valid, histograms, dequantized=False)
+    train, valid, by_pixel = (rng.normal(mean, 20, 500) for mean in (-100, -103, -200))
+    well = Likelihoods(train, valid, by_pixel, dequantized=False)
     assert wrong(well.checks()) == set()
     assert wrong(replace(well, valid=valid - 20).checks()) == {"likelihood.overfitted"}
-    assert wrong(replace(well, train=train[:4], valid=valid[:4] - 20, histograms=histograms[:4]).checks()) == set(), (
+    assert wrong(replace(well, train=train[:4], valid=valid[:4] - 20, histograms=by_pixel[:4]).checks()) == set(), (
         "too few to tell"
     )
-    below = [c for c in replace(well, histograms=histograms + 110).checks() if c.wrong]
+    below = [c for c in replace(well, histograms=by_pixel + 110).checks() if c.wrong]
     assert [(c.name, c.severity) for c in below] == [("likelihood.below_histograms", "problem")]
     valid[3] = np.nan
     assert wrong(replace(well, valid=valid).checks()) == {"likelihood.not_finite"}
@@ -313,7 +310,7 @@ def test_histograms_are_probabilities():
     """Over all images of two pixels of three values they add up to one, and the frequent ones have the most."""
     every = np.array([[a, b] for a in range(3) for b in range(3)])
     train = np.array([[0, 1], [0, 1], [0, 2], [1, 1]])
-    p = np.exp(_histograms(train, every, 3))
+    p = np.exp(histograms(train, every, 3))
     assert p.sum() == pytest.approx(1)
     assert every[p.argmax()].tolist() == [0, 1]
     assert p.max() == pytest.approx((3 + 1 / 3) / 5 * (3 + 1 / 3) / 5)
@@ -425,6 +422,8 @@ def levels(**changes: Any) -> Stages:
         (levels(train_bits=5.0), {"prior.bottom.overfitted"}),
         (levels(train_bits=5.0, bits_stderr=0.5), set()),
         (levels(bits=None), set()),
+        (levels(unigram=0.0, bits=3.688), {"prior.bottom.untrained"}),
+        (levels(unigram=0.0, bits=0.005, train_bits=1e-9), set()),
         (replace(GOOD, samples=12.0), {"samples.below_shuffled"}),
         (replace(GOOD, samples=None), set()),
     ],
@@ -436,3 +435,9 @@ def test_stages(stages: Stages, what: set[str]):
 def test_a_smaller_codebook_holds_the_codes_that_are_used():
     check = next(c for c in levels(usage=0.1, perplexity=20.0).checks() if c.wrong)
     assert check.remedy.endswith("model.levels.1.quantizer.codes=32")
+
+
+def test_a_level_of_one_code_gives_no_absurd_number():
+    found = levels(unigram=0.0, bits=3.688, train_bits=1e-9, without=5.0).checks()
+    found += replace(levels(), error=0.0).checks()
+    assert max(c.value for c in found) < 1e5

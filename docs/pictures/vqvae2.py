@@ -17,7 +17,7 @@ from lowerbound.noise import seeded
 from lowerbound.runs import inputs
 from lowerbound.runs.run import Run
 from lowerbound.sampling import drawing
-from lowerbound.verbs.doctor.measured import shuffled_places
+from lowerbound.verbs.doctor.encoded import shuffled_places
 
 CPU = torch.device("cpu")
 

@@ -22,7 +22,7 @@ from lowerbound.verbs import reconstruct as _reconstruct_verb
 from lowerbound.verbs import sample as _sample_verb
 from lowerbound.verbs import train as _train_verb
 from lowerbound.verbs.compare.compare import compare as _compare
-from lowerbound.verbs.doctor.measured import doctor as _doctor
+from lowerbound.verbs.doctor.doctor import doctor as _doctor
 from lowerbound.verbs.predict import predict as _predict
 from lowerbound.verbs.probe.probe import probe as _probe
 from lowerbound.verbs.score import score as _score

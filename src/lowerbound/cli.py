@@ -187,7 +187,7 @@ def doctor(
     from lowerbound.devices import pick_device
     from lowerbound.runs.run import Run
     from lowerbound.verbs import tables
-    from lowerbound.verbs.doctor.measured import doctor as run_doctor
+    from lowerbound.verbs.doctor.doctor import doctor as run_doctor
 
     report = run_doctor(Run.open(run), data=data, device=pick_device(device), progress=_progress())
     _print(report, json, tables.diagnosis)

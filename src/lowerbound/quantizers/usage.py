@@ -41,7 +41,7 @@ class Usage:
     def nats(self) -> float:
         """The entropy of the codes' frequencies, in nats per code."""
         p = self.counts.double() / self.counts.sum()
-        return -float(torch.xlogy(p, p).sum())
+        return abs(float(torch.xlogy(p, p).sum()))  # 0, not -0, of a single code
 
     @property
     def bits(self) -> float:

@@ -1,0 +1,89 @@
+"""Images as a model over codes has them: their codes, what those cost by the priors, what they decode to."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowerbound.data.batches import Batch
+from lowerbound.metrics.distances import PixelFeatures, frechet
+from lowerbound.models.vqvae import VQVAE
+from lowerbound.noise import KeyedNoise, key, seeded
+from lowerbound.sampling import drawing
+from lowerbound.units import bits_per_dim
+from lowerbound.verbs.doctor.examined import distances
+
+COMPONENTS = 16  # principal components, in which few samples are judged
+
+
+class Encoded(NamedTuple):
+    """Images, their codes, and what those cost by the priors."""
+
+    x: Tensor  # float64 [N, C, H, W]
+    y: Tensor | None
+    codes: tuple[Tensor, ...]  # [N, h, w] each
+    bits: Tensor  # [L, N], per code
+
+    @staticmethod
+    def of(model: VQVAE, batches: Iterable[Batch]) -> "Encoded":
+        xs, ys, codes, bits = [], [], [], []
+        dims = torch.tensor([[s.dims] for s in model.spaces])
+        for batch in batches:
+            z = model.codes(batch.x)
+            with KeyedNoise(0, batch.index) as noise:
+                noise.chunk(1)
+                nats = -model.log_p_codes(z, batch.y).double().cpu()
+            xs.append(batch.x.double().cpu())
+            ys.append(batch.y)
+            codes.append([c.cpu() for c in z])
+            bits.append(bits_per_dim(nats / dims, 1))
+        y = None if ys[0] is None else torch.cat(ys)
+        return Encoded(torch.cat(xs), y, tuple(map(torch.cat, zip(*codes, strict=True))), torch.cat(bits, 1))
+
+    def error(self, model: VQVAE, codes: tuple[Tensor, ...]) -> float:
+        """The mean squared distance of the images from what codes decode to."""
+        return float(distances(self.x, torch.from_numpy(_means(model, codes))).mean())
+
+    def error_without(self, model: VQVAE, level: int) -> float:
+        """The same with the codes of a level shuffled."""
+        n = len(self.x)
+        return self.error(model, tuple(shuffled_places(c, n) if k == level else c for k, c in enumerate(self.codes)))
+
+
+def _means(model: VQVAE, codes: tuple[Tensor, ...]) -> np.ndarray:
+    return drawing.decoded(model, codes, mean=True)
+
+
+def shuffled_places(codes: Tensor, n: int) -> Tensor:
+    """Codes [N, h, w] -> [n, h, w], the code of each place that of any of the N images, drawn anew for each place."""
+    flat = codes.flatten(1)
+    with seeded(0, "shuffled"):
+        chosen = torch.randint(len(flat), (n, flat.shape[1]))
+    return torch.gather(flat, 0, chosen).view(n, *codes.shape[1:])
+
+
+def frechets(model: VQVAE, train: Encoded, valid: Encoded) -> dict[str, float]:
+    """Squared Fréchet distances to the validation images of samples, of pictures whose codes are each drawn from
+    another image, and of training images (floor), in few components since there are few of them; none before the
+    priors are trained."""
+    if not model.can_sample:
+        return {}
+    n = min(drawing.affordable(model), len(train.x), len(valid.x))
+    images, reference = (e.x.numpy().astype(np.uint8) for e in (train, valid))
+    features = PixelFeatures(images, model.space.levels or 2, components=COMPONENTS)
+    with seeded(0, "doctor"):
+        samples = drawing.draw(model, n, _some(train.y, n), drawing.How(mean=True)).x
+    shuffled = _means(model, tuple(shuffled_places(c, n) for c in valid.codes))
+    real = images[np.linspace(0, len(images) - 1, n).astype(int)]
+    named = {"samples": samples, "shuffled": shuffled, "floor": real}
+    return {name: frechet(features(x), features(reference)) for name, x in named.items()}
+
+
+def _some(y: Tensor | None, n: int) -> Tensor | None:
+    """n of the labels, without order."""
+    if y is None:
+        return None
+    generator = torch.Generator().manual_seed(key(0, "doctor", "labels"))
+    return y[torch.randperm(len(y), generator=generator)[:n].to(y.device)]

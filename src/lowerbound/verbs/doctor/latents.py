@@ -1,0 +1,124 @@
+"""What z holds of the validation images."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lowerbound.distributions import kl_per_dimension
+from lowerbound.families import LOG_SCALE
+from lowerbound.model import LatentModel
+from lowerbound.models.vae import VAE
+from lowerbound.models.vqvae import VQVAE
+from lowerbound.noise import KeyedNoise
+from lowerbound.objectives import ELBO, Bound
+from lowerbound.verbs.doctor.check import Check
+from lowerbound.verbs.doctor.examined import Examined
+
+COLLAPSED = 0.1  # nats in all of z
+ACTIVE = 0.01  # nats in a dimension; or the variance of its posterior mean, Burda et al. (2016), section 5.2
+ACTIVE_POINT = 1e-4  # variance of a dimension of a code without a scale of its own, for one of the widest
+UNUSED = 0.25  # of the dimensions in use: a VAE that chose half of them by itself is healthy
+AT_BOUND = 0.01  # of the log-scales
+
+
+def checks(e: Examined) -> list[Check]:
+    """Of a model whose z is of real numbers."""
+    model = e.model
+    return _measured(e, model).checks() if isinstance(model, LatentModel) and not isinstance(model, VQVAE) else []
+
+
+def _measured(e: Examined, model: LatentModel) -> "Latents":
+    means, kls, each, at_bound = [], [], [], []
+    for batch in e.in_order(e.valid):
+        means.append(model.features(batch.x, batch.y).double().cpu())
+        if isinstance(model, VAE) and model.has_point:
+            continue
+        with KeyedNoise(0, batch.index) as noise:
+            terms = model.elbo_terms(batch.x, batch.y, noise.chunk(1))
+        kl = terms.log_qz - terms.log_pz if terms.kl is None else terms.kl  # [1, B, L]
+        kls.append(kl[0].sum(-1).double().cpu())
+        dimensions = [None if p is None else kl_per_dimension(q, p) for q, p in zip(terms.q, terms.p, strict=True)]
+        each += [torch.cat([k.flatten(1) for k in dimensions if k is not None], 1)] if None not in dimensions else []
+        scales = torch.cat([q.stddev.flatten(1).log() for q in terms.q], 1)
+        at_bound.append(((scales - LOG_SCALE[0]).abs() < 1e-3) | ((scales - LOG_SCALE[1]).abs() < 1e-3))
+    return Latents(
+        kl=float(torch.cat(kls).mean()) if kls else None,
+        each=torch.cat(each).double().mean(0).cpu().numpy() if each else None,
+        variance=torch.cat(means).var(0, correction=0).numpy(),
+        at_bound=float(torch.cat(at_bound).double().mean()) if at_bound else 0.0,
+        loosen=_loosen(model),
+    )
+
+
+def _loosen(model: LatentModel) -> str:
+    """KEY=VALUE by which the latents keep more."""
+    objective = getattr(model.config, "objective", None)
+    if isinstance(objective, ELBO) and objective.beta > 1:
+        return "model.objective.beta=1"
+    if isinstance(objective, ELBO):
+        return "model.objective.free_bits_dimension=0.1, or model.objective.warmup=2000"
+    if isinstance(objective, Bound):
+        return "model.objective.warmup=2000"
+    return "a wider network, a longer training"
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What z holds of the validation images."""
+
+    kl: float | None  # of all of z, nats per image; None: the posterior is a point
+    each: np.ndarray | None  # [D], the mean KL of each dimension in nats, where it is a sum of them
+    variance: np.ndarray  # [D], of the posterior means over the images
+    at_bound: float  # share of the posterior's log-scales at the ends of their range
+    loosen: str  # KEY=VALUE that lets the latents keep more
+
+    @property
+    def used(self) -> int:
+        """Dimensions that tell images apart."""
+        if self.each is not None:
+            return int((self.each > ACTIVE).sum())
+        bound = ACTIVE_POINT * self.variance.max() if self.kl is None else ACTIVE
+        return int((self.variance > bound).sum())
+
+    def checks(self) -> list[Check]:
+        if self.kl is None:
+            return [self._unused(False)]
+        collapsed = Check(
+            "latents.collapsed",
+            self.kl,
+            COLLAPSED,
+            self.kl < COLLAPSED,
+            "problem",
+            f"z holds {self.kl:.2g} nats of an image: the posterior has collapsed onto the prior, the decoder does "
+            "without z, and codes and edits mean nothing",
+            self.loosen,
+        )
+        return [collapsed, self._unused(collapsed.wrong), self._at_bound()]
+
+    def _unused(self, collapsed: bool) -> Check:
+        share = self.used / len(self.variance)
+        return Check(
+            "latents.unused",
+            share,
+            UNUSED,
+            share < UNUSED and not collapsed,
+            "advice",
+            f"{self.used} of {len(self.variance)} dimensions of z tell images apart; the others cost time and are "
+            "noise to whoever uses the codes",
+            f"model.latent={max(1, math.ceil(1.25 * self.used))}, or to use more of them {self.loosen}",
+        )
+
+    def _at_bound(self) -> Check:
+        return Check(
+            "latents.scales_at_bound",
+            self.at_bound,
+            AT_BOUND,
+            self.at_bound > AT_BOUND,
+            "problem",
+            f"{self.at_bound:.1%} of the posterior's log-scales are at the end of their range: the noise of z has "
+            "vanished or exploded, and samples of the prior look like nothing",
+            "model.objective=objectives.ELBO (for an autoencoder: model.posterior=families.Point), a smaller "
+            "train.optimizer.lr",
+        )

@@ -1,0 +1,87 @@
+"""Samples beside the training images."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lowerbound.models.autoregressive import Autoregressive
+from lowerbound.models.vae import VAE
+from lowerbound.models.vqvae import VQVAE
+from lowerbound.noise import seeded
+from lowerbound.runs import fitted
+from lowerbound.sampling import drawing
+from lowerbound.verbs.doctor.check import ERRORS, Check, stderr
+from lowerbound.verbs.doctor.examined import Examined, distances, seen
+
+SAMPLES = 256
+FEWEST = 9  # below, they say nothing
+SHIFT = 0.25  # squared distance of the mean images, for one of the variance of the data
+SPREAD = (0.5, 2.0)  # squared distance of samples from the mean image, for one of the data
+
+
+def checks(e: Examined) -> list[Check]:
+    if not e.model.can_sample:
+        return []
+    images = torch.from_numpy(seen(e.train)).double()
+    drawn = torch.from_numpy(_drawn(e)).flatten(1).double()
+    mean = images.mean(0)
+    variance = max(float(distances(images, mean).mean()), 1e-12)
+    return Drawn(
+        shift=float((drawn.mean(0) - mean).square().sum()) / variance,
+        distances=(distances(drawn, mean) / variance).numpy(),
+        remedy=_remedy(e),
+    ).checks()
+
+
+def _drawn(e: Examined) -> np.ndarray:
+    """Images drawn from the model, as many as take not long: uint8 [n, C, H, W]."""
+    model = e.model
+    slow = isinstance(model, Autoregressive | VQVAE)
+    n = drawing.affordable(model) if slow else SAMPLES
+    y = e.run.labels(n)
+    with seeded(0, "doctor", device=e.device):
+        return drawing.draw(model, n, y, drawing.How(mean=isinstance(model, VQVAE))).x
+
+
+def _remedy(e: Examined) -> str:
+    fits = isinstance(e.model, VAE) and not fitted.is_fitted(e.run.recipe) and len(e.model.latent.shape) == 1
+    fit = f"lowerbound fit-prior {e.run.path} --prior mixture; where reconstructions are bad too, "
+    return (fit if fits else "") + "a longer training, a smaller train.optimizer.lr"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples beside the training images, in squared distances for one of the variance of the data."""
+
+    shift: float  # of the mean image of the samples from that of the data
+    distances: np.ndarray  # [n], of each sample from the mean image of the data
+    remedy: str
+
+    def checks(self) -> list[Check]:
+        n = len(self.distances)
+        if n < FEWEST:
+            return []
+        spread, error, bound = float(self.distances.mean()), stderr(self.distances), SHIFT + ERRORS / n
+        low, high = SPREAD
+        outside = spread + ERRORS * error < low or spread - ERRORS * error > high
+        return [
+            Check(
+                "samples.mean",
+                self.shift,
+                bound,
+                self.shift > bound,
+                "problem",
+                f"the mean of {n} samples is far from that of the images: {self.shift:.2g} of their variance",
+                self.remedy,
+            ),
+            Check(
+                "samples.spread",
+                spread,
+                low if spread < 1 else high,
+                outside,
+                "problem",
+                f"{n} samples vary {spread:.2g} times as much around the mean image as images do",
+                self.remedy,
+            ),
+        ]
