@@ -358,7 +358,7 @@ def test_help_waits_for_no_torch():
         "try: main()\nexcept SystemExit: pass\n"
         "assert not {{'torch', 'numpy', 'matplotlib'}} & set(sys.modules), 'imported'"
     )
-    for words in (["--help"], ["sample", "--help"]):
+    for words in (["--help"], ["data", "--help"]):
         done = subprocess.run([sys.executable, "-c", code.format(words=words)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "--out" in done.stdout if "sample" in words else "evaluate" in done.stdout

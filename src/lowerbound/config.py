@@ -142,17 +142,20 @@ def read(path: Path) -> dict[str, Any]:
     return values
 
 
-def override(config: C, changes: Iterable[str] | Mapping[str, Any]) -> C:
+Changes = Iterable[str | Mapping[str, Any]] | Mapping[str, Any]  # KEY=VALUE lines and nested tables
+
+
+def override(config: C, changes: Changes) -> C:
     """A changed copy. Changes are `key.key=VALUE` lines (VALUE is JSON, or plain text) or nested tables.
 
-    Setting `type` clears its siblings, which belonged to the other class; the items of a list go by number
-    (`model.levels.0.factor=8`).
+    Setting `type` clears its siblings, which belonged to the other class; a component's name is its type, and keys of
+    it may come before or after. The items of a list go by number (`model.levels.0.factor=8`).
     Raises ConfigError for a key that does not exist or a value it can't take.
     """
-    values = dump(config)
-    for table in [changes] if isinstance(changes, Mapping) else [_nested(line) for line in changes]:
-        values = _merge(values, table)
-    return parse(type(config), values)
+    asked: dict[str, Any] = {}
+    for change in [changes] if isinstance(changes, Mapping) else changes:
+        asked = _joined(asked, _nested(change) if isinstance(change, str) else change)
+    return parse(type(config), _merge(dump(config), asked))
 
 
 @contextlib.contextmanager
@@ -225,6 +228,22 @@ def _nested(line: str) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
+
+
+def _joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes and later ones as one table; the name of a component and keys of it are a table of both."""
+    joined = dict(old)
+    for key, value in new.items():
+        before = joined.get(key)
+        if isinstance(before, str) and isinstance(value, Mapping) and "type" not in value:
+            joined[key] = {"type": before, **value}
+        elif isinstance(before, Mapping) and isinstance(value, str) and before.get("type", value) == value:
+            joined[key] = {**before, "type": value}
+        elif isinstance(before, Mapping) and isinstance(value, Mapping) and "type" not in value:
+            joined[key] = _joined(before, value)
+        else:
+            joined[key] = value
+    return joined
 
 
 def _merge(old: dict[str, Any], new: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from lowerbound.errors import ConfigError
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str | torch.device) -> torch.device:
     """auto, cpu, cuda or cuda:N as a device that is there. Raises ConfigError."""
+    name = str(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = name.partition(":")

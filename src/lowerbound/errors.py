@@ -36,6 +36,10 @@ class TrainingError(UserError):
     pass
 
 
+class Interrupted(KeyboardInterrupt):
+    """The user pressed Ctrl-C, or the machine wants to stop; the state of the training is saved."""
+
+
 def counted(n: int, what: str) -> str:
     """So many of something.
 

@@ -15,14 +15,19 @@ from lowerbound.pictures.sheets import Table, _cells, _checked, _sheet, grid, ta
 from lowerbound.units import to_bytes
 
 
-def check_out(out: Path, *, moving: bool = False) -> None:
-    """Raise UserError, before anything is computed, for a path that images can't be written to."""
+def check_out(out: str | Path | None, *, moving: bool = False) -> Path | None:
+    """The path, where there is one. Raises UserError, before anything is computed, where images can't be written to
+    it."""
+    if out is None:
+        return None
+    out = Path(out)
     kind, gif = "" if out.is_dir() else out.suffix.lower(), ".gif (an animation), " if moving else ""
     if kind not in ("", ".png", ".npz") and not (moving and kind == ".gif"):
         raise UserError(
             f"--out {out}: expected a path ending in .png (a grid), {gif}.npz (an array), or a folder (no suffix, one "
             "PNG each)"
         )
+    return out
 
 
 def save_table(

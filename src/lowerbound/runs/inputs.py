@@ -10,7 +10,8 @@ from torch import Tensor
 from lowerbound.data import decode
 from lowerbound.data.base import Data, Images, open_images
 from lowerbound.data.batches import Batches, binarized
-from lowerbound.errors import RunError, UserError
+from lowerbound.errors import ModelError, RunError, UserError
+from lowerbound.model import LatentModel
 from lowerbound.progress import Progress
 from lowerbound.runs.run import Run
 
@@ -88,3 +89,11 @@ def open_like(run: Run, split: str, source: str | None, progress: Progress) -> I
     kind = "grey" if channels == 1 else "in colour"
     progress.say(f"{source}: made {width}x{height} {kind} as the images of {run.path} are")
     return images
+
+
+def latent_model(run: Run, device: torch.device | str) -> LatentModel:
+    """The run's model. Raises ModelError for one without latents."""
+    model = run.load(device)
+    if not isinstance(model, LatentModel):
+        raise ModelError(f"{run.path}: {type(model).__name__} has no latent code")
+    return model

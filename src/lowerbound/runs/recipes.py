@@ -1,12 +1,12 @@
 """A recipe: a data set, a model and a training, in one file. Bundled ones are the TOML files of recipes/."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
 
-from lowerbound.config import Component, override, parse, problem_at, read
+from lowerbound.config import Changes, Component, override, parse, problem_at, read
 from lowerbound.data.base import Data
 from lowerbound.devices import Precision
 from lowerbound.errors import ConfigError, did_you_mean
@@ -106,7 +106,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def load(recipe: str | Path, changes: Iterable[str] | Mapping[str, Any] = ()) -> Recipe:
+def load(recipe: str | Path, changes: Changes = ()) -> Recipe:
     """A recipe by its bundled name or its TOML or JSON file, with changes. Raises ConfigError."""
     path = FOLDER / f"{recipe}.toml"
     if str(recipe) not in names():

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lowerbound.config import allowing, dump, parse
+from lowerbound.devices import pick_device
 from lowerbound.directions import Direction, check_name
 from lowerbound.errors import RunError, UserError, did_you_mean
 from lowerbound.files import UNFINISHED, replacing
@@ -277,6 +278,14 @@ class Run:
 
     def _evaluation(self, data: str, split: str) -> str:
         return f"evaluation/{split if data == self.facts.name else f'{data}-{split}'}"
+
+
+def load(path: str | Path, *, device: str = "auto", allow: Iterable[str] = ()) -> Model:
+    """The trained model of a run, an nn.Module in eval mode. Nothing in a run is ever executed.
+
+    `allow`: packages besides lowerbound that its components may come from. Raises RunError.
+    """
+    return Run.open(path, allow).load(pick_device(device))
 
 
 def _class_number(name: str, classes: tuple[str, ...]) -> int:

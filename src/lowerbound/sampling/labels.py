@@ -68,7 +68,7 @@ def told_labels(names: Sequence[str], labels: Sequence[Sequence[str]], progress:
 Labels = tuple[Tensor | None, tuple[tuple[str, ...], ...] | None]  # [B, n]; and their names, where they were drawn
 
 
-def _labels_for(
+def labels_for(
     run: Run,
     B: int,
     n: int,
@@ -86,6 +86,6 @@ def _labels_for(
     return y, tuple(tuple(classes[k] for k in row) for row in y.tolist())
 
 
-def _check_number_of_images(n: int) -> None:
+def check_number_of_images(n: int) -> None:
     if n < 1:
         raise ModelError(f"-n {n}: expected a whole number of at least 1")

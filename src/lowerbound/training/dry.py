@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from lowerbound.config import Changes
 from lowerbound.data.batches import Batches
 from lowerbound.devices import check_precision, pick_device, reduced
 from lowerbound.model import Model
@@ -31,7 +32,12 @@ _IMAGES = 4  # are turned into what a later stage is trained on
 
 
 def run(
-    recipe: str | Path, *, data: str | None, changes: list[str], device: str = "auto", progress: Progress | None = None
+    recipe: str | Path,
+    *,
+    data: str | Path | None = None,
+    changes: Changes = (),
+    device: str | torch.device = "auto",
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Parameters, memory, counted FLOPs of a step (forward and backward), steps, and the time expected for them.
 
@@ -39,7 +45,7 @@ def run(
     from the untrained model. Of steps that take long, fewer are timed: the report says how many.
     """
     config = recipes.load(recipe, changes)
-    config = config if data is None else recipes.override(config, {"data": {"source": data}})
+    config = config if data is None else recipes.override(config, {"data": {"source": str(data)}})
     where = pick_device(device)
     images = config.data.open("train", progress=(progress or Progress()).count("decoding"))
     facts = Facts.of(images, config)

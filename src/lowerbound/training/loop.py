@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lowerbound.chunks import log_density
 from lowerbound.data.batches import Batches
 from lowerbound.devices import reduced
-from lowerbound.errors import ConfigError, RunError, TrainingError
+from lowerbound.errors import ConfigError, Interrupted, RunError, TrainingError, UserError
 from lowerbound.model import LatentModel, Model
 from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.vqvae import VQVAE
@@ -29,10 +29,6 @@ from lowerbound.space import Density
 from lowerbound.stages import Loss, Stage
 from lowerbound.training.prepared import Prepared
 from lowerbound.units import bits_per_dim
-
-
-class Interrupted(Exception):
-    """The user pressed Ctrl-C, or the machine wants to stop; the state is saved."""
 
 
 class Loop:

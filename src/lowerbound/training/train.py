@@ -2,12 +2,14 @@
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lowerbound.config import dump
+import torch
+
+from lowerbound.config import Changes, dump
 from lowerbound.data.batches import Batches
 from lowerbound.devices import check_precision, pick_device
 from lowerbound.errors import ConfigError, RunError, counted, did_you_mean
@@ -32,9 +34,9 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     stage: str | None = None,
-    changes: list[str] | Mapping[str, Any] = (),  # pyright: ignore[reportArgumentType]
+    changes: Changes = (),
     seed: int | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     progress: Progress | None = None,
 ) -> Run:
     """Train a recipe into a run folder: every stage, then pictures and a short evaluation.

@@ -1,69 +1,152 @@
-"""Learn a named direction."""
+"""Learn a named direction from two classes of images and store it in the run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich import box
+from rich.console import Group
+from rich.table import Table
 
 from lowerbound.directions import Direction, check_name, found
-from lowerbound.editing.contrasts import Contrast, Part
+from lowerbound.editing.contrasts import Contrast, Part, choose
 from lowerbound.editing.latents import Editor
 from lowerbound.editing.learn import along, as_step, auroc, leakage, learn
 from lowerbound.errors import UserError
 from lowerbound.progress import Progress
 from lowerbound.runs.run import Run
+from lowerbound.verbs import tables
+from lowerbound.verbs.base import Device, File, Names, Report, Rows, Seed, Told, verb
 
 REDRAWN = 256  # held-out negatives that are edited, decoded and encoded again
 
 
-# ---- the verb
+@dataclass(frozen=True, eq=False)
+class Learnt(Report):
+    """What a direction was learnt from, how well it tells the classes apart, and what else it moves.
+
+    auroc: of held-out codes along the direction. redrawn: the strength that comes back when codes moved by strength 1
+    are decoded and encoded again, 1 where the decoder draws all of it. leakage: see `editing.learn.leakage`; of the
+    other directions of the run, and of other attributes of the data, each by a direction learnt for it in the same way.
+    """
+
+    name: str
+    method: str
+    learnt_from: str
+    orthogonal_to: list[str]
+    distance: float
+    train: dict[str, int]
+    held_out: dict[str, int]
+    auroc: dict[str, Any]
+    redrawn: float | None
+    leakage: dict[str, Any]
+
+    def shown(self) -> Any:
+        facts = Table(box=box.SIMPLE, show_header=False, title=f"direction {self['name']}: {self['learnt_from']}")
+        area = self["auroc"]
+        facts.add_row("method", self["method"])
+        facts.add_row("orthogonal to", ", ".join(self["orthogonal_to"]) or "nothing")
+        facts.add_row("learnt from", tables.cell(self["train"]))
+        facts.add_row("held out", tables.cell(self["held_out"]))
+        facts.add_row("AUROC, held out", f"{area['value']:.4f} ± {area['stderr']:.4f}")
+        facts.add_row("distance of the class means along it", f"{self['distance']:.4g}")
+        drawn = self["redrawn"]
+        facts.add_row("of strength 1, seen again once it is drawn", "" if drawn is None else f"{drawn:.3f}")
+        moved = Table("strength 1 moves", "kind", "cosine", "by", "by, once it is drawn", box=box.SIMPLE)
+        for kind, others in self["leakage"].items():
+            for name, v in others.items():
+                again = f"{v['redrawn']:+.3f}" if "redrawn" in v else ""
+                moved.add_row(name, kind.removesuffix("s"), f"{v['cosine']:+.3f}", f"{v['shift']:+.3f}", again)
+        return Group(facts, moved) if moved.row_count else facts
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """How a direction is learnt."""
+@verb
+def direction(
+    run: Run,
+    name: str | None = None,
+    /,
+    *,
+    positive: str | None = None,
+    negative: str | None = None,
+    label: str | None = None,
+    against: str | None = None,
+    attribute: str | None = None,
+    attributes: File = None,
+    data: str | None = None,
+    skip_missing: bool = False,
+    method: str = "means",
+    orthogonal_to: Names = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    progress: Told = False,
+) -> Learnt | Rows:
+    """Learn a named direction from two classes of images and store it in the run.
 
-    contrast: Contrast
-    method: str = "means"
-    orthogonal_to: Sequence[str] = field(default_factory=tuple)
+    Strength 1 is the distance of the two class means along it. Learnt on the training part of the data; on the
+    validation part it is measured how well it separates the classes, and how much else it moves.
+
+    Args:
+        name: what to call it; without it, those of the run are listed
+        positive: data of one class
+        negative: data of the other
+        label: a class of the run's data
+        against: with --label: another class; by default all others
+        attribute: a column of --attributes, or a factor of the data
+        attributes: a CSV file: the column path, and attributes
+        data: with --label or --attribute: other data than the run's
+        skip_missing: leave out images without a value of the attribute
+        method: means: their difference; logistic: a logistic regression's normal
+        orthogonal_to: a,b: directions along which it must not move
+        seed: nothing is drawn
+    """
+    if name is None:
+        return Rows(listed(run))
+    contrast = choose(
+        positive=positive,
+        negative=negative,
+        label=label,
+        against=against,
+        attribute=attribute,
+        attributes=None if attributes is None else Path(attributes),
+        data=data,
+        skip_missing=skip_missing,
+    )
+    return Learnt(**teach(run, name, contrast, method, tuple(orthogonal_to or ()), device, progress))
 
 
 def teach(
     run: Run,
     name: str,
-    lesson: Lesson,
-    *,
+    contrast: Contrast,
+    method: str = "means",
+    orthogonal_to: Sequence[str] = (),
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Learn a named direction, measure it and store it in the run, in place of an earlier one: its report.
-
-    auroc: of held-out codes along the direction. redrawn: the strength that comes back when codes moved by strength 1
-    are decoded and encoded again, 1 where the decoder draws all of it. leakage: see `directions.leakage`; of the other
-    directions of the run, and of other attributes of the data, each by a direction learnt for it in the same way.
-    """
+    """Learn a named direction, measure it and store it in the run, in place of an earlier one: its report."""
     progress = progress or Progress()
     check_name(name)
     editor = Editor(run, device, progress)
     stored = {k: d for k, d in editor.directions.items() if k != name and d.fresh}
-    for other in lesson.orthogonal_to:
+    for other in orthogonal_to:
         if other == name:
             raise UserError(f"--orthogonal-to {other}: is the direction itself")
         found(other, editor.directions)
     known = {k: d.step.numpy() for k, d in stored.items()}
-    train, held = lesson.contrast.parts(run, progress)
+    train, held = contrast.parts(run, progress)
     z, z_held = train.codes(editor), held.codes(editor)
-    step = learn(z, train.positive, lesson.method, [known[k] for k in lesson.orthogonal_to])
-    probes = {k: p for k, v in train.others.items() if (p := _probe(z, v, lesson.method)) is not None}
+    step = learn(z, train.positive, method, [known[k] for k in orthogonal_to])
+    probes = {k: p for k, v in train.others.items() if (p := _probe(z, v, method)) is not None}
     came_back = _redrawn(editor, z_held[~held.positive][:REDRAWN], step, held)
     area, error = auroc(z_held @ step, held.positive)
     report = {
         "name": name,
-        "method": lesson.method,
-        "learnt_from": lesson.contrast.words(run),
-        "orthogonal_to": list(lesson.orthogonal_to),
+        "method": method,
+        "learnt_from": contrast.words(run),
+        "orthogonal_to": list(orthogonal_to),
         "distance": float(np.linalg.norm(step)),
         "train": _counts(train),
         "held_out": _counts(held),

@@ -1,23 +1,37 @@
-"""Images changed by their codes."""
+"""Change images by their codes: encode, change z, decode."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from cyclopts import Parameter
 from torch import Tensor
 
 from lowerbound.directions import Direction, found, shifted
-from lowerbound.editing.checks import _check_number
+from lowerbound.editing.checks import check_number
 from lowerbound.editing.latents import Editor
-from lowerbound.errors import UserError
+from lowerbound.errors import UserError, counted
 from lowerbound.model import with_residual
-from lowerbound.pictures import Table, save_table
-from lowerbound.progress import Progress
+from lowerbound.pictures import Table, check_out, save_table
 from lowerbound.runs.run import Run
-
-# ---- edits
+from lowerbound.verbs.base import (
+    MANY,
+    WITH_HYPHEN,
+    Device,
+    Files,
+    Label,
+    Option,
+    Out,
+    Seed,
+    Shown,
+    Told,
+    assigned,
+    numbers,
+    verb,
+)
 
 
 @dataclass(frozen=True)
@@ -31,11 +45,11 @@ class Edit:
         """Raise UserError for a dimension, direction or number that can't be."""
         for d, value in self.values.items():
             editor.check_dimension(d, f"--set {d}={value:g}")
-            _check_number(value, f"--set {d}={value:g}")
+            check_number(value, f"--set {d}={value:g}")
         known = editor.directions if self.strengths else {}
         for name, strength in self.strengths.items():
             found(name, known)
-            _check_number(strength, f"--direction {name}={strength:g}")
+            check_number(strength, f"--direction {name}={strength:g}")
 
     def __call__(self, z: Tensor, known: Mapping[str, Direction]) -> Tensor:
         """Codes [..., D] changed."""
@@ -50,42 +64,71 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Edited:
-    """What `edit` made: the picture, a row for each image, and the edited images alone."""
+class Edited(Shown):
+    """The picture, a row for each image, and the edited images alone."""
 
     table: Table
     x: np.ndarray  # [B, S, C, H, W], S strengths
     names: list[str]  # [B S], for files
+    residual: bool = False
+    seed: int | None = None  # of the draws of q(z|x), where codes are draws
+    out: Path | None = None
+
+    @property
+    def n(self) -> int:
+        return self.x.shape[0] * self.x.shape[1]
+
+    def json(self) -> dict[str, Any]:
+        where = None if self.out is None else str(self.out)
+        return {"out": where, "n": self.n, "residual": self.residual, "seed": self.seed}
+
+    def shown(self) -> str:
+        return f"{counted(self.n, 'edited image')} in {self.out}"
 
     def save(self, out: Path) -> None:
         """By the rule of `--out`: a picture has the originals and reconstructions too, all else the edited alone."""
         save_table(self.table, self.x.reshape(-1, *self.x.shape[2:]), out, self.names)
 
 
+@verb
 def edit(
     run: Run,
-    images: Sequence[str | Path],
-    change: Edit,
+    images: Files,
+    /,
     *,
-    label: str | int | None = None,
-    own: str | int | None = None,
-    draw: int | None = None,
-    strengths: Sequence[float] | None = None,
+    out: Out = None,
+    set: Annotated[Mapping[int, float] | None, Option(list[str] | None, assigned(int)), MANY] = None,
+    direction: Annotated[Mapping[str, float] | None, Option(list[str] | None, assigned(default="1")), MANY] = None,
+    label: Label = None,
+    own_label: Label = None,
+    code: Annotated[str, Parameter(name="--from")] = "mean",
+    strength_grid: Annotated[Sequence[float] | None, Option(str | None, numbers(float)), WITH_HYPHEN] = None,
     residual: bool = False,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    progress: Told = False,
 ) -> Edited:
-    """Encode images, change their codes, decode.
+    """Change images by their codes: encode, change z, decode.
 
     Args:
-        change: what is changed of z.
-        label: of a conditional model, what the images become; own: what they are (None: their likeliest label).
-        draw: take z from q(z|x), keyed by this seed; None: its mean.
-        strengths: the whole change times each of these, 0 being the reconstruction; None: the change once.
-        residual: add back what the reconstruction lost, and keep the values in range.
+        images: image files
+        out: ends in .png: a labelled grid; .gif: an animation; .npz; else a folder
+        set: DIM=V: a dimension's new value
+        direction: NAME=V: a direction and its strength, 1 if not said
+        label: what the image becomes (conditional models)
+        own_label: what it is; by default the likeliest by the bound
+        code: mean or sample: of q(z|x)
+        strength_grid: -1,0,1,2: the whole change times each of these
+        residual: add back what the reconstruction lost
+        seed: of the draws of q(z|x)
     """
+    if code not in ("mean", "sample"):
+        raise UserError(f"--from {code}: expected mean or sample")
+    change, draw = Edit(set or {}, direction or {}), seed if code == "sample" else None
+    strengths, own = strength_grid, own_label
+    out = check_out(out, moving=True)
     for s in strengths or ():
-        _check_number(s, f"--strength-grid {s:g}")
+        check_number(s, f"--strength-grid {s:g}")
     if not (change.values or change.strengths) and label is None:
         raise UserError("nothing to change: give --set DIM=V, --direction NAME=V, or --label of a conditional model")
     editor = Editor(run, device, progress)
@@ -115,7 +158,10 @@ def edit(
     suffix = "-residual" if residual else ""
     marks = ["edited"] if strengths is None else [f"times{s:g}" for s in strengths]
     names = [f"{Path(image).stem}-{mark}{suffix}" for image in images for mark in marks]
-    return Edited(table, edited.cpu().numpy(), names)
+    made = Edited(table, edited.cpu().numpy(), names, residual, draw, out)
+    if out is not None:
+        made.save(out)
+    return made
 
 
 def _times(z: Tensor, moved: Tensor, strengths: Sequence[float]) -> Tensor:

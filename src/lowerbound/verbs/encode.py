@@ -1,6 +1,8 @@
-"""The codes of a split."""
+"""Write the posterior means (of a VQ-VAE, the codes of each level) of all images of a split."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -9,39 +11,60 @@ from torch import Tensor
 from lowerbound.chunks import rows_at_once
 from lowerbound.data.base import Images
 from lowerbound.data.batches import Batch
-from lowerbound.errors import ModelError, RunError
+from lowerbound.errors import ModelError, RunError, counted
 from lowerbound.files import Rows, replacing
 from lowerbound.model import LatentModel
 from lowerbound.models.vqvae import VQVAE
-from lowerbound.progress import Progress
-from lowerbound.runs.inputs import as_batches, open_data
+from lowerbound.runs.inputs import as_batches, latent_model, open_data
 from lowerbound.runs.run import Run
-from lowerbound.verbs.reconstruct import _latent_model
+from lowerbound.verbs.base import Device, Option, Seed, Shown, Told, verb
 
 
+@dataclass(frozen=True)
+class Encoded(Shown):
+    """So many codes in a file."""
+
+    out: Path
+    n: int
+
+    def json(self) -> dict[str, Any]:
+        return {"out": str(self.out), "n": self.n}
+
+    def shown(self) -> str:
+        return f"{counted(self.n, 'code')} in {self.out}"
+
+
+@verb
 def encode(
     run: Run,
+    /,
     *,
+    out: Annotated[str | Path, Option(kind=Path)],
     data: str | None = None,
     split: str = "train",
-    out: str | Path,
     scale: bool = False,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-) -> int:
-    """Write the codes of a split to an .npz, with label and path where there are any: how many there are.
+    device: Device = "auto",
+    seed: Seed = 0,
+    progress: Told = False,
+) -> Encoded:
+    """Write the posterior means (of a VQ-VAE, the codes of each level) of all images of a split.
 
-    z float32 [N, D], what `features` gives; of a VQ-VAE `codes_LEVEL` int64 [N, h, w] of each level. scale: the
-    posterior standard deviations too, [N, D]. Rows go to disk as they are computed.
+    z float32 [N, D], what `features` gives; of a VQ-VAE `codes_LEVEL` int64 [N, h, w] of each level. Rows go to disk as
+    they are computed.
+
+    Args:
+        out: a file ending in .npz: z (or codes_LEVEL), label, path
+        scale: the posterior standard deviations too, as the array scale
+        seed: nothing is drawn
     """
     out = Path(out)
     if out.suffix != ".npz":
         raise RunError(f"--out {out}: expected a file ending in .npz")
-    model = _latent_model(run, device)
+    model = latent_model(run, device)
     if scale and isinstance(model, VQVAE):
         raise ModelError("--scale: the codes of a VQ-VAE are whole numbers, without a standard deviation")
     images = open_data(run, split, data, progress)
-    told = (progress or Progress()).count("encoding")
+    told = progress.count("encoding")
     with replacing(out) as temporary, Rows(out.parent) as rows, torch.no_grad():
         for batch in as_batches(run, images, torch.device(device)).in_order(rows_at_once(model)):
             for name, values in _encoded(model, batch, scale).items():
@@ -49,7 +72,7 @@ def encode(
             told(int(batch.index[-1]) + 1, len(images))
         _add_names(rows, images)
         rows.save(temporary)
-    return len(images)
+    return Encoded(out, len(images))
 
 
 def _encoded(model: LatentModel, batch: Batch, scale: bool) -> dict[str, Tensor]:

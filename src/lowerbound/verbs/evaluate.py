@@ -1,104 +1,86 @@
-"""Measure a run."""
+"""Measure a run: likelihoods and their relation to the truth, reconstruction, use of the latents, samples."""
 
-from collections.abc import Sequence
-from importlib.metadata import version
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-import torch
-
-from lowerbound.chunks import Advance
-from lowerbound.data.base import Images
-from lowerbound.errors import ModelError
-from lowerbound.metrics.base import Value, base, check_names, measure
+from lowerbound.metrics.extractors import Input
 from lowerbound.metrics.judge import Protocol
-from lowerbound.progress import Progress
-from lowerbound.runs.inputs import as_batches, open_data
+from lowerbound.metrics.report import evaluated
 from lowerbound.runs.run import Run
+from lowerbound.verbs import tables
+from lowerbound.verbs.base import (
+    Device,
+    File,
+    Names,
+    Option,
+    Report,
+    Seed,
+    SomeWhole,
+    Told,
+    Whole,
+    range_of_two,
+    verb,
+)
 
 
+@dataclass(frozen=True, eq=False)
+class Evaluation(Report):
+    """What a run says of the images of a split. metrics: name -> value, stderr, unit, relation, n, draws."""
+
+    run: str
+    model: str
+    seed: int
+    version: str
+    data: dict[str, Any]
+    metrics: dict[str, dict[str, Any]]
+
+    def shown(self) -> Any:
+        return tables.metrics(self)
+
+
+@verb
 def evaluate(
     run: Run,
+    /,
     *,
     data: str | None = None,
     split: str = "test",
-    metrics: Sequence[str] | None = None,
-    draws: int = 500,
-    limit: int | None = None,
-    protocol: "Protocol | None" = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Measure a run on a split: the report of `evaluate --json`. A full one is saved in the run.
+    metrics: Names = None,
+    draws: Whole = 500,
+    limit: SomeWhole = None,
+    samples: SomeWhole = None,
+    extractor: File = None,
+    extractor_size: SomeWhole = None,
+    extractor_range: Annotated[tuple[float, float], Option(kind=str, parse=range_of_two)] = (0, 1),
+    device: Device = "auto",
+    seed: Seed = 0,
+    progress: Told = False,
+) -> Evaluation:
+    """Measure a run: likelihoods and their relation to the truth, reconstruction, use of the latents, samples.
 
-    metrics: names of metrics; None: all that apply, but for those of sample quality (`samples.NAMES`), which take long.
-    protocol: how sample quality is measured.
+    Args:
+        data: measure on this data set; by default the run's own
+        metrics: a,b: only these; of samples: frechet, kernel, precision, recall, cas
+        draws: importance-weighted draws for nll and bits_per_dim
+        limit: only the first so many images
+        samples: drawn; by default as many as images, at most 5,000 (cas 10,000)
+        extractor: a classifier's run, a TorchScript or ONNX file; by default principal components of pixels
+        extractor_size: side in pixels of the images that a file's network takes
+        extractor_range: LOW,HIGH: values of black and white that it takes
 
     Raises ConfigError for an unknown metric, ModelError for one that the model does not have.
     """
-    progress = progress or Progress()
-    if draws < 1 or (limit is not None and limit < 1):
-        raise ModelError(f"{'--draws' if draws < 1 else '--limit'}: expected a whole number of at least 1")
-    from lowerbound.metrics import judge, samples  # it trains classifiers by functions of this module
-
-    check_names(metrics or (), samples.NAMES)
-    model = run.load(device)
-    images = open_data(run, split, data, progress)
-    judged = [name for name in metrics or () if base(name) in samples.NAMES]
-    others = None if metrics is None else [name for name in metrics if name not in judged]
-    values: dict[str, Value] = {}
-    if others is None or others:
-        values |= measure(
-            model,
-            as_batches(run, images, torch.device(device)),
-            names=others,
-            options={"draws": draws},
-            seed=seed,
-            limit=limit,
-            advance=_counter(progress, images),
-        )
-    if judged:
-        part = images if limit is None else images.head(limit)
-        protocol = protocol or judge.Protocol()
-        values |= samples.measure(
-            run, model, part, judged, protocol, data=data, seed=seed, device=device, progress=progress
-        )
-    report = {
-        "run": str(run.path),
-        "model": run.recipe.model.type_name(),
-        "seed": seed,
-        "version": version("lowerbound"),
-        "data": {
-            "name": images.name,
-            "split": split,
-            "n": len(images) if limit is None else min(limit, len(images)),
-            "shape": list(run.facts.shape),
-            "levels": run.facts.levels,
-            "binarization": run.facts.binarization,
-        },
-        "metrics": {name: _entry(run, name, value) for name, value in values.items()},
-    }
-    if limit is None and metrics is None:
-        detail = {n: report["metrics"][n] | (v.detail or {}) for n, v in values.items()}
-        run.save_evaluation(report | {"metrics": detail}, {n: v.each for n, v in values.items() if v.each is not None})
-    return report
-
-
-_LIKELIHOODS = ("elbo", "nll", "bits_per_dim", "kl", "distortion", "bits_per_code", "rate")
-
-
-def _entry(run: Run, name: str, value: Value) -> dict[str, Any]:
-    if value.value is None:
-        return {"value": None, "relation": value.relation}
-    return value.entry() | ({"given": "label"} if run.recipe.data.label and base(name) in _LIKELIHOODS else {})
-
-
-def _counter(progress: Progress, images: Images) -> Advance:
-    told, done = progress.count("measuring"), 0
-
-    def advance(n: int) -> None:
-        nonlocal done
-        done = done % len(images) + n
-        told(done, len(images))
-
-    return advance
+    protocol = Protocol(samples, extractor, Input(extractor_size, *extractor_range))
+    report = evaluated(
+        run,
+        data=data,
+        split=split,
+        metrics=metrics,
+        draws=draws,
+        limit=limit,
+        protocol=protocol,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    return Evaluation(**report)

@@ -1,15 +1,20 @@
-"""A density fitted to the codes of a trained encoder, which takes the prior's place."""
+"""Fit a density to the codes of a trained encoder, so that it can sample (better)."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from rich import box
+from rich.table import Table
 
 from lowerbound.chunks import rows_at_once
 from lowerbound.data.batches import Batches
 from lowerbound.errors import ConfigError, ModelError, did_you_mean
 from lowerbound.metrics.base import measure
 from lowerbound.metrics.distances import PixelFeatures, frechet
+from lowerbound.metrics.report import finish, short_draws
 from lowerbound.model import Model
 from lowerbound.models.flow import Flow
 from lowerbound.models.vae import VAE
@@ -21,7 +26,7 @@ from lowerbound.runs.fitted import _store, _unfitted, remove_prior
 from lowerbound.runs.run import Run
 from lowerbound.space import Density
 from lowerbound.training.fits import _mean_density, best, codes
-from lowerbound.verbs import train
+from lowerbound.verbs.base import Device, Report, Seed, SomeWhole, Told, verb
 
 PRIORS: dict[str, Model.Config] = {
     "gaussian": Gaussian.Config(),
@@ -32,29 +37,66 @@ CANDIDATES = (5, 20, 60)  # components of a mixture, of which the held-out codes
 JUDGED = 5000  # images, at most, that samples are compared with
 
 
+@dataclass(frozen=True, eq=False)
+class Fitted(Report):
+    """The former prior and the fitted one, side by side."""
+
+    report: dict[str, Any]
+
+    def json(self) -> dict[str, Any]:
+        return self.report
+
+    def shown(self) -> Any:
+        if self["prior"] is None:
+            return f"{self['run']}: no fitted prior"
+        kind = self["prior"] + (f", {self['components']} components" if "components" in self else "")
+        table = Table(
+            "", "former prior", "fitted", "floor", "unit", box=box.SIMPLE, title=f"{kind}, {self['codes']:,} codes"
+        )
+        codes, distance = self["log_density_of_codes"], self["frechet"]
+        table.add_row(
+            "log p(z), validation codes", *(f"{codes[k]:.5g}" for k in ("former", "fitted")), "", codes["unit"]
+        )
+        shown = [f"{distance[k]:.4g}" for k in ("former", "fitted", "floor")]
+        table.add_row(f"Fréchet distance, {distance['n']:,} samples", *shown, "64 principal components")
+        for name, m in self["likelihoods"].items():
+            cells = [
+                f"{m[k]['relation']} {m[k]['value']:.5g} ± {m[k]['stderr'] or 0:.2g}" for k in ("former", "fitted")
+            ]
+            table.add_row(f"{name}, validation images", *cells, "", m["fitted"]["unit"])
+        return table
+
+
+@verb
 def fit_prior(
     run: Run,
+    /,
     prior: str = "gaussian",
     *,
-    components: int | None = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Fit a prior to the codes of a run's training images and store it in the run; `none` takes it out again.
+    components: SomeWhole = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    progress: Told = False,
+    allow: Iterable[str] = (),
+) -> Fitted:
+    """Fit a density to the codes of a trained encoder, so that it can sample (better).
 
-    components: of a mixture; None: as many of CANDIDATES as the codes of the validation images like best.
     Then the run's pictures are drawn and its validation images measured anew; all other evaluations, which are of the
-    former prior, are removed. Returns what has changed: see `report` below.
+    former prior, are removed.
+
+    Args:
+        prior: gaussian, mixture, flow, or none to take a fitted one out
+        components: of a mixture; by default what held-out codes like best
+        allow: packages besides lowerbound that components may come from
+
     Raises ModelError for a run without a single vector of latents, ConfigError for another prior.
     """
-    progress = progress or Progress()
     configs = _configs(prior, components)
     _check_fits(run)
     if prior == "none":
         remove_prior(run)
-        train.finish(run, device=device, progress=progress)
-        return {"run": str(run.path), "prior": None}
+        finish(run, device=device, progress=progress)
+        return Fitted({"run": str(run.path), "prior": None})
     model = _unfitted(run).load(device)
     assert isinstance(model, VAE)
     z, held_out = (codes(run, model, split, seed, progress) for split in ("train", "valid"))
@@ -64,8 +106,8 @@ def fit_prior(
     held_out = held_out.to(device)
     nats = {"former": _mean_density(model.own_prior, held_out), "fitted": _mean_density(fitted, held_out)}
     _store(run, model, fitted)
-    after = train.finish(run, device=device, progress=progress)["metrics"]
-    return {
+    after = finish(run, device=device, progress=progress)["metrics"]
+    report = {
         "run": str(run.path),
         "prior": fitted.config.type_name(),
         **({"components": fitted.config.components} if isinstance(fitted, FullGaussianMixture) else {}),
@@ -74,6 +116,7 @@ def fit_prior(
         "frechet": quality,
         "likelihoods": {name: {"former": old, "fitted": after[name]} for name, old in before.items()},
     }
+    return Fitted(report)
 
 
 def _configs(prior: str, components: int | None) -> list[Model.Config]:
@@ -111,7 +154,7 @@ def _likelihoods(run: Run, model: VAE, progress: Progress) -> dict[str, Any]:
         return {}
     images = inputs.open_data(run, "valid", progress=progress)
     batches = inputs.as_batches(run, images, next(model.parameters()).device)
-    values = measure(model, batches, names=["elbo", "kl", "nll"], options={"draws": train.short_draws(run, images)})
+    values = measure(model, batches, names=["elbo", "kl", "nll"], options={"draws": short_draws(run, images)})
     return {name: value.entry() for name, value in values.items()}
 
 

@@ -1,53 +1,70 @@
-"""Images between images."""
+"""Images between images, by their codes: along the sphere for Gaussian latents, straight for others."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from lowerbound.editing.checks import _check_steps
+from lowerbound.editing.checks import check_steps
 from lowerbound.editing.latents import Editor, codes
 from lowerbound.editing.paths import lerp, slerp
-from lowerbound.errors import UserError
-from lowerbound.pictures import Table, save_table
-from lowerbound.progress import Progress
+from lowerbound.errors import UserError, counted
+from lowerbound.pictures import Table, check_out, save_table
 from lowerbound.runs.run import Run
+from lowerbound.verbs.base import Device, Files, Label, Out, Seed, Shown, Told, Whole, verb
 
 
 @dataclass(frozen=True)
-class Interpolation:
-    """What `interpolate` found: the picture, a row for each pair of images, and the frames in their order."""
+class Interpolation(Shown):
+    """The picture, a row for each pair of images, and the frames in their order."""
 
     table: Table
     frames: np.ndarray  # [N, C, H, W]; of a loop the last frame is not the first again
     sphere: bool
+    out: Path | None = None
+
+    def json(self) -> dict[str, Any]:
+        where = None if self.out is None else str(self.out)
+        return {"out": where, "n": len(self.frames), "sphere": self.sphere}
+
+    def shown(self) -> str:
+        return f"{counted(len(self.frames), 'image')} in {self.out}, {self.table.title}"
 
     def save(self, out: Path) -> None:
         """By the rule of `--out`; a .gif shows the frames."""
         save_table(self.table, self.frames, out)
 
 
+@verb
 def interpolate(
     run: Run,
-    images: Sequence[str | Path],
+    images: Files,
+    /,
     *,
-    steps: int = 9,
+    out: Out = None,
+    steps: Whole = 9,
     loop: bool = False,
     straight: bool = False,
-    label: str | int | None = None,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
+    label: Label = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    progress: Told = False,
 ) -> Interpolation:
-    """From each image to the next, and with `loop` back to the first: along the sphere for Gaussian latents.
+    """Images between images, by their codes: along the sphere for Gaussian latents, straight for others.
 
     Args:
-        steps: images from one to the next, both ends included.
-        straight: along lines, whatever the latents are.
-        label: of a conditional model; None: the images' likeliest, which must be the same.
+        images: image files, two or more
+        out: ends in .png: a labelled grid; .gif: an animation; .npz; else a folder
+        steps: from one image to the next, both included
+        loop: and from the last back to the first
+        straight: along lines, where Gaussian latents would go along the sphere
+        label: a class, by name or number (conditional models); by default the images' likeliest, which must be the same
+        seed: nothing is drawn
     """
-    _check_steps(steps)
+    out = check_out(out, moving=True)
+    check_steps(steps)
     if len(images) < 2:
         raise UserError(f"expected at least two images to go between, got {len(images)}")
     editor = Editor(run, device, progress)
@@ -70,4 +87,7 @@ def interpolate(
         columns=("from", *(f"{i / (steps - 1):.2g}" for i in range(steps)), "to"),
         title="along the sphere" if sphere else "along a straight line",
     )
-    return Interpolation(table, frames[:-1] if loop else frames, sphere)
+    made = Interpolation(table, frames[:-1] if loop else frames, sphere, out)
+    if out is not None:
+        made.save(out)
+    return made

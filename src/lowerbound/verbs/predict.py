@@ -1,7 +1,6 @@
-"""The labels that a classifier gives to images."""
+"""Label images by a classifier (`lowerbound probe RUN --finetune --out CLASSIFIER`)."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,25 +12,34 @@ from lowerbound.data.base import open_images
 from lowerbound.data.batches import binarized
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.models.classifier import Classifier
-from lowerbound.progress import Progress
 from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.runs.run import Run
+from lowerbound.verbs.base import Device, Files, Seed, Told, verb
 
 Row = dict[str, Any]  # path (or index), label, probability
 
 
+@verb
 def predict(
     run: Run,
-    images: Sequence[str | Path] = (),
+    images: Files = (),
+    /,
     *,
     data: str | None = None,
     split: str = "all",
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    progress: Told = False,
 ) -> list[Row]:
-    """The most probable label of each image and its probability: of image files, or of a split of data.
+    """Label images by a classifier (`lowerbound probe RUN --finetune --out CLASSIFIER`).
 
-    Raises ModelError for a run that is no classifier, ConfigError for both images and data, or neither.
+    Args:
+        images: image files
+        data: label this data set instead
+        seed: nothing is drawn
+
+    Returns a row for each image: path (or index), label, probability. Raises ModelError for a run that is no
+    classifier, ConfigError for both images and data, or neither.
     """
     if bool(images) == (data is not None):
         raise ConfigError("predict: expected image files, or --data with a data set, and not both")

@@ -1,34 +1,76 @@
-"""Images and their reconstructions."""
+"""Show images, prepared as the run's data were, above their reconstructions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
+from lowerbound import pictures
 from lowerbound.chunks import reconstruct as reconstruction
-from lowerbound.errors import ModelError
-from lowerbound.model import LatentModel
+from lowerbound.errors import ModelError, counted
 from lowerbound.models.vqvae import VQVAE
-from lowerbound.progress import Progress
-from lowerbound.runs.inputs import user_images
+from lowerbound.runs.inputs import latent_model, user_images
 from lowerbound.runs.run import Run
+from lowerbound.verbs.base import Device, Files, Label, Names, Option, Seed, Shown, Told, verb
 
 
+@dataclass(frozen=True)
+class Reconstructions(Shown):
+    """Images as a run prepares them, and what comes back of them. It unpacks into the two.
+
+    x: uint8 [B, C, H, W]; r: float [B, C, H, W], the means of p(x|z).
+    """
+
+    x: np.ndarray
+    r: np.ndarray
+    levels: int
+    names: tuple[str, ...]
+    out: Path | None = None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter((self.x, self.r))
+
+    def save(self, out: Path) -> None:
+        """A .png: both; an .npz or a folder: the reconstructions alone."""
+        if out.suffix == ".png":
+            pictures.save_png(pictures.pairs(self.x, self.r, self.levels), out)
+        else:
+            pictures.save_images(self.r, self.levels, out, self.names)
+
+    def json(self) -> dict[str, Any]:
+        return {"out": None if self.out is None else str(self.out), "n": len(self.x)}
+
+    def shown(self) -> str:
+        return f"{counted(len(self.x), 'image')} in {self.out}"
+
+
+@verb
 def reconstruct(
     run: Run,
-    images: Sequence[str | Path],
+    images: Files,
+    /,
     *,
-    label: str | int | None = None,
-    levels: Sequence[str] | None = None,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """The user's images as the run prepares them, their reconstructions (means of p(x|z)), and the levels of both.
+    out: Annotated[str | Path | None, Option(kind=Path, default=Path("reconstructions.png"))] = None,
+    label: Label = None,
+    levels: Names = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    progress: Told = False,
+) -> Reconstructions:
+    """Show images, prepared as the run's data were, above their reconstructions.
 
-    levels: of several levels of codes, only these (`VQVAE.partial`).
+    Args:
+        images: image files
+        out: ends in .png: a grid; .npz: an array x; else a folder of PNGs
+        label: a class, by name or number (conditional models)
+        levels: top,…: from the codes of these levels alone (VQ-VAE)
+        seed: nothing is drawn
     """
-    model = _latent_model(run, device)
+    out = pictures.check_out(out)
+    model = latent_model(run, device)
     if levels is not None and not isinstance(model, VQVAE):
         raise ModelError(f"--levels {','.join(levels)}: {type(model).__name__} has no levels of codes")
     x = user_images(run, images, progress)
@@ -38,11 +80,8 @@ def reconstruct(
             r = model.partial(x.to(device), levels)
         else:
             r = reconstruction(model, x.to(device), None if y is None else y.to(device))
-    return x.numpy(), r.cpu().numpy(), model.space.levels or 256
-
-
-def _latent_model(run: Run, device: torch.device | str) -> LatentModel:
-    model = run.load(device)
-    if not isinstance(model, LatentModel):
-        raise ModelError(f"{run.path}: {type(model).__name__} has no latent code")
-    return model
+    stems = tuple(Path(image).stem for image in images)
+    made = Reconstructions(x.numpy(), r.cpu().numpy(), model.space.levels or 256, stems, out)
+    if out is not None:
+        made.save(out)
+    return made

@@ -1,86 +1,216 @@
-"""Draw images from a run."""
+"""Draw images from a model."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from cyclopts import Parameter
 from torch import Tensor
 
-from lowerbound.errors import ModelError
-from lowerbound.models.vqvae import VQVAE, Temperature, TopK, TopP
+from lowerbound.errors import ModelError, UserError, counted
+from lowerbound.models.vqvae import VQVAE
 from lowerbound.noise import seeded
+from lowerbound.pictures import check_out
 from lowerbound.progress import Progress
 from lowerbound.runs.inputs import user_images
 from lowerbound.runs.run import Run
 from lowerbound.sampling import completion, drawing, labels, rejection
-from lowerbound.sampling.labels import Labels, _check_number_of_images, _labels_for
+from lowerbound.sampling.labels import Labels, check_number_of_images, labels_for
+from lowerbound.verbs.base import (
+    WHOLE,
+    Device,
+    Files,
+    FreshSeed,
+    Label,
+    N,
+    Option,
+    OtherRun,
+    Out,
+    Seed,
+    Shown,
+    Temperature,
+    Told,
+    TopK,
+    TopP,
+    Whole,
+    verb,
+)
 
 
+@dataclass(frozen=True)
+class Sampled(drawing.Samples, Shown):
+    """Images drawn from a run, and what a classifier made of them, where there is one."""
+
+    seed: int = field(kw_only=True)
+    out: Path | None = field(default=None, kw_only=True)
+    judged: rejection.Rejection | None = field(default=None, kw_only=True)
+
+    def json(self) -> dict[str, Any]:
+        report = {"out": None if self.out is None else str(self.out), "n": len(self.x), "seed": self.seed}
+        return report | ({} if self.judged is None else {"rejection": self.judged.report()})
+
+    def shown(self) -> str:
+        rejected = "" if self.judged is None else f"; {self.judged}"
+        return f"{counted(len(self.x), 'image')} in {self.out} (--seed {self.seed}){rejected}"
+
+
+@dataclass(frozen=True)
+class Redrawn(completion.Redrawn, Shown):
+    """Images whose finer codes were drawn anew."""
+
+    seed: int = field(kw_only=True)
+    keep_level: str = field(kw_only=True)
+    out: Path | None = field(default=None, kw_only=True)
+
+    def json(self) -> dict[str, Any]:
+        report = {"out": None if self.out is None else str(self.out), "images": list(self.names), "n": self.x.shape[1]}
+        return report | {"keep_level": self.keep_level, "seed": self.seed, "labels": self.labels}
+
+    def shown(self) -> str:
+        drawn = f"{counted(self.x.shape[1], 'draw')} of {counted(len(self.x), 'image')}"
+        return f"{drawn} in {self.out} (--seed {self.seed})"
+
+
+@verb
 def sample(
     run: Run,
-    n: int = 16,
+    /,
+    n: Annotated[int | None, WHOLE, N] = None,
     *,
-    label: str | int | None = None,
+    out: Out = None,
+    label: Label = None,
     temperature: Temperature = 1.0,
     top_k: TopK = None,
     top_p: TopP = None,
     mean: bool = False,
-    reject: Run | None = None,
-    accept: float = 0.5,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-) -> tuple[drawing.Samples, rejection.Rejection | None]:
-    """Images drawn from the model (or the means of p(x|z)), and what the classifier made of them, where there is one.
+    images: Annotated[
+        Sequence[str | Path] | None,
+        Option(kind=list[Path] | None),
+        Parameter(name="--from", consume_multiple=True, negative=""),
+    ] = None,
+    keep_level: str | None = None,
+    reject: OtherRun = None,
+    accept: float | None = None,
+    device: Device = "auto",
+    seed: FreshSeed = 0,
+    progress: Told = False,
+) -> Sampled | Redrawn:
+    """Draw images from a model.
 
     Args:
-        temperature, top_k, top_p: for all levels alike, or by level; the latter two of models that draw each value
-            from a probability of its own, `Autoregressive.sample`.
-        reject: the run of a classifier; n / accept images are drawn, and those kept that it is surest are of their
-            class, the class that each was drawn for (`rejection.sample`).
+        n: images, by default 16; of each --from, 8
+        out: ends in .png: a grid; .npz: an array x; else a folder of PNGs
+        label: a class, by name or number (conditional models)
+        temperature: times the standard deviation of the (prior's) noise, and divides logits; 0: mode; not p(x)^(1/T);
+            by level of codes: top=…,bottom=…
+        top_k: draw each value from the so many likeliest alone; by level of codes: top=…,bottom=…
+        top_p: draw each value from the fewest that hold this probability; by level of codes: top=…,bottom=…
+        mean: show the means of p(x|z) instead of draws from it
+        images: draw only the finer codes of image files
+        keep_level: with --from: levels whose codes are kept, top (the default) or top,middle
+        reject: a classifier's run: draw more, keep those it is surest are of their class
+        accept: with --reject: the share that is kept, by default 0.5
+        seed: by default a new one, which is printed
     """
-    model = run.load(device)
-    _check_number_of_images(n)
+    if images is None and keep_level is not None:
+        raise UserError(f"--keep-level {keep_level}: says whose codes are kept of the images of --from; there are none")
+    if images is not None and reject is not None:
+        raise UserError(f"--reject {reject.path}: judges images of a class, and can't be used with --from")
+    if accept is not None and reject is None:
+        raise UserError(f"--accept {accept:g}: is the share that --reject CLASSIFIER keeps; there is none")
+    out = check_out(out)
     how = drawing.How(temperature, top_k, top_p, mean)
+    if images is not None:
+        kept, n = keep_level or "top", 8 if n is None else n
+        made = _redrawn(run, images, kept, n, label, how, seed, device, progress)
+        redrawn = Redrawn(**vars(made), seed=seed, keep_level=kept, out=out)
+        return _saved(redrawn)
+    share = 0.5 if accept is None else accept
+    drawn, judged = _drawn(run, 16 if n is None else n, label, how, reject, share, seed, device, progress)
+    return _saved(Sampled(**vars(drawn), seed=seed, out=out, judged=judged))
+
+
+def _saved(made: Any) -> Any:
+    if made.out is not None:
+        made.save(made.out)
+    return made
+
+
+@verb
+def redraw(
+    run: Run,
+    /,
+    images: Files,
+    keep_level: str = "top",
+    n: Whole = 8,
+    *,
+    label: Label = None,
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    mean: bool = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    progress: Told = False,
+) -> Redrawn:
+    """`sample(run, n, images=…, keep_level=…)`: images whose finer codes are drawn n times each, given the coarser.
+
+    `.x` holds the draws, uint8 [B, n, C, H, W], `.codes` their codes; `.save(Path("redrawn.png"))` makes the picture.
+    """
+    how = drawing.How(temperature, top_k, top_p, mean)
+    made = _redrawn(run, images, keep_level, n, label, how, seed, device, progress)
+    return Redrawn(**vars(made), seed=seed, keep_level=keep_level)
+
+
+def _drawn(
+    run: Run,
+    n: int,
+    label: str | int | None,
+    how: drawing.How,
+    reject: Run | None,
+    accept: float,
+    seed: int,
+    device: torch.device,
+    progress: Progress,
+) -> tuple[drawing.Samples, rejection.Rejection | None]:
+    """Images, and what the classifier made of them: n / accept are drawn, and those kept that it is surest are of the
+    class that each was drawn for (`rejection.sample`)."""
+    model = run.load(device)
+    check_number_of_images(n)
     judge = None if reject is None else rejection.open_judge(reject, run, accept, device)
     y = run.labels(n, label, seed)
-    with seeded(seed, "sample", device=torch.device(device)):
+    with seeded(seed, "sample", device=device):
         if reject is None or judge is None or y is None:
             return drawing.draw(model, n, y, how, progress), None
         drawn, kept, rejected = rejection.sample(model, y, judge, accept, how, progress)
     return drawn, rejection.Rejection(str(reject.path), accept, kept, rejected)
 
 
-def redraw(
+def _redrawn(
     run: Run,
     images: Sequence[str | Path],
-    keep_level: str = "top",
-    n: int = 8,
-    *,
-    label: str | int | None = None,
-    temperature: Temperature = 1.0,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    mean: bool = False,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
+    keep_level: str,
+    n: int,
+    label: str | int | None,
+    how: drawing.How,
+    seed: int,
+    device: torch.device,
+    progress: Progress,
 ) -> completion.Redrawn:
     """The user's images as the run prepares them, and n draws of the finer codes of each, given the coarser.
 
-    Args:
-        keep_level: the levels whose codes are kept, `top` or `top,middle`: the coarsest ones.
-        label: of a conditional model; None: drawn for each draw, given the codes that are kept.
-
+    keep_level: the levels whose codes are kept, `top` or `top,middle`: the coarsest ones.
+    label: of a conditional model; None: drawn for each draw, given the codes that are kept.
     Raises UserError: for a model without levels of codes, and levels that can't be kept.
     """
     model = run.load(device)
     if not isinstance(model, VQVAE):
         raise ModelError(f"--from: {type(model).__name__} has no levels of codes; a VQ-VAE of two levels or more has")
-    _check_number_of_images(n)
-    progress = progress or Progress()
+    check_number_of_images(n)
     kept = completion.levels_kept(model, keep_level)
-    drawing.How(temperature, top_k, top_p, mean).check(model, model.names[:kept])
+    how.check(model, model.names[:kept])
     x = user_images(run, images, progress).to(device)
     own = model.codes(x)
     y, drawn_labels = _labels_to_redraw(run, model, own[:kept], n, label, seed)
@@ -93,13 +223,13 @@ def redraw(
             model,
             len(x) * n,
             y,
-            temperature,
-            top_k=top_k,
-            top_p=top_p,
+            how.temperature,
+            top_k=how.top_k,
+            top_p=how.top_p,
             coarse=tuple(c.repeat_interleave(n, 0) for c in own[:kept]),
             progress=progress,
         )
-        drawn = drawing.decoded(model, codes, y, mean=mean)
+        drawn = drawing.decoded(model, codes, y, mean=how.mean)
     with torch.no_grad():
         reconstructions = model.likelihood(own).mean
     return completion.Redrawn(
@@ -118,7 +248,7 @@ def _labels_to_redraw(
     run: Run, model: VQVAE, coarse: tuple[Tensor, ...], n: int, label: str | int | None, seed: int
 ) -> Labels:
     """The labels of n draws for each image, given its coarse codes where none is said."""
-    return _labels_for(
+    return labels_for(
         *(run, len(coarse[0]), n, label, seed),
         lambda *to_draw: labels.draw_labels_of_codes(model, coarse, n, *to_draw),
     )

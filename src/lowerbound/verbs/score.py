@@ -3,10 +3,10 @@
 import csv
 import heapq
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from lowerbound.progress import Progress
 from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.runs.run import Run
 from lowerbound.space import Density
+from lowerbound.verbs.base import Device, Option, Report, Seed, Told, Whole, verb
 
 COLUMNS = ("index", "path", "label", "log_likelihood", "relation", "reconstruction_error", "kl", "typicality")
 REFERENCE = 5000  # training images at most, evenly spaced, whose mean log-likelihood is the typical one
@@ -54,25 +55,50 @@ class Unusual(NamedTuple):
     x: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class Scored(Report):
+    """Where the scores are, and what they are of."""
+
+    out: str
+    picture: str
+    run: str
+    version: str
+    data: dict[str, Any]
+    relation: str
+    draws: int
+    seed: int
+    training: dict[str, Any] | None
+
+    def shown(self) -> str:
+        return f"{self.data['n']} images in {self.out}; the least usual in {self.picture}"
+
+
+@verb
 def score(
     run: Run,
     data: str,
+    /,
     *,
-    out: str | Path,
+    out: Annotated[str | Path, Option(kind=Path)],
     split: str = "all",
-    draws: int = 10,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Write the scores of every image of a split to a .csv, and beside it a picture of the least usual ones.
+    draws: Whole = 10,
+    device: Device = "auto",
+    seed: Seed = 0,
+    progress: Told = False,
+) -> Scored:
+    """How usual images are for a model: likelihood, reconstruction error, KL, typicality, one by one.
 
     The columns are COLUMNS. log_likelihood: log p(x), or its bound with so many draws; relation is what holds between
     log p(x) and that value. typicality: its distance from the mean over training images, |log p(x) - mean|, in nats
     (Nalisnick et al. 2019, Detecting Out-of-Distribution Inputs to Deep Generative Models Using Typicality, eq. 5 for
     one image, https://arxiv.org/abs/1906.02994). A cell is empty where the model has no such number.
+
+    Args:
+        data: a bundled name, a folder, .zip, .tar or .npz
+        out: a file ending in .csv, one line per image; a picture comes beside it
+        draws: importance-weighted draws of the likelihood
     """
-    progress, out = progress or Progress(), Path(out)
+    out = Path(out)
     if out.suffix.lower() != ".csv":
         raise ConfigError(f"--out {out}: expected a file ending in .csv")
     if draws < 1:
@@ -97,7 +123,7 @@ def score(
     picture = out.with_name(f"{out.stem}_{'least_likely' if typical else 'largest_error'}.png")
     worst = np.stack([u.x for u in sorted(unusual)])
     pictures.save_png(pictures.grid(worst, images.levels), picture)
-    return {
+    report = {
         "out": str(out),
         "picture": str(picture),
         "run": str(run.path),
@@ -108,6 +134,7 @@ def score(
         "seed": seed,
         "training": None if typical is None else typical._asdict(),
     }
+    return Scored(**report)
 
 
 @torch.no_grad()

@@ -1,27 +1,114 @@
-"""Train a recipe."""
+"""Train a recipe into a run folder, then write pictures and a short evaluation."""
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, cast
 
-import torch
+from rich import box
+from rich.console import Group
+from rich.table import Table as Printed
 
-from lowerbound.data.base import Images
-from lowerbound.progress import Progress
-from lowerbound.runs.inputs import open_data
+from lowerbound.metrics.report import finish
 from lowerbound.runs.run import Run
-from lowerbound.sampling.sheets import draw_pictures
-from lowerbound.verbs.evaluate import evaluate
+from lowerbound.training import dry
+from lowerbound.training.train import train as run_training
+from lowerbound.verbs import tables
+from lowerbound.verbs.base import WHOLE, Device, File, Option, Shown, Table, Told, verb
 
 
-def finish(run: Run, *, device: torch.device | str = "cpu", progress: Progress | None = None) -> dict[str, Any]:
-    """What follows a training: all pictures, and a short evaluation on valid, which is returned.
+class Trained(Run, Shown):
+    """The run, and the report of the short evaluation on its validation images."""
 
-    Short: 50 draws of MNIST's size, fewer of larger images.
+    def __init__(self, run: Run, report: Mapping[str, Any]):
+        super().__init__(run.path, run.name, run.recipe, run.facts)
+        self.report = report
+
+    def json(self) -> Mapping[str, Any]:
+        return dict(self.report)
+
+    def shown(self) -> Any:
+        return tables.metrics(self.report)
+
+    def notes(self) -> list[str]:
+        drawn = "".join(f", pictures/{p.name}" for p in sorted((self.path / "pictures").glob("*s.png")))
+        return [f"{self.path}: model.safetensors, log.jsonl{drawn}, …"]
+
+
+@dataclass(frozen=True)
+class Costs(Shown):
+    """What a training will cost: what there is to say of all, then of each stage."""
+
+    report: dict[str, Any]
+
+    def json(self) -> dict[str, Any]:
+        return self.report
+
+    def shown(self) -> Any:
+        whole = tables.plain({k: v for k, v in self.report.items() if k != "stages"})
+        if "stages" not in self.report:
+            return whole
+        columns = self.report["stages"]
+        table = Printed("stage", *(stage["stage"] for stage in columns), box=box.SIMPLE)
+        for name in list(columns[0])[1:]:
+            table.add_row(name, *(tables.cell(stage[name]) for stage in columns))
+        return Group(whole, table)
+
+
+@verb
+def train(
+    recipe: Annotated[str | Path, Option(kind=str)],
+    /,
+    *changes: str,
+    data: Annotated[str | Path | None, Option(kind=str | None)] = None,
+    out: File = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    stage: str | None = None,
+    dry_run: bool = False,
+    model: Table = None,
+    train: Table = None,
+    options: Table = None,
+    device: Device = "auto",
+    seed: Annotated[int | None, WHOLE] = None,
+    progress: Told = False,
+    allow: Iterable[str] = (),
+) -> Trained:
+    """Train a recipe into a run folder, then write pictures and a short evaluation.
+
+    Args:
+        recipe: a bundled name (see `lowerbound recipes`), or a TOML or JSON file
+        changes: KEY=VALUE, such as train.steps=500 model.latent=10
+        data: a bundled name, a folder, .zip, .tar or .npz
+        out: the run's folder; by default runs/RECIPE
+        resume: go on where the run was stopped, exactly
+        overwrite: start over where a run exists
+        stage: only this stage
+        dry_run: show parameters, memory, FLOPs and expected time, and stop
+        model: changes to the recipe's table of that name, as in {"latent": 10}; `train` and `options` likewise, the
+            latter to the table of the data
+        train: see `model`
+        options: see `model`
+        allow: packages besides lowerbound that components may come from
+
+    Returns the run, with the `report` of the evaluation; of a dry run, the costs. Raises UserError, with a message that
+    names the mistake; Interrupted, after saving, on Ctrl-C.
     """
-    draw_pictures(run, device, progress)
-    draws = short_draws(run, open_data(run, "valid"))
-    return evaluate(run, split="valid", draws=draws, device=device, progress=progress)
-
-
-def short_draws(run: Run, images: Images) -> int:
-    """The draws of the short evaluation after a training."""
-    return max(1, min(50, 2 * 10**8 // (len(images) * run.facts.space.dims)))
+    tables_of = {"model": model, "train": train, "data": options}
+    wanted = [*changes, {name: table for name, table in tables_of.items() if table is not None}]
+    if dry_run:
+        costs = dry.run(recipe, data=data, changes=wanted, device=device, progress=progress)
+        return cast(Any, Costs(costs))
+    run = run_training(
+        recipe,
+        data=data,
+        out=out,
+        resume=resume,
+        overwrite=overwrite,
+        stage=stage,
+        changes=wanted,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    return Trained(run, finish(run, device=device, progress=progress))

@@ -1,21 +1,33 @@
-"""Rows of images, one for each latent dimension."""
+"""One row of images for each latent dimension, the most used first, all others held."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound.editing.checks import _check_number, _check_steps
+from lowerbound.editing.checks import check_number, check_steps
 from lowerbound.editing.latents import Codes, Editor, codes
 from lowerbound.errors import UserError
-from lowerbound.pictures import Table, save_table
-from lowerbound.progress import Progress
+from lowerbound.pictures import Table, check_out, save_table
 from lowerbound.runs.run import Run
+from lowerbound.verbs.base import (
+    Device,
+    Label,
+    Option,
+    Out,
+    Seed,
+    Shown,
+    SomeWhole,
+    Told,
+    Whole,
+    numbers,
+    verb,
+)
 
 # ---- traversals
 
@@ -29,14 +41,22 @@ class Ruler(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Traversal:
-    """What `traverse` found: the picture, and the numbers of its rows."""
+class Traversal(Shown):
+    """The picture, and the numbers of its rows."""
 
     table: Table
     dims: list[int]
     use: list[float]
     use_name: str
     unit: str
+    out: Path | None = None
+
+    def json(self) -> dict[str, Any]:
+        where = None if self.out is None else str(self.out)
+        return {"out": where, "dims": self.dims, self.use_name.lower(): self.use, "unit": self.unit}
+
+    def shown(self) -> str:
+        return f"{len(self.dims)} dimensions in {self.out}, {self.use_name} from {self.use[0]:.3g} down"
 
     def save(self, out: Path) -> None:
         """By the rule of `--out`: rows one after another in an .npz and a folder."""
@@ -45,32 +65,44 @@ class Traversal:
         save_table(self.table, self.table.x.reshape(R * S, *self.table.x.shape[2:]), out, names)
 
 
+@verb
 def traverse(
     run: Run,
-    image: str | Path | None = None,
+    image: Annotated[str | Path | None, Option(kind=Path | None)] = None,
+    /,
     *,
-    dims: Sequence[int] | None = None,
-    top: int | None = None,
-    reach: float = 3.0,
-    steps: int = 7,
+    out: Out = None,
+    dims: Annotated[Sequence[int] | None, Option(kind=str | None, parse=numbers(int))] = None,
+    top: SomeWhole = None,
+    range: float = 3.0,
+    steps: Whole = 7,
     quantiles: bool = False,
     posterior: bool = False,
-    label: str | int | None = None,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
+    label: Label = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    progress: Told = False,
 ) -> Traversal:
-    """One row for each latent dimension, the most used first, all others held at the prior's mean or an image's code.
+    """One row of images for each latent dimension, the most used first, all others held.
 
-    A row goes from -reach to reach standard deviations of the aggregate posterior, around the value held. With
-    `quantiles` it goes through the aggregate posterior's quantiles, at the levels that a normal has at those standard
-    deviations; with `posterior`, through standard deviations of the image's own q(z|x). Deterministic.
+    A row goes around the value held, the prior's mean or the image's code, by standard deviations of the aggregate
+    posterior. With quantiles, at the levels that a normal has at those standard deviations.
 
     Args:
-        dims: only these dimensions. top: only the so many most used.
-        label: of a conditional model; None: the image's likeliest, or without an image the most frequent.
+        image: start from its code; without it, from the prior's mean
+        out: ends in .png: a grid; .npz: an array x; else a folder of PNGs
+        dims: 0,1,…: only these dimensions
+        top: only so many, the most used
+        range: standard deviations of the codes, to either side
+        steps: images in a row
+        quantiles: go through quantiles of the codes instead
+        posterior: go through standard deviations of the IMAGE's own q(z|x) instead
+        label: a class, by name or number (conditional models); by default the image's likeliest, or the most frequent
+        seed: nothing is drawn
     """
-    _check_number(reach, f"--range {reach:g}", 0)
-    _check_steps(steps)
+    out, reach = check_out(out), range
+    check_number(reach, f"--range {reach:g}", 0)
+    check_steps(steps)
     if posterior and (image is None or quantiles):
         raise UserError("--posterior: is about an image's own q(z|x), so it needs an IMAGE, and no --quantiles")
     if top is not None and top < 1:
@@ -96,7 +128,10 @@ def traverse(
         columns=ruler.captions,
         title=f"from {'the prior mean' if image is None else Path(image).name}; {ruler.unit}",
     )
-    return Traversal(table, chosen, use, measured.use_name, ruler.unit)
+    made = Traversal(table, chosen, use, measured.use_name, ruler.unit, out)
+    if out is not None:
+        made.save(out)
+    return made
 
 
 def _start(

@@ -11,6 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from rich import box
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from lowerbound import pictures
@@ -31,6 +36,7 @@ from lowerbound.runs.run import Run
 from lowerbound.sampling import drawing
 from lowerbound.space import Density
 from lowerbound.units import bits_per_dim
+from lowerbound.verbs.base import Device, File, Report, Runs, Seed, SomeWhole, Told, Whole, verb
 from lowerbound.verbs.compare import html, page
 from lowerbound.verbs.compare.anchors import anchors
 
@@ -82,38 +88,80 @@ class Measured(NamedTuple):
     saved: bool  # whether they are those of the run's own evaluation
 
 
+@dataclass(frozen=True, eq=False)
+class Comparison(Report):
+    """What the runs say, what they cost, the anchors, and what must be known of them."""
+
+    report: dict[str, Any]
+    written: tuple[str, ...] = ()
+
+    def json(self) -> dict[str, Any]:
+        return self.report
+
+    def notes(self) -> tuple[str, ...]:
+        return self.written
+
+    def shown(self) -> Any:
+        facts = Text(f"\n{page.pixels(self)}\n{page.conditions(self)}", style="italic")
+        tables = [_columns(self, names) for names in (page.LIKELIHOOD, page.COST)]
+        notes = [Padding(Text(f"- {note}"), (0, 1)) for note in self["notes"]]
+        return Group(facts, *tables, _anchors(page.anchor_rows(self)), *notes)
+
+
+def _columns(report: dict[str, Any], names: tuple[str, ...]) -> Any:
+    table, shown = Table(box=box.SIMPLE), page.shown_columns(report, names)
+    for name in shown:
+        table.add_column(page.heading(name, report), justify="left" if name in ("run", "model") else "right")
+    for row in report["runs"]:
+        cells = page.cells(row, report)
+        table.add_row(*(Text(cells[name]) for name in shown))
+    return table
+
+
+def _anchors(rows: Any) -> Any:
+    table = Table("the same pixels", "as", box=box.SIMPLE)
+    for name in ("bits/dim", "nats/image"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+@verb
 def compare(
-    runs: Sequence[Run],
+    runs: Runs,
+    /,
     *,
+    html: File = None,
+    png: File = None,
+    markdown: File = None,
     data: str | None = None,
     split: str = "test",
-    limit: int | None = None,
-    draws: int = 500,
-    samples: int = 10,
-    html: str | Path | None = None,
-    png: str | Path | None = None,
-    markdown: str | Path | None = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Measure runs on the same images: the report of `compare --json`.
+    draws: Whole = 500,
+    limit: SomeWhole = None,
+    samples: Whole = 10,
+    device: Device = "auto",
+    seed: Seed = 0,
+    progress: Told = False,
+) -> Comparison:
+    """One table over runs of any family on the same images: likelihood, cost, what else a model can do.
 
     The differences are to the first run with a likelihood, paired by images, and of a row minus that run: below zero
     the row has the lower NLL. Values that a run saved (`evaluate`) are taken where they are of these images, draws and
     seed, and newer than its weights; all others are measured, which is said, and not saved. Nothing in a run changes.
 
     Args:
-        data: measure all runs on this data set; None: each on its own.
-        limit: only the first so many images.
-        draws: importance-weighted draws where the likelihood is a bound.
-        samples: images drawn of each run, at once and from one seed; their time is the time of sampling.
-        html, png, markdown: write a page, a picture of the samples, a Markdown table (between its markers, where the
-            file is there already).
+        runs: run folders; the differences are to the first with a likelihood
+        html: write a page: the table, samples, a plot
+        png: write a picture: a row of samples for each run
+        markdown: write the table to a .md, between <!-- compare --> and <!-- /compare -->
+        data: measure all runs on this data set; by default each on its own
+        draws: importance-weighted draws of a bound
+        limit: only the first so many images
+        samples: images drawn of each run, at once
 
     Raises UserError: for runs whose pixels are not the same, a run twice, one without weights, a file it can't write.
     """
-    progress = progress or Progress()
     terms = Terms(data, split, limit, draws, samples, seed, torch.device(device))
     outputs = {k: Path(v) for k, v in (("html", html), ("png", png), ("markdown", markdown)) if v is not None}
     _check(runs, terms, outputs)
@@ -123,7 +171,7 @@ def compare(
     report = _report(entries, measured, [timing for _, timing in drawn], terms)
     rows = [(entry.name, x) for entry, (x, _) in zip(entries, drawn, strict=True) if x is not None]
     _write(report, [*_data_row(entries[0], samples), *rows], entries[0].model.space.levels or 256, outputs)
-    return report
+    return Comparison(report, tuple(map(str, outputs.values())))
 
 
 # ---- what can't be compared

@@ -1,12 +1,19 @@
 """What is wrong with a run: `lowerbound doctor`. A file for each thing measures it and judges it."""
 
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import torch
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
 from lowerbound.progress import Progress
 from lowerbound.runs.run import Run
+from lowerbound.verbs import tables
+from lowerbound.verbs.base import Device, Report, Told, verb
 from lowerbound.verbs.doctor import (
     codes,
     labels,
@@ -23,24 +30,68 @@ from lowerbound.verbs.doctor.check import Check
 from lowerbound.verbs.doctor.examined import Examined
 
 
+@dataclass(frozen=True, eq=False)
+class Diagnosis(Report):
+    """The findings, and what was looked at.
+
+    A finding has a name (part.what), a severity (problem: the run does not do its work; advice: it could do better),
+    a message, a remedy, and the value that is beyond a threshold.
+    """
+
+    report: dict[str, Any]
+    strict: bool = False
+
+    def json(self) -> dict[str, Any]:
+        return self.report
+
+    def status(self) -> int:
+        return int(self.strict and any(f["severity"] == "problem" for f in self.report["findings"]))
+
+    def shown(self) -> Any:
+        table = Table(box=box.SIMPLE, show_header=False)
+        for f in sorted(self["findings"], key=lambda f: f["severity"] != "problem"):
+            table.add_row(f["severity"], f["name"], Text(f["message"]))
+            table.add_row(
+                "", f"{tables.cell(f['value'])}, bound {tables.cell(f['threshold'])}", Text(f"do: {f['remedy']}")
+            )
+        names = ", ".join(dict.fromkeys(c["name"] for c in self["checked"]))
+        n = ", ".join(f"{n:,} of {split}" for split, n in self["data"]["images"].items())
+        looked = Text(f"checked{f' on {n} images of ' + self['data']['name'] if n else ''}: {names}")
+        return Group(table if self["findings"] else Text("nothing wrong found"), looked)
+
+
+@verb
 def doctor(
+    run: Run,
+    /,
+    *,
+    strict: bool = False,
+    data: str | None = None,
+    device: Device = "auto",
+    progress: Told = False,
+) -> Diagnosis:
+    """Name what is wrong with a run, part by part, and what to do about it.
+
+    Its log and its states are read, and some images of train and valid measured, evenly spaced over their split.
+    Nothing is written.
+
+    Args:
+        strict: exit status 1 where there is a problem
+        data: measure on this data set instead of the run's
+
+    Raises RunError or DataError where there is no such run, or no such data.
+    """
+    return Diagnosis(diagnosis(run, data=data, device=device, progress=progress), strict)
+
+
+def diagnosis(
     run: Run,
     *,
     data: str | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """What is wrong with a run, and what was looked at: the report of `doctor --json`.
-
-    Its log and its states are read, and some images of train and valid measured, evenly spaced over their split.
-    A finding has a name (part.what), a severity (problem: the run does not do its work; advice: it could do better),
-    a message, a remedy, and the value that is beyond a threshold. Nothing is written.
-
-    Args:
-        data: measure on this data set; None: the run's own.
-
-    Raises RunError or DataError where there is no such run, or no such data.
-    """
+    """What is wrong with a run, and what was looked at: the report of `doctor --json`."""
     where = torch.device(device)
     checks = training.checks(run)
     model, found = weights.loaded(run, where)

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from rich import box
+from rich.table import Table
 
 from lowerbound import pictures
 from lowerbound.chunks import rows_at_once
@@ -20,6 +22,7 @@ from lowerbound.progress import Progress
 from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.runs.run import Run, occupied
 from lowerbound.training import classifiers
+from lowerbound.verbs.base import Device, File, Option, Report, Seed, Told, Whole, verb
 from lowerbound.verbs.probe.methods import CHOSEN_ON, FOLDS, linear, neighbours
 from lowerbound.verbs.probe.spaces import Space, _float, baselines
 
@@ -77,31 +80,58 @@ class Probe:
         return np.concatenate(found)
 
 
+@dataclass(frozen=True, eq=False)
+class Accuracies(Report):
+    """Methods down, labels per class across: the accuracy in %, with its standard deviation over the seeds."""
+
+    report: dict[str, Any]
+
+    def json(self) -> dict[str, Any]:
+        return self.report
+
+    def notes(self) -> tuple[str, ...]:
+        return (self.report["picture"],)
+
+    def shown(self) -> Any:
+        data, rows = self["data"], self["results"]
+        columns = list(dict.fromkeys(row["labels"] for row in rows))
+        facts = f"{data['name']}, {data['split']}, n={data['n']}, {self['features']} features"
+        table = Table("accuracy, %; labels per class", *map(str, columns), box=box.SIMPLE, title=facts)
+        for method in dict.fromkeys(row["method"] for row in rows):
+            found = {row["labels"]: row for row in rows if row["method"] == method}
+            cells = []
+            for row in (found[c] for c in columns):
+                spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
+                cells.append(f"{100 * row['accuracy']:.1f}{spread}")
+            table.add_row(method, *cells)
+        return table
+
+
+@verb
 def probe(
     run: Run,
+    /,
     *,
-    labels: str | Sequence[int | str] = ("1", "10", "100", "all"),
-    seeds: int = 5,
+    labels: Annotated[str | Sequence[int | str], Option(kind=str)] = "1,10,100,all",
+    seeds: Whole = 5,
     finetune: bool = False,
     data: str | None = None,
-    out: str | Path | None = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Accuracy on the test split of a run's features, raw pixels and PCA, with so many labels per class.
+    out: File = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    progress: Told = False,
+) -> Accuracies:
+    """What the features are worth for telling labels, against raw pixels and PCA, on the test split.
 
     Args:
-        labels: labels per class, "1,10,100,all"; all: of every training image.
-        seeds: how many subsets of labelled images; with `finetune` also initializations and orders of images.
-        finetune: classifiers too: one that begins at the encoder and is trained with it, and one of the same networks
-            from scratch.
-        data: labelled data other than the run's.
-        out: a folder; the fine-tuned classifier of the largest budget becomes a run of its own there.
+        labels: labels per class
+        seeds: subsets of labelled images
+        finetune: classifiers too: begun at the encoder and trained with it, and from scratch
+        data: labelled data other than the run's
+        out: keep the fine-tuned classifier of the most labels as a run
 
-    Returns the report, which is saved in the run with a plot. Raises UserError.
+    The report is saved in the run with a plot. Raises UserError.
     """
-    progress = progress or Progress()
     asked = budgets(labels)
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: expected a whole number of at least 1")
@@ -128,7 +158,7 @@ def probe(
     name = "probe" if data is None else f"probe-{world.train.name}"
     run.write_json(f"evaluation/{name}.json", report)
     draw(report, run.picture(f"{name}.png"))
-    return report | {"picture": str(run.picture(f"{name}.png"))}
+    return Accuracies(report | {"picture": str(run.picture(f"{name}.png"))})
 
 
 def _report(world: Probe, measured: dict[tuple[str, int | None], list[float]], seed: int) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""Data sets: what there is, and what is in one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lowerbound import pictures
+from lowerbound.config import override
+from lowerbound.data import bundled
+from lowerbound.data.base import Data, summary
+from lowerbound.errors import UserError
+from lowerbound.verbs import tables
+from lowerbound.verbs.base import File, Rows, Shown, Told, verb
+
+
+@verb
+def list_data() -> Rows:
+    """The data sets that have a name, and whether their files are there."""
+    return Rows([row._asdict() for row in bundled.names()])
+
+
+@dataclass(frozen=True)
+class Summary(Shown):
+    """What is in a data set."""
+
+    report: dict[str, Any]
+
+    def json(self) -> dict[str, Any]:
+        return self.report
+
+    def shown(self) -> Any:
+        return tables.plain(self.report)
+
+
+@verb
+def show_data(data: str, /, *changes: str, out: File = None, progress: Told = False) -> Summary:
+    """A summary and a contact sheet of a data set.
+
+    Args:
+        changes: KEY=VALUE of the data, such as size=64 gray=true
+        out: write a contact sheet to this .png
+    """
+    if out is not None and Path(out).suffix.lower() != ".png":
+        raise UserError(f"--out {out}: expected a file ending in .png")
+    config = override(Data(source=data), [c.removeprefix("data.") for c in changes])
+    report = summary(config, progress=progress.count("decoding"))
+    images = config.open("train")
+    if out is not None:
+        shown = np.linspace(0, len(images) - 1, min(64, len(images))).astype(int)
+        labels = None if images.y is None or images.classes is None else [images.classes[images.y[i]] for i in shown]
+        pictures.save_png(pictures.contact_sheet(images.x[shown], images.levels, labels), Path(out))
+    return Summary(report | ({"out": str(out)} if out else {}))
