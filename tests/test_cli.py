@@ -529,7 +529,7 @@ def test_an_internal_error(run, monkeypatch):
     def broken(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr(evaluate, "evaluate", broken)
+    monkeypatch.setattr(evaluate, "evaluated", broken)
     done = call("evaluate", run)
     assert done.status == 1
     assert done.err == "lowerbound: internal error: ZeroDivisionError: oh (--debug shows where)\n"
@@ -542,7 +542,7 @@ def test_ctrl_c(run, monkeypatch):
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "evaluate", interrupted)
+    monkeypatch.setattr(evaluate, "evaluated", interrupted)
     done = call("evaluate", run)
     assert (done.status, done.err) == (130, "lowerbound: stopped\n")
 

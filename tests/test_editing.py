@@ -19,7 +19,6 @@ from lowerbound.editing.latents import Editor, codes
 from lowerbound.editing.learn import as_step, auroc, classes, leakage, learn
 from lowerbound.errors import ModelError, UserError
 from lowerbound.runs.run import Run
-from lowerbound.verbs import edit, interpolate, reconstruct, traverse
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 
@@ -291,10 +290,10 @@ def test_python_edit_is_the_linear_models(run, photo):
 
 def test_strength_0_is_the_reconstruction(run, data):
     paths = sorted((data / "faces" / "sad").glob("*.png"))[:5]
-    x, r, _ = reconstruct.reconstruct(run, paths)
+    x, r = lb.reconstruct(run, paths)
     editor = Editor(run)
     assert np.array_equal(editor.model.edit(editor.open(paths), {"smile": 0.0}), np.rint(r).astype(np.uint8))
-    made = edit.edit(run, paths, edit.Edit({}, {"smile": 1.0}), strengths=[0.0, 1.0])
+    made = lb.edit(run, paths, direction={"smile": 1.0}, strength_grid=[0.0, 1.0])
     assert np.allclose(made.x[:, 0], r, atol=1e-3)
     assert np.array_equal(made.table.x[:, 0], x)
     assert not np.allclose(made.x[:, 1], r, atol=10)
@@ -306,14 +305,14 @@ def test_residual_at_strength_0_is_the_original(run, data):
     x = editor.open(paths)
     assert torch.equal(editor.model.edit(x, {"smile": 0.0}, residual=True), x)
     assert not torch.equal(editor.model.edit(x, {"smile": 0.0}), x)
-    made = edit.edit(run, paths, edit.Edit({}, {"smile": 1.0}), strengths=[0.0], residual=True)
+    made = lb.edit(run, paths, direction={"smile": 1.0}, strength_grid=[0.0], residual=True)
     assert np.array_equal(np.rint(made.x[:, 0]), x)
     assert "residual" in made.table.title
     assert all("residual" in name for name in made.names)
 
 
 def test_residual_stays_in_range(run, photo):
-    made = edit.edit(run, [photo], edit.Edit({}, {"smile": 9.0}), residual=True)
+    made = lb.edit(run, [photo], direction={"smile": 9.0}, residual=True)
     assert made.x.min() >= 0
     assert made.x.max() == 255
 
@@ -321,7 +320,7 @@ def test_residual_stays_in_range(run, photo):
 def test_set_and_strength_grid(run, photo):
     editor = Editor(run)
     z = editor.encode(editor.open([photo]))
-    made = edit.edit(run, [photo], edit.Edit({2: 1.5}), strengths=[0.0, 0.5, 1.0])
+    made = lb.edit(run, [photo], set={2: 1.5}, strength_grid=[0.0, 0.5, 1.0])
     for s, x in zip([0.0, 0.5, 1.0], made.x[0], strict=True):
         moved = z[0].clone()
         moved[2] += s * (1.5 - moved[2])
@@ -381,7 +380,7 @@ def test_a_conditional_edit(conditional, data, photo):
 
 
 def test_the_middle_of_a_row_is_the_prior_mean(run):
-    made = traverse.traverse(run, steps=5)
+    made = lb.traverse(run, steps=5)
     mean = Editor(run).decode(torch.zeros(D)).numpy()
     assert made.table.x.shape == (D, 5, 1, 8, 8)
     assert np.allclose(made.table.x[:, 2], mean, atol=1e-3)
@@ -389,7 +388,7 @@ def test_the_middle_of_a_row_is_the_prior_mean(run):
 
 
 def test_rows_are_linear_and_ordered_by_use(run):
-    model, made = run.load(), traverse.traverse(run, steps=3, reach=2.0)
+    model, made = run.load(), lb.traverse(run, steps=3, range=2.0)
     measured = codes(run, model)
     z = torch.zeros(D)
     for row, d in zip(made.table.x, made.dims, strict=True):
@@ -414,7 +413,7 @@ def test_use_is_the_kl_of_each_dimension(run):
 def test_from_an_image(run, photo):
     editor = Editor(run)
     q = editor.model.encode(editor.open([photo]))
-    own = traverse.traverse(run, photo, posterior=True, steps=3, reach=1.0, dims=[1])
+    own = lb.traverse(run, photo, posterior=True, steps=3, range=1.0, dims=[1])
     z = q.mean[0].detach().clone()
     assert np.allclose(own.table.x[0, 1], editor.decode(z), atol=1e-3)
     z[1] += q.stddev[0, 1].detach()
@@ -423,7 +422,7 @@ def test_from_an_image(run, photo):
 
 def test_quantiles_are_those_of_the_draws(run):
     measured = codes(run, run.load())
-    made = traverse.traverse(run, quantiles=True, steps=3, reach=1.0, dims=[0])
+    made = lb.traverse(run, quantiles=True, steps=3, range=1.0, dims=[0])
     z = torch.zeros(D)
     z[0] = float(np.quantile(measured.draws[:, 0].numpy(), 0.5 * (1 + math.erf(1 / math.sqrt(2)))))
     assert np.allclose(made.table.x[0, 2], Editor(run).decode(z), atol=1e-2)
@@ -455,13 +454,13 @@ def test_chosen_rows(made):
 
 def test_interpolation_ends_at_the_reconstructions(run, data):
     paths = sorted((data / "faces" / "sad").glob("*.png"))[:3]
-    _, r, _ = reconstruct.reconstruct(run, paths)
-    made = interpolate.interpolate(run, paths, steps=4, loop=True)
+    _, r = lb.reconstruct(run, paths)
+    made = lb.interpolate(run, paths, steps=4, loop=True)
     assert made.table.x.shape == (3, 6, 1, 8, 8)  # an original on either side
     assert made.frames.shape[0] == 9  # 3 times 4, the shared ones once
     for i in range(3):
         assert np.allclose(made.frames[3 * i], r[i], atol=1e-3)
-    assert interpolate.interpolate(run, paths, steps=4).frames.shape[0] == 7
+    assert lb.interpolate(run, paths, steps=4).frames.shape[0] == 7
 
 
 def test_the_sphere_is_for_gaussian_latents(run, photo, data):
@@ -470,7 +469,7 @@ def test_the_sphere_is_for_gaussian_latents(run, photo, data):
     z = editor.encode(editor.open([photo, other])).double()
     half = torch.tensor([0.5])
     for straight, path in ((False, paths.slerp), (True, paths.lerp)):
-        made = interpolate.interpolate(run, [photo, other], steps=3, straight=straight)
+        made = lb.interpolate(run, [photo, other], steps=3, straight=straight)
         assert made.sphere is not straight
         assert np.allclose(made.frames[1], editor.decode(path(z[0], z[1], half))[0], atol=1e-3)
 

@@ -22,7 +22,6 @@ from lowerbound.runs.facts import Facts
 from lowerbound.runs.run import Run
 from lowerbound.sampling import completion, rejection, sheets
 from lowerbound.sampling.labels import draw_labels_of_codes
-from lowerbound.verbs import sample
 from lowerbound.verbs.compare.compare import Terms, _drawn, opened
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
@@ -345,7 +344,8 @@ def test_rejection_keeps_what_the_classifier_is_surest_of(name: str, runs: dict[
     p = judge.probabilities(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))[:, 3]
     assert said["kept"] == pytest.approx(float(p.mean()), rel=1e-4)
     run, judging = Run.open(runs[name]), Run.open(runs["judge"])
-    drawn, facts = sample.sample(run, 8, label="3", reject=judging, accept=0.25, seed=1)
+    drawn = lb.sample(run, 8, label="3", reject=judging, accept=0.25, seed=1)
+    facts = drawn.judged
     assert facts is not None
     assert facts.kept.min() >= facts.rejected.max()
     assert len(facts.rejected) == 24
@@ -356,7 +356,8 @@ def test_rejection_keeps_what_the_classifier_is_surest_of(name: str, runs: dict[
 
 def test_without_a_label_each_class_has_its_own_images(runs: dict[str, Path]):
     run, judging = Run.open(runs["labelled"]), Run.open(runs["judge"])
-    drawn, facts = sample.sample(run, 12, reject=judging, accept=0.5, seed=5)
+    drawn = lb.sample(run, 12, reject=judging, accept=0.5, seed=5)
+    facts = drawn.judged
     labels = run.labels(12, None, 5)
     assert labels is not None
     assert facts is not None
@@ -369,8 +370,9 @@ def test_without_a_label_each_class_has_its_own_images(runs: dict[str, Path]):
 
 
 def test_when_all_are_accepted_they_are_those_without_a_classifier(runs: dict[str, Path]):
-    whole, facts = sample.sample(Run.open(runs["labelled"]), 9, reject=Run.open(runs["judge"]), accept=1.0, seed=7)
-    plain, _ = sample.sample(Run.open(runs["labelled"]), 9, seed=7)
+    whole = lb.sample(Run.open(runs["labelled"]), 9, reject=Run.open(runs["judge"]), accept=1.0, seed=7)
+    facts = whole.judged
+    plain = lb.sample(Run.open(runs["labelled"]), 9, seed=7)
     assert facts is not None
     assert facts.report()["rejected"] is None
     assert json.dumps(facts.report())
@@ -383,7 +385,7 @@ def test_judges_that_do_not_fit_are_refused(runs: dict[str, Path], tmp_path: Pat
 
     def said(judge: Path, accept: float = 0.5) -> str:
         with pytest.raises(ModelError) as e:
-            sample.sample(run, 2, reject=Run.open(judge), accept=accept)
+            lb.sample(run, 2, reject=Run.open(judge), accept=accept)
         return str(e.value)
 
     for accept in (0.0, 1.5, -1.0, float("nan")):

@@ -1,6 +1,5 @@
 """Write the posterior means (of a VQ-VAE, the codes of each level) of all images of a split."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,18 +19,21 @@ from lowerbound.runs.run import Run
 from lowerbound.verbs.base import Device, Option, Seed, Shown, Told, verb
 
 
-@dataclass(frozen=True)
-class Encoded(Shown):
-    """So many codes in a file."""
+class Encoded(int, Shown):
+    """So many codes, in the file `out`."""
 
     out: Path
-    n: int
+
+    def __new__(cls, n: int, out: Path) -> "Encoded":
+        made = super().__new__(cls, n)
+        made.out = out
+        return made
 
     def json(self) -> dict[str, Any]:
-        return {"out": str(self.out), "n": self.n}
+        return {"out": str(self.out), "n": int(self)}
 
     def shown(self) -> str:
-        return f"{counted(self.n, 'code')} in {self.out}"
+        return f"{counted(int(self), 'code')} in {self.out}"
 
 
 @verb
@@ -72,7 +74,7 @@ def encode(
             told(int(batch.index[-1]) + 1, len(images))
         _add_names(rows, images)
         rows.save(temporary)
-    return Encoded(out, len(images))
+    return Encoded(len(images), out)
 
 
 def _encoded(model: LatentModel, batch: Batch, scale: bool) -> dict[str, Tensor]:

@@ -19,7 +19,8 @@ from lowerbound.verbs.base import Device, Files, Label, Names, Option, Seed, Sho
 
 @dataclass(frozen=True)
 class Reconstructions(Shown):
-    """Images as a run prepares them, and what comes back of them. It unpacks into the two.
+    """Images as a run prepares them, and what comes back of them. It unpacks and indexes as
+    the pair of them.
 
     x: uint8 [B, C, H, W]; r: float [B, C, H, W], the means of p(x|z).
     """
@@ -32,6 +33,9 @@ class Reconstructions(Shown):
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return iter((self.x, self.r))
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return (self.x, self.r)[i]
 
     def save(self, out: Path) -> None:
         """A .png: both; an .npz or a folder: the reconstructions alone."""
