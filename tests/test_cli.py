@@ -361,7 +361,7 @@ def test_help_waits_for_no_torch():
     for words in (["--help"], ["data", "--help"]):
         done = subprocess.run([sys.executable, "-c", code.format(words=words)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert "--out" in done.stdout if "sample" in words else "evaluate" in done.stdout
+        assert "show" in done.stdout if "data" in words else "evaluate" in done.stdout
 
 
 def test_every_verb_has_help():

@@ -41,8 +41,6 @@ def evaluated(
     progress = progress or Progress()
     if draws < 1 or (limit is not None and limit < 1):
         raise ModelError(f"{'--draws' if draws < 1 else '--limit'}: expected a whole number of at least 1")
-    from lowerbound.metrics import judge  # it trains classifiers by functions of this module
-
     check_names(metrics or (), samples.NAMES)
     model = run.load(device)
     images = open_data(run, split, data, progress)
@@ -61,7 +59,7 @@ def evaluated(
         )
     if judged:
         part = images if limit is None else images.head(limit)
-        protocol = protocol or judge.Protocol()
+        protocol = protocol or Protocol()
         values |= samples.measure(
             run, model, part, judged, protocol, data=data, seed=seed, device=device, progress=progress
         )

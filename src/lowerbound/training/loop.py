@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lowerbound.chunks import log_density
 from lowerbound.data.batches import Batches
 from lowerbound.devices import reduced
-from lowerbound.errors import ConfigError, Interrupted, RunError, TrainingError, UserError
+from lowerbound.errors import ConfigError, Interrupted, RunError, TrainingError
 from lowerbound.model import LatentModel, Model
 from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.vqvae import VQVAE
