@@ -1,6 +1,6 @@
 """Images from a folder, an archive, an .npz or a published data set, decoded once and memory mapped."""
 
-from lowerbound.data.base import SPLITS, Data, Images, open_images, summary
+from lowerbound.data.base import SPLITS, Data, Images, Opened, open_images, open_readable, summary
 from lowerbound.data.bundled import Known, names
 
-__all__ = ["SPLITS", "Data", "Images", "Known", "names", "open_images", "summary"]
+__all__ = ["SPLITS", "Data", "Images", "Known", "Opened", "names", "open_images", "open_readable", "summary"]

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,7 +15,8 @@ from lowerbound.data.archives import SUFFIXES, check_size
 from lowerbound.data.arrays import Npz
 from lowerbound.data.bundled import bundled
 from lowerbound.data.cache import Progress
-from lowerbound.data.folder import Files, is_image
+from lowerbound.data.folder import Files
+from lowerbound.data.formats import foreign_name, is_image
 from lowerbound.data.images import Images, Shape, mean_pixel
 from lowerbound.data.source import Preparation, Source
 from lowerbound.data.split import PARTS
@@ -53,7 +55,7 @@ class Data(Component):
             path, reason = stored.images.unreadable[0]
             raise DataError(f"{self.source}: {path}: {reason}; data.strict=false leaves such files out")
         if self.label and stored.images.y is None:
-            raise DataError(f"{self.source} has no labels; set data.label=false")
+            raise DataError(f"{self.source} has no labels{_because(stored.images)}; set data.label=false")
         return stored.of(split)
 
     @property
@@ -67,6 +69,10 @@ class Data(Component):
         return self.model_copy(update={"source": str(Path(self.source).expanduser().resolve())})
 
 
+def _because(images: Images) -> str:
+    return f" ({images.layout}), they are the names of the folders that images lie in" if images.layout else ""
+
+
 def find(source: str, preparation: Preparation) -> Source:
     """The bundled data set of this name, or what lies at this path."""
     if source in (known := bundled()):
@@ -78,6 +84,8 @@ def find(source: str, preparation: Preparation) -> Source:
         return Npz(path, preparation)
     if path.is_file() and is_image(path.name):
         raise DataError(f"{source} is one image; expected a folder of images, a .zip or .tar of them, or an .npz")
+    if path.is_file() and (kind := foreign_name(path.name)):
+        raise DataError(f"{source} is {kind}")
     if path.is_file():
         raise DataError(f"{source}: expected a folder, {', '.join(SUFFIXES)} or .npz")
     near = did_you_mean(source, known)
@@ -85,20 +93,47 @@ def find(source: str, preparation: Preparation) -> Source:
     raise DataError(f"no data set or path {source!r}{near}{own}")
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A user's own image files: those that can be read, and why the others can't."""
+
+    x: np.ndarray  # uint8 [n, C, H, W]
+    paths: tuple[Path, ...]  # [n]
+    failed: tuple[str, ...] = ()  # a sentence for each file that can't be read, which it names
+    notes: tuple[str, ...] = ()  # what the user should know of the pixels
+
+
 def open_images(paths: Iterable[str | Path], data: Data, shape: Shape, levels: int = 256) -> np.ndarray:
+    """`open_readable`, of files that all have to be: uint8 [n, *shape]. Raises DataError naming the first not."""
+    opened = open_readable(paths, data, shape, levels)
+    if opened.failed:
+        raise DataError(opened.failed[0])
+    return opened.x
+
+
+def open_readable(paths: Iterable[str | Path], data: Data, shape: Shape, levels: int = 256) -> Opened:
     """A user's own image files, prepared as the images of a run: uint8 [n, *shape] with values below `levels`.
 
     The shorter side is scaled to cover `shape`, the centre cut out. Where the number of levels is the data set's own
     (digits, an .npz), 0 to 255 are mapped to it, as pictures of such images are made; where `data.levels` gave it, the
-    files hold such values already, as those of the data set did. Raises DataError naming the file.
+    files hold such values already, as those of the data set did. Raises DataError where no file can be read.
     """
     rescale = levels < 256 and data.levels is None
+    read: dict[Path, decode.Decoded] = {}
+    order, failed = [], []
     with decode.quiet():
-        x = [_open_one(Path(path), shape, 256 if rescale else levels) for path in paths]
-    if not x:
-        raise DataError("no images were given")
-    pixels = np.stack(x)
-    return np.rint(pixels * ((levels - 1) / 255)).astype(np.uint8) if rescale else pixels
+        for path in map(Path, paths):
+            try:
+                read[path] = _open_one(path, shape, 256 if rescale else levels)
+                order.append(path)
+            except DataError as e:
+                failed.append(str(e))
+    if not order:
+        raise DataError(failed[0] if failed else "no images were given")
+    x = np.stack([read[path].x for path in order])
+    x = np.rint(x * ((levels - 1) / 255)).astype(np.uint8) if rescale else x
+    notes = {path: decode.of_few_bits(image.highest) for path, image in read.items()}
+    return Opened(x, tuple(order), tuple(failed), tuple(f"{path}: {note}" for path, note in notes.items() if note))
 
 
 def open_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
@@ -112,10 +147,12 @@ def open_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
             found, wanted = (f"{w}x{h}" for h, w in ((header.height, header.width), size))
             raise DataError(f"{path}: the mask is {found} pixels wide and high; expected {wanted}, as the images are")
         file.seek(0)
-        return decode.decode(file, (1, *size), 256, str(path))[0] > 0
+        return decode.decode(file, (1, *size), 256, str(path)).x[0] > 0
 
 
-def _open_one(path: Path, shape: Shape, levels: int) -> np.ndarray:
+def _open_one(path: Path, shape: Shape, levels: int) -> decode.Decoded:
+    if kind := foreign_name(path.name):
+        raise DataError(f"{path}: {kind}")
     with _reading(path) as file:
         return decode.decode(file, shape, levels, str(path))
 

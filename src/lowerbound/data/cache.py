@@ -137,6 +137,7 @@ def _write(folder: Path, source: Source, progress: Progress) -> None:
                 hashes[i : i + len(block)] = pixel_hashes(block)
             done += 1 if isinstance(block, str) else len(block)
             progress(done, total)
+    contents = replace(contents, notes=(*contents.notes, *source.notes()))
     if bad:
         contents, keep = _without(contents, bad, source.origin)
         part = assign(contents.keys, contents.part, contents.carve)
@@ -191,6 +192,7 @@ def _write_rest(folder: Path, name: str, contents: Contents, part: np.ndarray, h
         "unreadable": contents.unreadable,
         "ignored": contents.ignored,
         "layout": contents.layout,
+        "notes": contents.notes,
     }
     (folder / "meta.json").write_text(json.dumps(meta))
     stored = _read(folder)
@@ -216,6 +218,7 @@ def _read(folder: Path) -> Stored:
         unreadable=tuple((path, reason) for path, reason in meta["unreadable"]),
         ignored=meta["ignored"],
         layout=meta["layout"],
+        notes=tuple(meta["notes"]),
     )
     return Stored(images, meta["counts"], {})
 

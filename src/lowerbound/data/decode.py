@@ -5,20 +5,19 @@ palettes and CMYK to RGB. Colour profiles are not applied.
 """
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
+from lowerbound.data.formats import foreign_content
 from lowerbound.errors import DataError
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # a JPEG of several pictures is opened as MPO
-SUFFIXES = (
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".webp"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
-)
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")  # a JPEG of several pictures is opened as MPO
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB of RGB
 _GREY_MODES = frozenset(["1", "L", "LA", "La"])
 _MODES_16 = frozenset(["I;16", "I;16L", "I;16B", "I;16N"])
@@ -38,6 +37,11 @@ class Unreadable(Exception):
     """Why a file gives no image, in a few words."""
 
 
+class Decoded(NamedTuple):
+    x: np.ndarray  # uint8 [C, H, W]
+    highest: int = 0  # value of a grey image of 16 bits, before the lower 8 are dropped; 0 for other images
+
+
 class Header(NamedTuple):
     height: int  # upright
     width: int
@@ -46,31 +50,48 @@ class Header(NamedTuple):
 
 def header(file: IO[bytes]) -> Header:
     """The size and kind of an image, without decoding it. Raises Unreadable."""
-    with _as_unreadable():
+    with _as_unreadable(file):
         image = _open(file)
         width, height = image.size
         if _orientation(image) >= 5:
             width, height = height, width
-        grey = image.mode in _GREY_MODES or _is_16_bit(image)
+        grey = image.mode in _GREY_MODES or _is_16_bit(image) or _raw_mode(image).startswith("LA")
         return Header(height, width, not grey)
 
 
-def decode(file: IO[bytes], shape: tuple[int, int, int], levels: int, name: str) -> np.ndarray:
+def decode(file: IO[bytes], shape: tuple[int, int, int], levels: int, name: str) -> Decoded:
     """The image scaled to cover `shape`, its centre cut out: uint8 [C, H, W] with values below `levels`.
 
     Raises Unreadable for a file that gives no image, DataError for a value that is too large.
     """
     channels, height, width = shape
-    with _as_unreadable():
+    with _as_unreadable(file):
         image = _open(file)
         turn = _orientation(image)
         _draft(image, (width, height) if turn < 5 else (height, width))
         image.load()
+        highest = int(np.asarray(image).max()) if _is_16_bit(image) else 0
         image = _flat(image, "L" if channels == 1 else "RGB", levels)
         if turn in _UPRIGHT:
             image = image.transpose(_UPRIGHT[turn])
     check_levels(np.asarray(image), levels, name)
-    return _channels_first(fit(image, height, width))
+    return Decoded(_channels_first(fit(image, height, width)), highest)
+
+
+def of_few_bits(highest: int) -> str:
+    """What to say of 16-bit images whose values are all this low, such as those of 12-bit cameras; "" if they are not.
+
+    Example:
+        >>> of_few_bits(4095)
+        'its 16-bit images reach 4,095 of 65,535 and become dark, at most 15 of 255; multiply them by 16 first'
+    """
+    bits = highest.bit_length()
+    if not 0 < bits <= 14:
+        return ""
+    return (
+        f"its 16-bit images reach {highest:,} of 65,535 and become dark, at most {highest >> 8} of 255; "
+        f"multiply them by {2 ** (16 - bits)} first"
+    )
 
 
 def fit(image: Image.Image, height: int, width: int) -> Image.Image:
@@ -114,13 +135,14 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _as_unreadable() -> Iterator[None]:
+def _as_unreadable(file: IO[bytes]) -> Iterator[None]:
     try:
         yield
     except (Unreadable, MemoryError):
         raise
     except Image.UnidentifiedImageError:
-        raise Unreadable("not an image of a known format") from None
+        file.seek(0)
+        raise Unreadable(foreign_content(file.read(256)) or "not an image of a known format") from None
     except Image.DecompressionBombError:  # at twice its limit; from the limit on, it only warns
         raise Unreadable(f"more than {MAX_PIXELS:,} pixels") from None
     except Exception as e:  # decoders of damaged files raise nearly anything
@@ -131,10 +153,21 @@ def _open(file: IO[bytes]) -> Image.Image:
     if not file.read(1):
         raise Unreadable("empty file")
     file.seek(0)
-    image = Image.open(file, formats=FORMATS)
+    image = Image.open(file, formats=_formats())
     if image.width * image.height > MAX_PIXELS:
         raise Unreadable(f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")
     return image
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """FORMATS, and HEIC where the extra that reads it is installed."""
+    try:
+        import pillow_heif  # pyright: ignore[reportMissingImports]  # optional
+    except ImportError:
+        return FORMATS
+    pillow_heif.register_heif_opener()
+    return (*FORMATS, "HEIF")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -160,10 +193,20 @@ def _is_16_bit(image: Image.Image) -> bool:
     return image.mode in _MODES_16 or (image.mode == "I" and image.format in ("PNG", "PPM"))
 
 
+def _raw_mode(image: Image.Image) -> str:
+    """How a PNG stores its pixels, in Pillow's words: grey ones of 16 bits with alpha are opened as RGBA."""
+    return str(image.tile[0].args) if isinstance(image, PngImageFile) and image.tile else ""
+
+
 def _flat(image: Image.Image, mode: str, levels: int) -> Image.Image:
     """8 bits a channel in mode L or RGB, transparency on white."""
+    transparent = image.info.get("transparency")
     if _is_16_bit(image):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        wide = np.asarray(image)
+        narrow = (wide >> 8).astype(np.uint8)
+        image = Image.fromarray(np.where(wide == transparent, np.uint8(255), narrow))
+    elif image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 255:  # of 16 bits, as it was
+        image.info["transparency"] = tuple(v >> 8 for v in transparent)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise Unreadable(f"pixels of mode {image.mode} (32 bits or other) are not supported; save with 8 or 16 bits")
     if image.mode == "1" and levels < 256:  # white is the largest value

@@ -5,20 +5,23 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
 from lowerbound.data import decode
 from lowerbound.data.archives import SUFFIXES, Opener, Tar, Zip, check_size, file_stamp, settled
 from lowerbound.data.decode import Header, Unreadable
-from lowerbound.data.source import Contents, Preparation, Shape, Source
+from lowerbound.data.formats import foreign_among, is_image, suffix
+from lowerbound.data.images import Shape
+from lowerbound.data.layout import Layout, Place, arrange, ignored, listed
+from lowerbound.data.source import Contents, Preparation, Source
 from lowerbound.data.split import PARTS, UNDECIDED, hashed
 from lowerbound.errors import DataError
 
 T = TypeVar("T")
-_PART_NAMES = {"train": 0, "training": 0, "valid": 1, "val": 1, "validation": 1, "test": 2, "testing": 2}
 
 
 class Folder:
@@ -43,18 +46,25 @@ class Folder:
         return digest.hexdigest(), newest
 
     def names(self) -> list[str]:
-        """Relative paths of all files, sorted."""
+        """Relative paths of all files, sorted. A link to a folder above it is not followed."""
         found: list[str] = []
-        seen: set[tuple[int, int]] = set()
+        above: dict[str, frozenset[str]] = {os.fspath(self.path): frozenset()}  # the real folders that each is in
+        self.places: dict[str, list[str]] = {}  # real folder -> where it is met
         for folder, folders, files in os.walk(self.path, followlinks=True, onerror=_refuse):
-            s = os.stat(folder)
-            if (s.st_dev, s.st_ino) in seen:  # a link to a folder above or beside it
+            real, inside = os.path.realpath(folder), above.pop(folder)
+            if real in inside:
                 folders.clear()
                 continue
-            seen.add((s.st_dev, s.st_ino))
+            self.places.setdefault(real, []).append(os.path.relpath(folder, self.path))
             folders[:] = sorted(f for f in folders if not f.startswith("."))
+            above |= {os.path.join(folder, f): inside | {real} for f in folders}
             found += [os.path.relpath(os.path.join(folder, f), self.path) for f in files if not f.startswith(".")]
         return sorted(f for f in found if os.path.isfile(self.path / f))
+
+    def twice(self) -> str:
+        """What to say of folders that links lead to from several places; "" where there are none."""
+        found = [f"{' and '.join(places)} are one folder" for places in self.places.values() if len(places) > 1]
+        return listed(found)
 
     def openers(self, wanted: Sequence[str]) -> Iterator[tuple[int, Opener]]:
         """(position in `wanted`, how to open it), each once."""
@@ -65,12 +75,8 @@ class Folder:
         pass
 
 
-class Place(NamedTuple):
-    """Where a file lies within a data set."""
-
-    path: str  # relative to the root, the common top folder stripped
-    part: int
-    label: str | None
+class SizesDiffer(DataError):
+    """Images of several sizes, and no size to bring them to."""
 
 
 class Files(Source):
@@ -90,23 +96,34 @@ class Files(Source):
         return [self.store.fingerprint(), self.by_class]
 
     def contents(self) -> Contents:
-        everything = self.store.names()
-        self.names = [n for n in everything if is_image(n)]
-        ignored = len(everything) - len(self.names)
-        if not self.names:
-            raise DataError(f"{self.path}: no images{_endings(everything)}; expected .png, .jpg, .webp or the like")
-        headers: list[Header | str] = [""] * len(self.names)
-        for i, header in self._each(lambda file, name: decode.header(file)):
-            headers[i] = header
-        if all(isinstance(h, str) for h in headers):
+        layout, headers = self.look()
+        readable = [(n, h) for n, h in zip(self.names, headers, strict=True) if isinstance(h, Header)]
+        if not readable:
             raise DataError(
                 f"{self.path}: none of its {len(headers)} images can be read; the first: {self.names[0]}: {headers[0]}"
             )
-        self.shape = self._shape(headers)
-        places = arrange(self.names, self.path)
-        return self._contents(places, headers, ignored)
+        self.shape = self._shape(readable)
+        said = "; ".join(filter(None, [layout.taken, self._twice(), ignored(self.others)]))
+        return replace(self._contents(layout.places, headers), ignored=len(self.others), layout=said)
 
-    def _contents(self, places: list[Place], headers: list[Header | str], ignored: int) -> Contents:
+    def look(self) -> tuple[Layout, list[Header | str]]:
+        """Where every image lies and what its header says, or why that can't be read. Raises DataError for none."""
+        everything = self.store.names()
+        names = [n for n in everything if is_image(n)]
+        if not names:
+            raise DataError(f"{self.path}: no images{_holds(everything)}; expected .png, .jpg, .webp or the like")
+        self.others = sorted(set(everything) - set(names))
+        layout = arrange(names, self.path)
+        self.names = [names[place.index] for place in layout.places]
+        headers: list[Header | str] = [""] * len(self.names)
+        for i, header in self._each(lambda file, name: decode.header(file)):
+            headers[i] = header
+        return layout, headers
+
+    def _twice(self) -> str:
+        return self.store.twice() if isinstance(self.store, Folder) else ""
+
+    def _contents(self, places: list[Place], headers: list[Header | str]) -> Contents:
         unreadable = [(p.path, h) for p, h in zip(places, headers, strict=True) if isinstance(h, str)]
         rows = [i for i, h in enumerate(headers) if isinstance(h, Header)]
         rows.sort(key=lambda i: (hashed(places[i].path), places[i].path))
@@ -128,18 +145,16 @@ class Files(Source):
             classes=tuple(labels) or None,
             paths=[p.path for p in places],
             unreadable=tuple(sorted(unreadable)),
-            ignored=ignored,
         )
 
-    def _shape(self, headers: list[Header | str]) -> Shape:
-        readable = [(n, h) for n, h in zip(self.names, headers, strict=True) if isinstance(h, Header)]
+    def _shape(self, readable: list[tuple[str, Header]]) -> Shape:
         colour = any(h.colour for _, h in readable) and not self.preparation.gray
         if size := self.preparation.size:
             return (3 if colour else 1, size, size)
         name, first = readable[0]
         for other, h in readable:
             if h[:2] != first[:2]:
-                raise DataError(
+                raise SizesDiffer(
                     f"{self.path}: images differ in size: {name} is {first.width}x{first.height}, {other} is "
                     f"{h.width}x{h.height}; data.size=64 brings all to 64x64"
                 )
@@ -147,9 +162,17 @@ class Files(Source):
 
     def rows(self, contents: Contents) -> Iterator[tuple[int, np.ndarray | str]]:
         levels = self.preparation.levels or 256
-        for i, x in self._each(lambda file, name: decode.decode(file, self.shape, levels, f"{self.path}: {name}")):
-            yield i, x if isinstance(x, str) else x[None]
+        self.highest = 0
+        for i, image in self._each(lambda file, name: decode.decode(file, self.shape, levels, f"{self.path}: {name}")):
+            if isinstance(image, str):
+                yield i, image
+            else:
+                self.highest = max(self.highest, image.highest)
+                yield i, image.x[None]
         self.store.close()
+
+    def notes(self) -> tuple[str, ...]:
+        return tuple(filter(None, [decode.of_few_bits(self.highest), foreign_among(self.others)]))
 
     def _each(self, work: Callable[[IO[bytes], str], T]) -> Iterator[tuple[int, T | str]]:
         """`work` over every file in a few threads (decoders let go of the interpreter), a few files ahead."""
@@ -173,53 +196,10 @@ class Files(Source):
                 yield n, future.result()
 
 
-def is_image(name: str) -> bool:
-    """By the extension; hidden files and macOS's shadow files are not."""
-    parts = name.split("/")
-    return (
-        os.path.splitext(name)[1].lower() in decode.SUFFIXES
-        and not any(p.startswith(".") for p in parts)
-        and parts[0] != "__MACOSX"
-    )
-
-
-def arrange(names: list[str], root: Path) -> list[Place]:
-    """The part and label of every file, from the folders it lies in.
-
-    One common top folder is stripped, unless it is a part. Then: [train|valid|test/][class/].../file
-    """
-    split = [n.split("/") for n in names]
-    tops = {s[0] if len(s) > 1 else "" for s in split}
-    if len(tops) == 1 and "" not in tops and tops.copy().pop().lower() not in _PART_NAMES:
-        split = [s[1:] for s in split]
-        tops = {s[0] if len(s) > 1 else "" for s in split}
-    parts = _parts(tops, root)
-    inner = [s[1:] if parts else s for s in split]
-    classes = {s[0] for s in inner if len(s) > 1}
-    labelled = len(classes) > 1 and all(len(s) > 1 for s in inner)
-    return [
-        Place("/".join(whole), parts[whole[0]] if parts else UNDECIDED, s[0] if labelled else None)
-        for whole, s in zip(split, inner, strict=True)
-    ]
-
-
-def _parts(tops: set[str], root: Path) -> dict[str, int]:
-    """Top folder -> part; empty where the top folders are something else, such as classes."""
-    parts = {t: _PART_NAMES[t.lower()] for t in tops if t.lower() in _PART_NAMES}
-    others = sorted(tops - set(parts))
-    if others and len(set(parts.values())) > 1:
-        where = "beside them" if others == [""] else f"in {next(o for o in others if o)}/"
-        raise DataError(f"{root}: has the parts {', '.join(sorted(parts))}, but images {where} too; move those")
-    if others:
-        return {}
-    if parts and 0 not in parts.values():
-        raise DataError(f"{root}: has {', '.join(sorted(parts))}, but no train folder")
-    return parts
-
-
-def _endings(names: list[str]) -> str:
-    found = sorted({os.path.splitext(n)[1].lower() for n in names} - {""})
-    return f" (it holds {', '.join(found[:5])})" if found else ""
+def _holds(names: list[str]) -> str:
+    """What a folder without images holds instead."""
+    found = sorted({suffix(n) for n in names} - {""})
+    return f" (it holds {foreign_among(names) or ', '.join(found[:5])})" if found else ""
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from lowerbound.errors import counted
+
 Shape = tuple[int, int, int]  # (C, H, W)
 HASH = 16  # bytes
 Rows = slice | np.ndarray  # which: from, to; or int64 [n]
@@ -28,6 +30,7 @@ class Annotated:
     unreadable: tuple[tuple[str, str], ...] = ()  # (path, reason), of the whole data set
     ignored: int = 0  # files of the whole data set that are no images by their extension
     layout: str = ""  # what the data were taken for and what of them was left out, in one line; "": as published
+    notes: tuple[str, ...] = ()  # what the user should know of the data, a line each
 
     def take(self, rows: Rows) -> Self:
         """These rows alone. A slice shares the arrays, an index [n] copies."""
@@ -60,6 +63,12 @@ class Images(Annotated):
     def head(self, n: int) -> "Images":
         """The first n images, or all where there are fewer."""
         return self.take(slice(0, n))
+
+    def remarks(self) -> list[str]:
+        """What to tell whoever opens the data: their layout, what is odd, what can't be read; a line each."""
+        shown = "; ".join(f"{path}: {reason}" for path, reason in self.unreadable[:5])
+        unreadable = f"{counted(len(self.unreadable), 'file')} can't be read, left out: {shown}" if shown else ""
+        return [f"{self.name}: {line}" for line in (self.layout, *self.notes, unreadable) if line]
 
     @cached_property
     def fingerprint(self) -> str:

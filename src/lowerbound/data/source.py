@@ -51,6 +51,10 @@ class Source(ABC):
     def rows(self, contents: Contents) -> Iterator[tuple[int, np.ndarray | str]]:
         """(i, uint8 [n, C, H, W]): rows i to i + n, prepared; or (i, reason) where row i can't be read. Any order."""
 
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the pixels, a line each; asked once all rows are read."""
+        return ()
+
 
 class ArraySource(Source):
     """A source that holds arrays: every row is readable and of one shape."""
