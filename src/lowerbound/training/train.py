@@ -12,7 +12,7 @@ import torch
 from lowerbound.config import Changes, dump
 from lowerbound.data.batches import Batches
 from lowerbound.devices import check_precision, pick_device
-from lowerbound.errors import ConfigError, RunError, counted, did_you_mean
+from lowerbound.errors import ConfigError, RunError, did_you_mean
 from lowerbound.model import Model
 from lowerbound.noise import seeded
 from lowerbound.progress import Progress
@@ -71,8 +71,8 @@ def train(
     if config.train.tensorboard:
         summary_writer()
     images, valid = config.data.open("train", progress=progress.count("decoding")), config.data.open("valid")
-    if images.unreadable:
-        progress.say(_unreadable(images))
+    for line in images.remarks():
+        progress.say(line)
     facts = Facts.of(images, config)
     if old is not None:
         _check_same_data(old, facts)
@@ -188,11 +188,6 @@ def _check_same_data(run: Run, now: Facts) -> None:
     changed = [f"{k} was {old[k]}, is {new[k]}" for k in old if old[k] != new[k]]
     if changed:
         raise RunError(f"{run.path} was trained on other data: {'; '.join(changed)}")
-
-
-def _unreadable(images: Any) -> str:
-    shown = "; ".join(f"{path}: {reason}" for path, reason in images.unreadable[:5])
-    return f"{counted(len(images.unreadable), 'file')} can't be read, left out: {shown}"
 
 
 @contextmanager
