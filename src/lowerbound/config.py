@@ -34,6 +34,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from lowerbound.errors import ConfigError, did_you_mean
 
 PACKAGE = "lowerbound"
+DEEPEST = 30  # parts of a key
 _allowed: ContextVar[tuple[str, ...]] = ContextVar("allowed", default=())
 C = TypeVar("C", bound="Component")
 
@@ -55,9 +56,16 @@ class Component(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
     abstract: ClassVar[bool] = True
+    rooms: ClassVar[tuple[str, ...]] = ()  # of the package, where components of this kind are
 
-    def __init_subclass__(cls, *, abstract: bool = False) -> None:
+    def __init_subclass__(cls, *, abstract: bool = False, rooms: tuple[str, ...] | None = None) -> None:
+        """rooms: where the components of an abstract kind are; None: where those of its base are, or in its own."""
         super().__init_subclass__()
+        package, _, home = cls.__module__.partition(".")
+        if rooms is not None:
+            cls.rooms = rooms
+        elif not cls.rooms and package == PACKAGE:
+            cls.rooms = (home.partition(".")[0],)
         for base in cls.__mro__[1:]:
             if issubclass(base, Component) and not base.abstract:
                 raise TypeError(f"{cls.__name__} subclasses {base.__name__}, which is final")
@@ -74,6 +82,11 @@ class Component(BaseModel):
             PACKAGE + "."
         )
 
+    @classmethod
+    def hint(cls, text: str) -> str:
+        """What somebody may have meant who gave a text where this is a table."""
+        return ""
+
     @model_validator(mode="wrap")
     @classmethod
     def _resolve(cls, value: Any, handler: Any) -> Self:
@@ -82,6 +95,8 @@ class Component(BaseModel):
                 raise _problem(f"expected a {_kind(cls)}, got {value.type_name()}")
             return value
         if isinstance(value, str):
+            if not cls.abstract and cls.__mro__[1] is Component:
+                raise _problem(f"expected a {_kind(cls)} as a table of keys, got {value!r}{cls.hint(value)}")
             value = {"type": value}
         if not isinstance(value, dict):
             raise _problem(f"expected a {_kind(cls)} as a table of keys, got {value!r}")
@@ -182,10 +197,11 @@ def resolve(name: Any, base: type[C]) -> type[C]:
 
 
 def components(base: type[C], package: str = PACKAGE) -> list[type[C]]:
-    """Every concrete component of a kind, found by walking the package."""
-    root = importlib.import_module(package)
-    for info in pkgutil.walk_packages(root.__path__, package + "."):
-        importlib.import_module(info.name)
+    """Every concrete component of a kind, found by walking its rooms."""
+    for room in base.rooms:
+        home = importlib.import_module(f"{package}.{room}")
+        for info in pkgutil.walk_packages(getattr(home, "__path__", ()), f"{home.__name__}."):
+            importlib.import_module(info.name)
     found, queue = [], [base]
     while queue:
         cls = queue.pop()
@@ -221,11 +237,16 @@ def _nested(line: str) -> dict[str, Any]:
     key, equals, text = line.partition("=")
     if not equals or not key:
         raise ConfigError(f"{line!r}: expected KEY=VALUE, such as train.steps=500")
+    parts = key.split(".")
+    if len(parts) > DEEPEST:
+        raise ConfigError(f"{key[:40]}…: a key of {len(parts)} parts; none has more than {DEEPEST}")
     try:
         value: Any = json.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{key}={text[:40]}…: lists or tables in one another, too deep to be read") from None
     except ValueError:
         value = text
-    for part in reversed(key.split(".")):
+    for part in reversed(parts):
         value = {part: value}
     return value
 

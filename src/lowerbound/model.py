@@ -27,7 +27,7 @@ class Model(nn.Module):
     makes it.
     """
 
-    class Config(Component, abstract=True):
+    class Config(Component, abstract=True, rooms=("models", "priors")):
         @abstractmethod
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Model": ...
 

@@ -42,6 +42,10 @@ class Data(Component):
     levels: int | None = Field(default=None, ge=2, le=256)  # values a pixel takes; None: what the data set says, or 256
     binarize: bool | None = None  # draw binary pixels while training; None: where the likelihood needs it
 
+    @classmethod
+    def hint(cls, text: str) -> str:
+        return f"; --data {text} names a data set, data.source={text} too"
+
     def open(self, split: str, *, progress: Progress | None = None) -> Images:
         """The images of train, valid, test or all, decoded now if they never were. Raises DataError.
 

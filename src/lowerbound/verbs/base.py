@@ -19,7 +19,7 @@ from cyclopts import Parameter
 
 from lowerbound.config import allowing
 from lowerbound.devices import pick_device
-from lowerbound.errors import UserError
+from lowerbound.errors import ConfigError, UserError
 from lowerbound.progress import Progress, Terminal
 from lowerbound.runs.run import Run
 from lowerbound.verbs import tables
@@ -235,6 +235,8 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
         with allowing(allow) if allow else nullcontext():
             for name in runs:
                 values[name] = _opened(values[name], allow)
+            if isinstance(values.get("seed"), int) and values["seed"] < 0:
+                raise ConfigError(f"--seed {values['seed']}: expected a whole number of at least 0")
             if "device" in values:
                 values["device"] = pick_device(values["device"])
             if "progress" in values:
