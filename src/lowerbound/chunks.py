@@ -21,7 +21,7 @@ def rows_at_once(model: Model) -> int:
 
 
 def keyed_chunks(
-    model: Model, images: Shuffled, draws: int, seed: int, limit: int | None
+    model: Model, images: Shuffled, draws: int, seed: int, limit: int | None = None
 ) -> Iterator[tuple[Batch, Iterator[int]]]:
     """Batches of images, each with the sizes of the chunks its draws are cut into, inside noise keyed by
     (seed, image index, draw)."""

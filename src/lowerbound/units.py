@@ -42,3 +42,20 @@ def unit_bin(levels: int) -> float:
 def to_bytes(x: np.ndarray, levels: int) -> np.ndarray:
     """Pixel values in [0, levels - 1] (whole or not) -> uint8 in 0-255, for pictures."""
     return np.rint(np.clip(x, 0, levels - 1) * (255 / (levels - 1))).astype(np.uint8)
+
+
+def share_interval(share: float, n: float, z: float = 1.96) -> tuple[float, float]:
+    r"""Where a share that was seen in n independent trials truly lies, 95 times in 100 (z = 1.96).
+
+    .. math:: \frac{p + z^2 / 2n \pm z \sqrt{p (1 - p) / n + z^2 / 4n^2}}{1 + z^2 / n}
+
+    Wilson (1927), https://doi.org/10.1080/01621459.1927.10502953. It is not empty where p is 0 or 1, and stays within
+    them.
+
+    Example:
+        >>> [round(end, 3) for end in share_interval(1.0, 100)]
+        [0.963, 1.0]
+    """
+    middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low, high = ((middle + side) / (1 + z * z / n) for side in (-half, half))
+    return max(0.0, low), min(1.0, high)

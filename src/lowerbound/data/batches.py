@@ -66,6 +66,7 @@ class Batches(Shuffled):
         self.device = device
         self.binarize = binarize
         self.flip = flip
+        self.images = images
         self.levels = images.levels
         resident = device.type == "cuda" and images.x.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]
         self.x = torch.from_numpy(np.asarray(images.x))
@@ -75,6 +76,13 @@ class Batches(Shuffled):
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def head(self, n: int | None) -> "Batches":
+        """The first n images alone, or all of them."""
+        if n is None or n >= len(self):
+            return self
+        kept = {"binarize": self.binarize, "label": self.y is not None, "flip": self.flip}
+        return Batches(self.images.head(n), self.device, **kept)
 
     def training(self, step: int, size: int, seed: int) -> tuple[Tensor, Tensor | None]:
         index = self.shuffled(step * size, size, seed)

@@ -4,56 +4,104 @@ import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from lowerbound.chunks import reconstruct, rows_at_once
 from lowerbound.data.base import Data, Images
 from lowerbound.errors import ConfigError
-from lowerbound.metrics.base import Value
-from lowerbound.metrics.judge import MOST_LABELLED, Judge, shares
+from lowerbound.metrics import samples
+from lowerbound.metrics.base import Metric, Value, World
+from lowerbound.metrics.samples import shares
 from lowerbound.model import LatentModel
 from lowerbound.models.classifier import Classifier
 from lowerbound.networks.base import Network, Shape
 from lowerbound.networks.conv import Conv
 from lowerbound.networks.mlp import MLP
 from lowerbound.noise import key
-from lowerbound.runs.inputs import as_batches, open_data
+from lowerbound.runs.inputs import as_batches
+from lowerbound.runs.run import Run
 from lowerbound.training.classifiers import TRAINING, Tuner, rows
 
-# ---- classifiers
+MOST = 10_000  # images that a classifier is trained on
 
 
-def _classified(judge: Judge) -> dict[str, Value]:
-    """cas.samples, cas.reconstructions, cas.real: the accuracy on the split's images of a classifier that was trained
-    on samples alone, on reconstructions of training images, on these themselves: as many of each, with the same labels.
+class ClassificationAccuracy(Metric):
+    """The accuracy on the split's images of a classifier that was trained on samples alone (cas.samples), on
+    reconstructions of training images (cas.reconstructions), on these themselves (cas.real): as many of each, with the
+    same labels. With ten classes or more also whether the label is among the five most probable: cas.samples.top5.
+
+    samples: None: as many as there are training images, at most MOST, and fewer where drawing takes long.
+    seeds: so many classifiers, each of samples of its own; the error then holds what these bring to it.
 
     Ravuri & Vinyals (2019), Classification Accuracy Score, https://arxiv.org/abs/1905.10887
     """
-    if not judge.run.recipe.data.label:
-        raise ConfigError(
-            f"cas: {judge.run.path} is not given labels, so its samples have none; train it with data.label=true"
-        )
-    train = open_data(judge.run, "train", judge.source, judge.progress)
-    part = rows(train, labelled(train, min(judge.count(min(MOST_LABELLED, len(train))), len(train)), judge.seed))
+
+    names: ClassVar[tuple[str, ...]] = ("cas",)
+    costly: ClassVar[bool] = True
+    samples: int | None = Field(default=None, ge=2)
+    seeds: int = Field(default=1, ge=1)
+
+    def applies(self, world: World) -> bool:
+        return world.run is not None
+
+    def __call__(self, world: World) -> dict[str, Value]:
+        run = world.run
+        assert run is not None
+        if not run.recipe.data.label:
+            raise ConfigError(
+                f"cas: {run.path} is not given labels, so its samples have none; train it with data.label=true"
+            )
+        train = world.open("train")
+        n = min(samples.count(world, self.samples, min(MOST, len(train))), len(train))
+        tuner = _tuner(world, run, train)
+        test = samples.pixels(world, world.images, np.arange(len(world.images)))
+        recipe = samples.recipe(world) | {"samples": n, "images": len(test), "labels": "as in training"}
+        recipe |= {"classifier": tuner.config.model_dump(mode="json", serialize_as_any=True), "training": TRAINING}
+        recipe |= {"seeds": self.seeds, "error": _covers(self.seeds)}
+        right: dict[str, list[np.ndarray]] = {}
+        for seed in range(world.seed, world.seed + self.seeds):
+            for name, images in _sets(world, train, n, seed).items():
+                world.progress.say(f"cas: a classifier of {n:,} images ({name})")
+                model = _trained(tuner, images, seed)
+                for suffix, each in correct(model, test, world.images.y, tuner.device).items():
+                    right.setdefault(f"cas.{name}{suffix}", []).append(each)
+        return {name: _value(np.stack(each), recipe) for name, each in right.items()}
+
+
+def _covers(seeds: int) -> str:
+    """What the standard error holds."""
+    if seeds == 1:
+        return "of the images; not of the samples and the classifier's seed, which more seeds would show"
+    return f"of the images, and of the samples and the seed by {seeds} classifiers"
+
+
+def _value(right: np.ndarray, recipe: dict[str, Any]) -> Value:
+    """From whether each of S classifiers is right about each of N images, 1 or 0: [S, N].
+
+    The mean of classifiers varies by the images, var / N, and by the classifiers, whose accuracies vary on the same
+    images: var / S.
+    """
+    S = len(right)
+    by_seed = float(right.mean(1).var(ddof=1)) / S if S > 1 else 0.0
+    return Value.share(right.mean(0), "of images", draws=0, also=by_seed, recipe=recipe)
+
+
+# ---- what classifiers are trained on
+
+
+def _sets(world: World, train: Images, n: int, seed: int) -> dict[str, Images]:
+    """n samples, reconstructions and real training images, with the same labels."""
+    part = rows(train, labelled(train, n, seed))
     assert part.y is not None
-    y = torch.from_numpy(part.y)
-    sets = {"samples": judge.draw(len(y), y)}
-    if isinstance(judge.model, LatentModel):
-        sets["reconstructions"] = reconstructed(judge, judge.model, part)
-    sets["real"] = judge.pixels(part, np.arange(len(part)))
-    tuner = _tuner(judge, replace(part, x=sets["real"], levels=judge.levels).head(128))
-    test = judge.pixels(judge.images, np.arange(len(judge.images)))
-    recipe = judge.recipe | {"samples": len(y), "images": len(test), "labels": "as in training"}
-    recipe |= {"classifier": tuner.config.model_dump(mode="json", serialize_as_any=True), "training": TRAINING}
-    values: dict[str, Value] = {}
-    for name, x in sets.items():
-        judge.progress.say(f"cas: a classifier of {len(y):,} images ({name})")
-        model = _trained(tuner, replace(part, x=x, levels=judge.levels), judge.seed)
-        for suffix, right in correct(model, test, judge.images.y, judge.device).items():
-            values[f"cas.{name}{suffix}"] = Value.mean(right, "of images", draws=0, recipe=recipe)
-    return values
+    sets = {"samples": samples.draw(world, n, torch.from_numpy(part.y), seed)}
+    if isinstance(world.model, LatentModel):
+        sets["reconstructions"] = reconstructed(world, world.model, part)
+    sets["real"] = samples.pixels(world, part, np.arange(n))
+    return {name: replace(part, x=x, levels=samples.levels(world)) for name, x in sets.items()}
 
 
 def labelled(images: Images, n: int, seed: int) -> np.ndarray:
@@ -65,18 +113,24 @@ def labelled(images: Images, n: int, seed: int) -> np.ndarray:
     return rng.permutation(np.concatenate(chosen))
 
 
-def reconstructed(judge: Judge, model: LatentModel, images: Images) -> np.ndarray:
+def reconstructed(world: World, model: LatentModel, images: Images) -> np.ndarray:
     """The means of p(x|z) at the posterior means: uint8 [N, C, H, W]."""
-    batches = as_batches(judge.run, images, judge.device).in_order(rows_at_once(model))
-    return np.concatenate([judge.shown(reconstruct(model, batch.x, batch.y)) for batch in batches])
+    assert world.run is not None
+    batches = as_batches(world.run, images, world.batches.device).in_order(rows_at_once(model))
+    return np.concatenate([samples.shown(world, reconstruct(model, batch.x, batch.y)) for batch in batches])
 
 
-def _tuner(judge: Judge, valid: Images) -> Tuner:
-    """What trains the classifiers. Nothing is chosen by `valid`."""
+# ---- classifiers
+
+
+def _tuner(world: World, run: Run, train: Images) -> Tuner:
+    """What trains the classifiers. Nothing is chosen by its validation images."""
     changes = {"label": True, "binarize": False, "flip": False}
-    data: Data = judge.run.recipe.data.model_copy(update=changes)
-    config = Classifier.Config(latent=(64,), encoder=_encoder(judge.run.facts.shape))
-    return Tuner(judge.run, None, config, data.absolute(), valid, judge.device)
+    data: Data = run.recipe.data.model_copy(update=changes)
+    config = Classifier.Config(latent=(64,), encoder=_encoder(run.facts.shape))
+    valid = replace(train.head(128), levels=samples.levels(world))
+    valid = replace(valid, x=samples.pixels(world, train, np.arange(len(valid))))
+    return Tuner(run, None, config, data.absolute(), valid, world.batches.device)
 
 
 def _encoder(shape: Shape) -> Network.Config:

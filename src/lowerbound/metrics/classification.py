@@ -5,10 +5,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from lowerbound.chunks import Advance, rows_at_once
-from lowerbound.data.batches import Batches
-from lowerbound.metrics.base import Metric, Value
-from lowerbound.model import Model
+from lowerbound.chunks import rows_at_once
+from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.models.classifier import Classifier
 from lowerbound.space import conditions
 
@@ -18,21 +16,20 @@ class Classification(Metric):
 
     names: ClassVar[tuple[str, ...]] = ("accuracy", "cross_entropy")
 
-    def applies(self, model: Model) -> bool:
-        return isinstance(model, Classifier)
+    def applies(self, world: World) -> bool:
+        return isinstance(world.model, Classifier)
 
-    def __call__(
-        self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance
-    ) -> dict[str, Value]:
+    def __call__(self, world: World) -> dict[str, Value]:
+        model = world.model
         assert isinstance(model, Classifier)
         right, nats = [], []
-        for batch in images.in_order(rows_at_once(model), limit):
+        for batch in world.batches.in_order(rows_at_once(model)):
             (label,) = conditions(batch.y, model.given)
             log_p = model.logits(batch.x).double().log_softmax(1)
             right.append((log_p.argmax(1) == label).double().cpu().numpy())
             nats.append(-torch.gather(log_p, 1, label[:, None])[:, 0].cpu().numpy())
-            advance(len(batch.index))
+            world.advance(len(batch.index))
         return {
-            "accuracy": Value.mean(np.concatenate(right), "of images"),
+            "accuracy": Value.share(np.concatenate(right), "of images"),
             "cross_entropy": Value.mean(np.concatenate(nats), "nats/label"),
         }

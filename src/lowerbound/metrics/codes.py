@@ -4,10 +4,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from lowerbound.chunks import Advance, keyed_chunks
-from lowerbound.data.batches import Batches
-from lowerbound.metrics.base import Metric, Value
-from lowerbound.model import Model
+from lowerbound.chunks import keyed_chunks
+from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.models.vqvae import VQVAE
 from lowerbound.quantizers import Usage
 from lowerbound.space import Density
@@ -27,27 +25,28 @@ class Codes(Metric):
 
     names: ClassVar[tuple[str, ...]] = ("usage", "perplexity", "unigram_bits", "bits_per_code", "rate")
 
-    def applies(self, model: Model) -> bool:
-        return isinstance(model, VQVAE)
+    def applies(self, world: World) -> bool:
+        return isinstance(world.model, VQVAE)
 
-    def __call__(
-        self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance
-    ) -> dict[str, Value]:
+    def __call__(self, world: World) -> dict[str, Value]:
+        model = world.model
         assert isinstance(model, VQVAE)
         used = [Usage(space.levels or 1) for space in model.spaces]
         nats, pixels = [], []
-        for batch, chunks in keyed_chunks(model, images, 1, seed, limit):
+        for batch, chunks in keyed_chunks(model, world.batches, 1, world.seed):
             for draws in chunks:
                 terms = model.elbo_terms(batch.x, batch.y, draws)
             for usage, z in zip(used, terms.z, strict=True):
                 usage.add(z)
             nats.append(-terms.log_pz[0].double().cpu().numpy())  # [B, L]
             pixels.append(-terms.log_px[0].double().cpu().numpy())
-            advance(len(batch.index))
-        return _values(model, used, np.concatenate(nats).T, np.concatenate(pixels))
+            world.advance(len(batch.index))
+        return _values(model, used, np.concatenate(nats).T, np.concatenate(pixels), world.given)
 
 
-def _values(model: VQVAE, used: list[Usage], nats: np.ndarray, pixels: np.ndarray) -> dict[str, Value]:
+def _values(
+    model: VQVAE, used: list[Usage], nats: np.ndarray, pixels: np.ndarray, given: str | None
+) -> dict[str, Value]:
     """nats [L, N] of each level's codes, pixels [N]."""
     found: dict[str, Value] = {}
     n = len(pixels)
@@ -58,8 +57,8 @@ def _values(model: VQVAE, used: list[Usage], nats: np.ndarray, pixels: np.ndarra
         found[f"unigram_bits.{name}"] = Value(usage.bits, None, "bits/code", "=", n, 1)
     for name, level, space, learned in zip(model.names, nats, model.spaces, model.learned, strict=True):
         unit = "bits/code" if learned else "bits/code, uniform prior"
-        found[f"bits_per_code.{name}"] = Value.mean(bits_per_dim(level, space.dims), unit)
-        found[f"rate.{name}"] = Value.mean(bits_per_dim(level, model.space.dims), "bits/dim")
+        found[f"bits_per_code.{name}"] = Value.mean(bits_per_dim(level, space.dims), unit, given=given)
+        found[f"rate.{name}"] = Value.mean(bits_per_dim(level, model.space.dims), "bits/dim", given=given)
     if model.likelihood_head.density is not Density.NONE:
-        found["rate.pixels"] = Value.mean(bits_per_dim(pixels, model.space.dims), "bits/dim")
+        found["rate.pixels"] = Value.mean(bits_per_dim(pixels, model.space.dims), "bits/dim", given=given)
     return found

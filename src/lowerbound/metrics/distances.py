@@ -1,33 +1,127 @@
-"""How like the data a set of samples is, both seen as vectors."""
+"""How like the data a set of samples is, both seen as vectors: Fréchet and kernel distance, precision and recall.
+
+NAME.real is what real training images get in the samples' place: what a perfect model would reach.
+"""
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import Field
 
+from lowerbound.errors import ConfigError
+from lowerbound.metrics import extractors, samples
+from lowerbound.metrics.base import Metric, Value, World
+from lowerbound.metrics.extractors import Input
+
+MOST = 5000  # samples, and as many real images
 BLOCKS = 10  # that the standard error of the kernel distance is taken over
+PARTS, PARTINGS = 5, 8  # of the set whose manifold covers the other, for the standard error of precision and recall
 ROWS = 1024  # vectors whose distances to all others are held at a time
 
 
-class PixelFeatures:
-    """The first principal components of the pixels of a set of images: a space for the Fréchet distance that needs no
-    trained network. It sees blur, contrast and the large shapes, not whether an image makes sense.
+class OfSets(Metric, abstract=True):
+    """Compares samples with real images of the split, and training images with the same.
 
-    Images: uint8 [N, C, H, W] with values in [0, levels). `components` is cut to what the images span.
+    samples: None: as many as there are images, at most MOST, and fewer where drawing takes long.
+    extractor: what makes vectors of images: the run of a classifier, or a TorchScript or ONNX file, which may take
+    another size or range of values; None: principal components of the pixels.
     """
 
-    def __init__(self, images: np.ndarray, levels: int, *, components: int = 64, seed: int = 0):
-        from sklearn.decomposition import PCA  # a slow import, and all modules are imported to find the components
+    costly: ClassVar[bool] = True
+    samples: int | None = Field(default=None, ge=2)
+    extractor: Path | None = None
+    extractor_size: int | None = Field(default=None, ge=2)
+    extractor_range: tuple[float, float] = (0.0, 1.0)
 
-        self.levels = levels
-        x = self._flat(images)
-        solver = "full" if min(x.shape) <= 500 else "randomized"
-        self.pca = PCA(min(components, *x.shape), svd_solver=solver, random_state=seed).fit(x)
+    def applies(self, world: World) -> bool:
+        return world.run is not None
 
-    def _flat(self, images: np.ndarray) -> np.ndarray:
-        return images.reshape(len(images), -1).astype(np.float64) / (self.levels - 1)
+    def __call__(self, world: World) -> dict[str, Value]:
+        given = Input(self.extractor_size, *self.extractor_range)
+        sets = world.once(
+            ("sets", self.samples, self.extractor, given), lambda: _sets(world, self.samples, self.extractor, given)
+        )
+        return {
+            self.names[0] + suffix: self.compare(a, sets.real)._replace(recipe=sets.recipe | {"samples": len(a)})
+            for suffix, a in (("", sets.samples), (".real", sets.other))
+        }
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """[N, components]."""
-        return self.pca.transform(self._flat(images))
+    @abstractmethod
+    def compare(self, a: np.ndarray, real: np.ndarray) -> Value:
+        """Vectors a [N, F] with those of real images [M, F], both in random order."""
+
+
+class Frechet(OfSets):
+    """The squared Fréchet distance: see `frechet`."""
+
+    names: ClassVar[tuple[str, ...]] = ("frechet",)
+
+    def compare(self, a: np.ndarray, real: np.ndarray) -> Value:
+        return Value(frechet(a, real), None, "squared distance", "=", len(a), 0)
+
+
+class Kernel(OfSets):
+    """The squared maximum mean discrepancy: see `kernel_distance`."""
+
+    names: ClassVar[tuple[str, ...]] = ("kernel",)
+
+    def compare(self, a: np.ndarray, real: np.ndarray) -> Value:
+        value, stderr = kernel_distance(a, real)
+        return Value(value, stderr, "squared discrepancy", "=", len(a), 0)
+
+
+class Precision(OfSets):
+    """The share of samples within the manifold of the real images: see `covered`."""
+
+    names: ClassVar[tuple[str, ...]] = ("precision",)
+
+    def compare(self, a: np.ndarray, real: np.ndarray) -> Value:
+        return coverage(a, real, "of samples")
+
+
+class Recall(OfSets):
+    """The share of real images within the manifold of the samples: see `covered`."""
+
+    names: ClassVar[tuple[str, ...]] = ("recall",)
+
+    def compare(self, a: np.ndarray, real: np.ndarray) -> Value:
+        return coverage(real, a, "of images")
+
+
+# ---- images as vectors
+
+
+class Sets(NamedTuple):
+    """What is compared, as vectors [n, F] in random order."""
+
+    samples: np.ndarray
+    other: np.ndarray  # training images
+    real: np.ndarray  # images of the split
+    recipe: dict[str, Any]  # what the comparison depends on
+
+
+def _sets(world: World, asked: int | None, where: Path | None, given: Input) -> Sets:
+    n = samples.count(world, asked, min(MOST, len(world.images)))
+    train, levels = world.open("train"), samples.levels(world)
+    chosen, order = samples.shuffled(world, world.images)[:n], samples.shuffled(world, train)
+    scored, fitted = (order[:n], order[:0]) if where else extractors.parted(order, n, train.x[0].size)
+    if min(len(chosen), len(scored)) < 2:
+        raise ConfigError(f"to compare samples with: expected at least 2 images of {world.images.split}, 4 of train")
+    if where is None:
+        extractor = extractors.pixels(samples.pixels(world, train, fitted), levels)
+    else:
+        extractor = extractors.opened(where, given, levels, world.batches.device)
+    assert world.run is not None
+    drawn = samples.draw(world, n, samples.labels(world.run, n, world.seed))
+    other, real = samples.pixels(world, train, scored), samples.pixels(world, world.images, chosen)
+    recipe = samples.recipe(world) | {"extractor": extractor.recipe, "images": len(real)}
+    return Sets(extractor.vectors(drawn), extractor.vectors(other), extractor.vectors(real), recipe)
+
+
+# ---- two sets of vectors
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
@@ -97,3 +191,27 @@ def covered(points: np.ndarray, by: np.ndarray, k: int = 3) -> np.ndarray:
     set_, k = torch.from_numpy(by), min(k, len(by) - 1)
     radii = torch.cat([torch.cdist(p, set_).kthvalue(k + 1).values for p in set_.split(ROWS)])  # the first is itself
     return torch.cat([(torch.cdist(p, set_) <= radii).any(1) for p in torch.from_numpy(points).split(ROWS)]).numpy()
+
+
+def coverage(points: np.ndarray, by: np.ndarray, unit: str, k: int = 3) -> Value:
+    """The share of the points [N, F] that a set [M, F] covers, with what both of them bring to its error.
+
+    The share varies by its points as any does, by p (1 - p) / N, and by the set: that variance is M / m times less than
+    by sets of m, which parts of this one are, in PARTINGS ways into PARTS.
+    """
+    also = _variance_by_set(points, by, k)
+    return Value.share(covered(points, by, k).astype(float), unit, draws=0, also=also)
+
+
+def _variance_by_set(points: np.ndarray, by: np.ndarray, k: int) -> float:
+    """Of the share of points that a set covers, by the choice of the set; 0 for sets too small to be parted."""
+    rng, N = np.random.default_rng(0), len(points)
+    if len(by) < PARTS * (k + 1) or N < 2:
+        return 0.0
+    found = []
+    for _ in range(PARTINGS):
+        parts = np.array_split(by[rng.permutation(len(by))], PARTS)
+        inside = np.stack([covered(points, part, k) for part in parts]).astype(float)  # [PARTS, N]
+        own = inside.var(0, ddof=1).mean()  # of the points by themselves, which is no part of it
+        found.append((N * inside.mean(1).var(ddof=1) - own) / (N - 1) / PARTS)
+    return max(0.0, float(np.mean(found)))

@@ -6,11 +6,10 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from lowerbound.chunks import Advance, keyed_chunks, log_density
-from lowerbound.data.batches import Batches
+from lowerbound.chunks import keyed_chunks, log_density
 from lowerbound.distributions import kl_per_dimension
-from lowerbound.metrics.base import Metric, Value
-from lowerbound.model import LatentModel, Model
+from lowerbound.metrics.base import Metric, Value, World
+from lowerbound.model import LatentModel
 from lowerbound.space import Density
 from lowerbound.units import bits_per_dim
 
@@ -24,16 +23,15 @@ class Bound(Metric):
 
     names: ClassVar[tuple[str, ...]] = ("elbo", "kl", "distortion")
 
-    def applies(self, model: Model) -> bool:
-        return isinstance(model, LatentModel) and model.density is not Density.NONE
+    def applies(self, world: World) -> bool:
+        return isinstance(world.model, LatentModel) and world.model.density is not Density.NONE
 
-    def __call__(
-        self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance
-    ) -> dict[str, Value]:
+    def __call__(self, world: World) -> dict[str, Value]:
+        model = world.model
         assert isinstance(model, LatentModel)
         parts: list[np.ndarray] = []
         dimensions: list[np.ndarray] = []
-        for batch, chunks in keyed_chunks(model, images, 1, seed, limit):
+        for batch, chunks in keyed_chunks(model, world.batches, 1, world.seed):
             for draws in chunks:
                 terms = model.elbo_terms(batch.x, batch.y, draws)
             kl = (terms.log_qz - terms.log_pz).sum(-1)  # [1, B]
@@ -41,13 +39,13 @@ class Bound(Metric):
             each = [kl_per_dimension(q, p) for q, p in zip(terms.q, terms.p, strict=True) if p is not None]
             if len(each) == len(terms.q) and all(k is not None for k in each):
                 dimensions.append(torch.cat([k.flatten(1) for k in each if k is not None], 1).double().cpu().numpy())
-            advance(len(batch.index))
+            world.advance(len(batch.index))
         elbo, kl, distortion = np.concatenate(parts, 1)
         detail = {"per_dimension": np.concatenate(dimensions).mean(0).tolist()} if dimensions else None
         return {
-            "elbo": Value.mean(elbo, NATS),
-            "kl": Value.mean(kl, NATS, detail=detail),
-            "distortion": Value.mean(distortion, NATS),
+            "elbo": Value.mean(elbo, NATS, given=world.given),
+            "kl": Value.mean(kl, NATS, detail=detail, given=world.given),
+            "distortion": Value.mean(distortion, NATS, given=world.given),
         }
 
 
@@ -58,19 +56,18 @@ class NLL(Metric):
     names: ClassVar[tuple[str, ...]] = ("nll", "bits_per_dim")
     draws: int = Field(default=500, gt=0)
 
-    def applies(self, model: Model) -> bool:
+    def applies(self, world: World) -> bool:
         return True
 
-    def __call__(
-        self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance
-    ) -> dict[str, Value]:
+    def __call__(self, world: World) -> dict[str, Value]:
+        model = world.model
         if model.density is Density.NONE:
             nothing = Value(None, None, NATS, "?", 0, 0)
             return {"nll": nothing, "bits_per_dim": nothing._replace(unit="bits/dim")}
         draws = self.draws if model.noisy else 1
-        nll = -log_density(model, images, draws, seed, limit, advance)
-        relation = model.density.value
+        nll = -log_density(model, world.batches, draws, world.seed, advance=world.advance)
+        of = {"relation": model.density.value, "draws": draws, "given": world.given}
         return {
-            "nll": Value.mean(nll, NATS, relation, draws),
-            "bits_per_dim": Value.mean(bits_per_dim(nll, model.space.dims), "bits/dim", relation, draws),
+            "nll": Value.mean(nll, NATS, **of),
+            "bits_per_dim": Value.mean(bits_per_dim(nll, model.space.dims), "bits/dim", **of),
         }

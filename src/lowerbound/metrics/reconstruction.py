@@ -1,4 +1,4 @@
-"""How well an image comes back from its code, and how many dimensions of the code are used."""
+"""How well an image comes back from its code."""
 
 from collections.abc import Iterator
 from typing import ClassVar
@@ -6,13 +6,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from lowerbound.chunks import Advance, reconstruct, rows_at_once
-from lowerbound.data.batches import Batches
-from lowerbound.metrics.base import Metric, Value
-from lowerbound.model import LatentModel, Model
+from lowerbound.chunks import reconstruct, rows_at_once
+from lowerbound.metrics.base import Metric, Value, World
+from lowerbound.model import LatentModel
 from lowerbound.models.vqvae import VQVAE
 
 
@@ -26,24 +24,23 @@ class Reconstruction(Metric):
 
     names: ClassVar[tuple[str, ...]] = ("mse", "squared_error", "psnr", "ssim")
 
-    def applies(self, model: Model) -> bool:
-        return isinstance(model, LatentModel) and model.space.levels is not None
+    def applies(self, world: World) -> bool:
+        return isinstance(world.model, LatentModel) and world.model.space.levels is not None
 
-    def __call__(
-        self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance
-    ) -> dict[str, Value]:
+    def __call__(self, world: World) -> dict[str, Value]:
+        model = world.model
         assert isinstance(model, LatentModel)
         assert model.space.levels is not None
         squared: dict[str, list[np.ndarray]] = {}
         similar: dict[str, list[np.ndarray]] = {}
-        for batch in images.in_order(rows_at_once(model), limit):
+        for batch in world.batches.in_order(rows_at_once(model)):
             x = batch.x.double() / (model.space.levels - 1)
             for suffix, r in _reconstructions(model, batch.x, batch.y):
                 r = r.double() / (model.space.levels - 1)
                 squared.setdefault(suffix, []).append((r - x).square().flatten(1).sum(1).cpu().numpy())
                 parts = [ssim(*part).cpu().numpy() for part in zip(r.split(256), x.split(256), strict=True)]
                 similar.setdefault(suffix, []).extend(parts)
-            advance(len(batch.index))
+            world.advance(len(batch.index))
         return {
             name + suffix: value
             for suffix in squared
@@ -68,31 +65,6 @@ def _values(squared: np.ndarray, similar: np.ndarray, model: LatentModel) -> dic
         "psnr": Value.mean(-10 * np.log10(np.maximum(mse, 1e-12)), "dB"),
         "ssim": Value.mean(similar, "of at most 1"),
     }
-
-
-class ActiveUnits(Metric):
-    """The number of latent dimensions whose posterior mean varies with the image: Var_x(E_q[z]) above the threshold
-    (Burda et al. 2016, section 5.2)."""
-
-    names: ClassVar[tuple[str, ...]] = ("active_units",)
-    threshold: float = Field(default=0.01, gt=0)
-
-    def applies(self, model: Model) -> bool:
-        return isinstance(model, LatentModel) and not isinstance(model, VQVAE)
-
-    def __call__(
-        self, model: Model, images: Batches, seed: int, limit: int | None, advance: Advance
-    ) -> dict[str, Value]:
-        assert isinstance(model, LatentModel)
-        means = []
-        for batch in images.in_order(rows_at_once(model), limit):
-            means.append(model.features(batch.x, batch.y).double().cpu().numpy())
-            advance(len(batch.index))
-        variance = np.concatenate(means).var(0)
-        active = int((variance > self.threshold).sum())
-        count = sum(len(m) for m in means)
-        detail = {"variance": variance.tolist()}
-        return {"active_units": Value(active, None, f"of {len(variance)}", "=", count, 0, None, detail)}
 
 
 WINDOW, SPREAD = 11, 1.5  # pixels: the side of ssim's window, and the standard deviation of its Gaussian

@@ -1,6 +1,6 @@
-"""The report of an evaluation, and what follows a training."""
+"""What `evaluate` reports of a run, and what follows a training reports too."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -9,13 +9,13 @@ import torch
 from lowerbound.chunks import Advance
 from lowerbound.data.base import Images
 from lowerbound.errors import ModelError
-from lowerbound.metrics import samples
-from lowerbound.metrics.base import Value, base, check_names, measure
-from lowerbound.metrics.judge import Protocol
+from lowerbound.metrics.base import World, check_names, measure
 from lowerbound.progress import Progress
 from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.runs.run import Run
 from lowerbound.sampling.sheets import draw_pictures
+
+LEAST = {"draws": 1, "samples": 2, "extractor_size": 2, "seeds": 1}  # whole numbers among the options
 
 
 def evaluated(
@@ -24,45 +24,30 @@ def evaluated(
     data: str | None = None,
     split: str = "test",
     metrics: Sequence[str] | None = None,
-    draws: int = 500,
     limit: int | None = None,
-    protocol: Protocol | None = None,
+    options: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure a run on a split: the report of `evaluate --json`. A full one is saved in the run.
+    """Measure a run on a split: the report of `evaluate --json`. One of all images and all metrics is saved in the run.
 
-    metrics: names of metrics; None: all that apply, but for those of sample quality (`samples.NAMES`), which take long.
-    protocol: how sample quality is measured.
+    data: a data set in the place of the run's own.
+    metrics: names of metrics; None: all that apply and are not costly. limit: only the first so many images.
+    options: fields of metrics, such as draws; None for what they have by default.
 
-    Raises ConfigError for an unknown metric, ModelError for one that the model does not have.
+    Raises ConfigError for an unknown metric or option, ModelError for a metric that the model does not have.
     """
-    progress = progress or Progress()
-    if draws < 1 or (limit is not None and limit < 1):
-        raise ModelError(f"{'--draws' if draws < 1 else '--limit'}: expected a whole number of at least 1")
-    check_names(metrics or (), samples.NAMES)
-    model = run.load(device)
-    images = open_data(run, split, data, progress)
-    judged = [name for name in metrics or () if base(name) in samples.NAMES]
-    others = None if metrics is None else [name for name in metrics if name not in judged]
-    values: dict[str, Value] = {}
-    if others is None or others:
-        values |= measure(
-            model,
-            as_batches(run, images, torch.device(device)),
-            names=others,
-            options={"draws": draws},
-            seed=seed,
-            limit=limit,
-            advance=_counter(progress, images),
-        )
-    if judged:
-        part = images if limit is None else images.head(limit)
-        protocol = protocol or Protocol()
-        values |= samples.measure(
-            run, model, part, judged, protocol, data=data, seed=seed, device=device, progress=progress
-        )
+    progress, options = progress or Progress(), {k: v for k, v in (options or {}).items() if v is not None}
+    for name, value, least in [*((k, options[k], LEAST[k]) for k in LEAST if k in options), ("limit", limit or 1, 1)]:
+        if value < least:
+            raise ModelError(f"--{name.replace('_', '-')} {value}: expected a whole number of at least {least}")
+    check_names(metrics or ())
+    model, images = run.load(device), open_data(run, split, data, progress)
+    images = images if limit is None else images.head(limit)
+    batches = as_batches(run, images, torch.device(device))
+    world = World(model, batches, run, data, seed, progress, _counter(progress, images))
+    values = measure(world, names=metrics, options=options)
     report = {
         "run": str(run.path),
         "model": run.recipe.model.type_name(),
@@ -71,29 +56,22 @@ def evaluated(
         "data": {
             "name": images.name,
             "split": split,
-            "n": len(images) if limit is None else min(limit, len(images)),
+            "n": len(images),
             "shape": list(run.facts.shape),
             "levels": run.facts.levels,
             "binarization": run.facts.binarization,
         },
-        "metrics": {name: _entry(run, name, value) for name, value in values.items()},
+        "metrics": {name: value.entry() for name, value in values.items()},
     }
     if limit is None and metrics is None:
-        detail = {n: report["metrics"][n] | (v.detail or {}) for n, v in values.items()}
-        run.save_evaluation(report | {"metrics": detail}, {n: v.each for n, v in values.items() if v.each is not None})
+        detail = {name: report["metrics"][name] | (value.detail or {}) for name, value in values.items()}
+        each = {name: value.each for name, value in values.items() if value.each is not None}
+        run.save_evaluation(report | {"metrics": detail}, each)
     return report
 
 
-_LIKELIHOODS = ("elbo", "nll", "bits_per_dim", "kl", "distortion", "bits_per_code", "rate")
-
-
-def _entry(run: Run, name: str, value: Value) -> dict[str, Any]:
-    if value.value is None:
-        return {"value": None, "relation": value.relation}
-    return value.entry() | ({"given": "label"} if run.recipe.data.label and base(name) in _LIKELIHOODS else {})
-
-
 def _counter(progress: Progress, images: Images) -> Advance:
+    """Told of images by pass after pass over all of them."""
     told, done = progress.count("measuring"), 0
 
     def advance(n: int) -> None:
@@ -111,7 +89,7 @@ def finish(run: Run, *, device: torch.device | str = "cpu", progress: Progress |
     """
     draw_pictures(run, device, progress)
     draws = short_draws(run, open_data(run, "valid"))
-    return evaluated(run, split="valid", draws=draws, device=device, progress=progress)
+    return evaluated(run, split="valid", options={"draws": draws}, device=device, progress=progress)
 
 
 def short_draws(run: Run, images: Images) -> int:

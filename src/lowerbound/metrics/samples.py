@@ -1,110 +1,131 @@
-"""How good samples are: sets of them against real images."""
+"""Samples of a model, and real images as they are held against them: both as pixels of so many levels.
 
-from collections.abc import Callable, Sequence
+A latent model shows means of p(x|z), in the levels of the data as they were before any binarization; others show
+samples, in the levels of their own.
+"""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from lowerbound.chunks import rows_at_once
 from lowerbound.data.base import Images
-from lowerbound.errors import ConfigError
-from lowerbound.metrics import extractors
-from lowerbound.metrics.accuracy import _classified
-from lowerbound.metrics.base import Value, base, taken
-from lowerbound.metrics.distances import covered, frechet, kernel_distance
-from lowerbound.metrics.extractors import Extractor
-from lowerbound.metrics.judge import MOST, Judge, Protocol, labels
-from lowerbound.model import Model
-from lowerbound.progress import Progress
-from lowerbound.runs.inputs import open_data
+from lowerbound.data.batches import binarized
+from lowerbound.metrics.base import World
+from lowerbound.model import LatentModel, Model
+from lowerbound.models.autoregressive import Autoregressive
+from lowerbound.noise import key, seeded
 from lowerbound.runs.run import Run
+from lowerbound.sampling import drawing
 
-NAMES = ("frechet", "kernel", "precision", "recall", "cas")
-NEIGHBOURS = 3
+AFFORDABLE = 5e12  # products that drawing may take unasked: 5 to 10 minutes of a CPU core
 
 
-@torch.no_grad()
-def measure(
-    run: Run,
-    model: Model,
-    images: Images,
-    names: Sequence[str],
-    protocol: Protocol,
-    *,
-    data: str | None = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-) -> dict[str, Value]:
-    """The named ones of NAMES (or a single value, such as cas.real), on images of a split.
+def shows_means(model: Model) -> bool:
+    return isinstance(model, LatentModel)
 
-    NAME.real is what real training images get in the samples' place: what a perfect model would reach.
-    Raises ModelError for a model that can't be sampled, ConfigError for cas of one that is not given the label.
+
+def levels(world: World) -> int:
+    """Of the pixels that samples and real images are compared in."""
+    return world.images.levels if shows_means(world.model) else world.model.space.levels or 2
+
+
+def recipe(world: World) -> dict[str, Any]:
+    """What all numbers of samples depend on."""
+    return {
+        "data": world.images.name,
+        "split": world.images.split,
+        "levels": levels(world),
+        "drawn": "means of p(x|z), rounded" if shows_means(world.model) else "samples",
+    }
+
+
+# ---- samples
+
+
+def count(world: World, asked: int | None, most: int) -> int:
+    """How many samples are drawn: as asked for, or as many as are affordable, which is said."""
+    if asked is not None:
+        return asked
+    n = affordable(world.model, most)
+    if n < most:
+        world.progress.say(f"{n:,} samples, not {most:,}, as they take long to draw; --samples draws more")
+    return n
+
+
+def affordable(model: Model, most: int) -> int:
+    """How many samples are drawn unasked: `most`, or fewer where parts of the model draw one position after another."""
+    cost = drawing.products(model)
+    return min(most, max(16, int(AFFORDABLE / cost))) if cost else most
+
+
+def draw(world: World, n: int, y: Tensor | None, seed: int | None = None) -> np.ndarray:
+    """n samples given labels y [n], by the world's seed or another: uint8 [n, C, H, W].
+
+    Raises ModelError for a model that can't be sampled.
     """
-    taken(dict.fromkeys(_VALUES, _NOTHING), names)  # raises for a name of none
+    model, device, told = world.model, world.batches.device, world.progress.count("drawing samples")
     if not model.can_sample:
         model.sample(1)  # says why
-    for name, n in (("samples", protocol.samples), ("extractor-size", protocol.input.size)):
-        if n is not None and n < 2:
-            raise ConfigError(f"--{name} {n}: expected a whole number of at least 2")
-    judge = Judge(run, model, images, data, protocol, seed, torch.device(device), progress or Progress())
-    kinds = [name for name in _KINDS if name in map(base, names)]
-    values = _by_vectors(judge, kinds) if kinds else {}
-    if "cas" in map(base, names):
-        values |= _classified(judge)
-    return taken(values, names)
+    with seeded(world.seed if seed is None else seed, "quality", device=device):
+        if isinstance(model, Autoregressive):
+            return drawing.sample(model, n, y, progress=world.progress)
+        drawn = []
+        for part in torch.arange(n).split(rows_at_once(model)):
+            given = None if y is None else y[part].to(device)
+            if isinstance(model, LatentModel):
+                drawn.append(shown(world, model.sample_mean(len(part), given)))
+            else:
+                drawn.append(model.sample(len(part), given).cpu().numpy())
+            told(int(part[-1]) + 1, n)
+    return np.concatenate(drawn)
 
 
-# ---- sets of vectors
+def shown(world: World, mean: Tensor) -> np.ndarray:
+    """Means of p(x|z), from 0 to the model's highest level, as pixels."""
+    top = (world.model.space.levels or 2) - 1
+    return (mean * ((levels(world) - 1) / top)).round().to(torch.uint8).cpu().numpy()
 
 
-def _frechet(a: np.ndarray, real: np.ndarray) -> Value:
-    return Value(frechet(a, real), None, "squared distance", "=", len(a), 0)
+def labels(run: Run, n: int, seed: int) -> Tensor | None:
+    """n labels in the proportions of training, as near as whole numbers come, in random order: [n].
+
+    None for a model that is not conditional.
+    """
+    if not run.recipe.data.label:
+        return None
+    assert run.facts.counts is not None
+    y = np.repeat(np.arange(len(run.facts.counts)), shares(run.facts.counts, n))
+    return torch.from_numpy(np.random.default_rng(key(seed, "labels")).permutation(y))
 
 
-def _kernel(a: np.ndarray, real: np.ndarray) -> Value:
-    value, stderr = kernel_distance(a, real)
-    return Value(value, stderr, "squared discrepancy", "=", len(a), 0)
+def shares(counts: Sequence[int], n: int) -> np.ndarray:
+    """n divided in these proportions, the largest remainders rounded up: [K].
+
+    Example:
+        >>> shares([50, 30, 20], 6).tolist()
+        [3, 2, 1]
+    """
+    exact = np.asarray(counts) * n / sum(counts)
+    whole = np.floor(exact).astype(int)
+    whole[np.argsort(whole - exact, kind="stable")[: n - whole.sum()]] += 1
+    return whole
 
 
-def _precision(a: np.ndarray, real: np.ndarray) -> Value:
-    return Value.mean(covered(a, real, NEIGHBOURS).astype(float), "of samples", draws=0)
+# ---- real images
 
 
-def _recall(a: np.ndarray, real: np.ndarray) -> Value:
-    return Value.mean(covered(real, a, NEIGHBOURS).astype(float), "of images", draws=0)
+def shuffled(world: World, images: Images) -> np.ndarray:
+    """The places of the images in random order, the same each time: [N]."""
+    return np.random.default_rng(key(world.seed, "chosen", images.split)).permutation(len(images))
 
 
-_KINDS: dict[str, Callable[[np.ndarray, np.ndarray], Value]] = {
-    "frechet": _frechet,
-    "kernel": _kernel,
-    "precision": _precision,
-    "recall": _recall,
-}
-_NOTHING = Value(None, None, "", "?", 0, 0)
-_VALUES = [kind + suffix for kind in _KINDS for suffix in ("", ".real")] + [
-    f"cas.{name}{suffix}" for name in ("samples", "reconstructions", "real") for suffix in ("", ".top5")
-]
-
-
-def _by_vectors(judge: Judge, kinds: list[str]) -> dict[str, Value]:
-    n = judge.count(min(MOST, len(judge.images)))
-    train = open_data(judge.run, "train", judge.source, judge.progress)
-    real, other = (judge.pixels(i, judge.chosen(i, n)) for i in (judge.images, train))
-    if min(len(real), len(other)) < 2:
-        raise ConfigError(f"{', '.join(kinds)}: expected at least 2 images of {judge.images.split} and of train")
-    extractor = _extractor(judge, other)
-    samples = judge.draw(n, labels(judge.run, n, judge.seed))
-    vectors = extractor.vectors(real)
-    recipe = judge.recipe | {"extractor": extractor.recipe, "images": len(real)}
-    values = {}
-    for suffix, x in (("", extractor.vectors(samples)), (".real", extractor.vectors(other))):
-        for kind in kinds:
-            values[kind + suffix] = _KINDS[kind](x, vectors)._replace(recipe=recipe | {"samples": len(x)})
-    return {name: values[name] for kind in kinds for name in (kind, f"{kind}.real")}
-
-
-def _extractor(judge: Judge, train: np.ndarray) -> Extractor:
-    where = judge.protocol.extractor
-    if where is None:
-        return extractors.pixels(train, judge.levels)
-    return extractors.opened(where, judge.protocol.input, judge.levels, judge.device)
+def pixels(world: World, images: Images, index: np.ndarray) -> np.ndarray:
+    """Real images: uint8 [n, C, H, W]."""
+    x = np.asarray(images.x[index])
+    if levels(world) == images.levels:
+        return x
+    return binarized(torch.from_numpy(x), images.levels, index).numpy()

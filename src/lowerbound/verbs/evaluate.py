@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from lowerbound.metrics.extractors import Input
-from lowerbound.metrics.judge import Protocol
 from lowerbound.metrics.report import evaluated
 from lowerbound.runs.run import Run
 from lowerbound.verbs import tables
@@ -52,6 +50,7 @@ def evaluate(
     extractor: File = None,
     extractor_size: SomeWhole = None,
     extractor_range: Annotated[tuple[float, float], Option(kind=str, parse=range_of_two)] = (0, 1),
+    seeds: Whole = 1,
     device: Device = "auto",
     seed: Seed = 0,
     progress: Told = False,
@@ -67,18 +66,25 @@ def evaluate(
         extractor: a classifier's run, a TorchScript or ONNX file; by default principal components of pixels
         extractor_size: side in pixels of the images that a file's network takes
         extractor_range: LOW,HIGH: values of black and white that it takes
+        seeds: classifiers of cas, each of samples of its own; more than one show what these bring to its error
 
     Raises ConfigError for an unknown metric, ModelError for one that the model does not have.
     """
-    protocol = Protocol(samples, extractor, Input(extractor_size, *extractor_range))
+    options = {
+        "draws": draws,
+        "samples": samples,
+        "extractor": extractor,
+        "extractor_size": extractor_size,
+        "extractor_range": extractor_range,
+        "seeds": seeds,
+    }
     report = evaluated(
         run,
         data=data,
         split=split,
         metrics=metrics,
-        draws=draws,
         limit=limit,
-        protocol=protocol,
+        options=options,
         seed=seed,
         device=device,
         progress=progress,

@@ -12,8 +12,9 @@ from rich.table import Table
 from lowerbound.chunks import rows_at_once
 from lowerbound.data.batches import Batches
 from lowerbound.errors import ConfigError, ModelError, did_you_mean
-from lowerbound.metrics.base import measure
-from lowerbound.metrics.distances import PixelFeatures, frechet
+from lowerbound.metrics.base import World, measure
+from lowerbound.metrics.distances import frechet
+from lowerbound.metrics.extractors import PixelFeatures
 from lowerbound.metrics.report import finish, short_draws
 from lowerbound.model import Model
 from lowerbound.models.flow import Flow
@@ -154,7 +155,7 @@ def _likelihoods(run: Run, model: VAE, progress: Progress) -> dict[str, Any]:
         return {}
     images = inputs.open_data(run, "valid", progress=progress)
     batches = inputs.as_batches(run, images, next(model.parameters()).device)
-    values = measure(model, batches, names=["elbo", "kl", "nll"], options={"draws": short_draws(run, images)})
+    values = measure(World(model, batches, run), names=["elbo", "kl", "nll"], options={"draws": short_draws(run, images)})
     return {name: value.entry() for name, value in values.items()}
 
 

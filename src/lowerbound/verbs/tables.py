@@ -1,5 +1,6 @@
 """Tables of the terminal."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -34,6 +35,11 @@ def cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def interval(ends: Sequence[float]) -> str:
+    """0.951 to 0.989."""
+    return f"{ends[0]:.3g} to {ends[1]:.3g}"
+
+
 def metrics(report: dict[str, Any]) -> Any:
     """The values, and below them what those of samples depend on."""
     data = report["data"]
@@ -45,6 +51,7 @@ def metrics(report: dict[str, Any]) -> Any:
             table.add_row(name, m["relation"], "says nothing of log p(x)", "", "", "")
             continue
         error = "" if m["stderr"] is None else f"{m['stderr']:.3g}"
+        error += f", 95 %: {interval(m['interval'])}" if "interval" in m else ""
         given = f" given the {m['given']}" if "given" in m else ""
         table.add_row(name, m["relation"], f"{m['value']:.5g}", error, m["unit"] + given, str(m["draws"] or ""))
     recipes = {_recipe(m["recipe"]): None for m in report["metrics"].values() if "recipe" in m}
@@ -55,6 +62,7 @@ def _recipe(recipe: dict[str, Any]) -> str:
     """What a number of samples depends on, in a line; the report has all of it."""
     facts = f" {recipe['samples']:,} images ({recipe['drawn']}) against {recipe['images']:,} of {recipe['split']}"
     if "extractor" not in recipe:
-        return f"{facts}, by classifiers trained on them: {recipe['classifier']['encoder']['type']}"
+        by = f"by classifiers trained on them: {recipe['classifier']['encoder']['type']}"
+        return f"{facts}, {by}; the error is {recipe['error']}"
     by = recipe["extractor"]
     return f"{facts}, by {by['kind']}: {by['name']}, sha256 {by['sha256'][:12]}…"

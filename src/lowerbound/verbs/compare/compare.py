@@ -25,7 +25,7 @@ from lowerbound.data.base import Images
 from lowerbound.data.batches import Batches, binarized
 from lowerbound.errors import ConfigError, ModelError, RunError
 from lowerbound.files import replacing
-from lowerbound.metrics.base import Value, measure
+from lowerbound.metrics.base import Value, World, measure
 from lowerbound.metrics.likelihood import NATS
 from lowerbound.model import LatentModel, Model
 from lowerbound.models.autoregressive import Autoregressive
@@ -293,15 +293,8 @@ def _anew(entry: Entry, names: list[str], terms: Terms, progress: Progress) -> d
     found: dict[str, np.ndarray] = {}
     advance = _counter(progress.count("measuring"), len(names) * _count(entry, terms))
     try:
-        values = measure(
-            entry.model,
-            entry.batches,
-            names=names,
-            options={"draws": terms.draws},
-            seed=terms.seed,
-            limit=terms.limit,
-            advance=advance,
-        )
+        world = World(entry.model, entry.batches.head(terms.limit), entry.run, seed=terms.seed, advance=advance)
+        values = measure(world, names=names, options={"draws": terms.draws})
     except ModelError as e:
         raise ModelError(f"{entry.run.path}: {e}") from None
     for name, value in values.items():

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lowerbound.data.batches import Batch
-from lowerbound.metrics.distances import PixelFeatures, frechet
+from lowerbound.metrics.distances import frechet
+from lowerbound.metrics.extractors import PixelFeatures
 from lowerbound.models.vqvae import VQVAE
 from lowerbound.noise import KeyedNoise, key, seeded
 from lowerbound.sampling import drawing
