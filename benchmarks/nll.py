@@ -111,13 +111,14 @@ def lowerbound(take: Callable, options: dict[str, Any]) -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from lowerbound.metrics.base import measure
+    from lowerbound.metrics.base import World, measure
 
     model, batches = prepared(options)
     n = min(options["round_images"], len(batches))
 
     def run(images: int) -> Any:
-        return measure(model, batches, names=["nll"], options={"draws": options["draws"]}, limit=images)["nll"]
+        world = World(model, batches.head(images))
+        return measure(world, names=["nll"], options={"draws": options["draws"]})["nll"]
 
     z = torch.zeros(1, 1, *model.latent.shape)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -141,14 +142,14 @@ def lowerbound(take: Callable, options: dict[str, Any]) -> None:
 
 def everything(take: Callable, options: dict[str, Any]) -> None:
     """A side that measures once: all the images that were asked for."""
-    from lowerbound.metrics.base import measure
+    from lowerbound.metrics.base import World, measure
 
     model, batches = prepared(options)
     n = min(options["images"], len(batches))
-    measure(model, batches, names=["nll"], options={"draws": options["draws"]}, limit=2)  # warm-up
+    measure(World(model, batches.head(2)), names=["nll"], options={"draws": options["draws"]})  # warm-up
     take(None)
     begun = time.perf_counter()
-    nll = measure(model, batches, names=["nll"], options={"draws": options["draws"]}, limit=n)["nll"]
+    nll = measure(World(model, batches.head(n)), names=["nll"], options={"draws": options["draws"]})["nll"]
     seconds = time.perf_counter() - begun
     take({"seconds": seconds, "nll": nll.value, "stderr": nll.stderr, "images": n, "of": len(batches)})
 

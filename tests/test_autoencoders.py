@@ -20,7 +20,8 @@ from lowerbound.config import override
 from lowerbound.distributions import closed_kl
 from lowerbound.errors import ConfigError, ModelError, UserError
 from lowerbound.families import DiagonalNormal, Noiseless, Point
-from lowerbound.metrics.distances import PixelFeatures, frechet
+from lowerbound.metrics.distances import frechet
+from lowerbound.metrics.extractors import PixelFeatures
 from lowerbound.model import Model
 from lowerbound.models.flow import Flow
 from lowerbound.models.vae import VAE

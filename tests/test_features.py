@@ -28,7 +28,7 @@ from lowerbound.chunks import log_density
 from lowerbound.data.base import Data, Images
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.files import Rows
-from lowerbound.metrics.base import measure
+from lowerbound.metrics.base import World, measure
 from lowerbound.metrics.classification import Classification
 from lowerbound.models.classifier import Classifier
 from lowerbound.models.ppca import PPCA
@@ -364,12 +364,9 @@ def test_a_classifier_from_scratch():
 def test_the_metric_of_classifiers():
     model = testing.ModelCase.of(Classifier.Config).build()
     testing.check_metric(Classification, model)
+    world = World(testing.ModelCase.of(PPCA.Config).build(), testing.MetricCase.of(Classification(), model).images)
     with pytest.raises(ModelError, match="has no accuracy"):
-        measure(
-            testing.ModelCase.of(PPCA.Config).build(),
-            testing.MetricCase.of(Classification(), model).images,
-            names=["accuracy"],
-        )
+        measure(world, names=["accuracy"])
 
 
 # --- predict
@@ -414,13 +411,13 @@ def test_scores_are_those_of_public_calls(run):
     batches = as_batches(run, test, CPU)
     with torch.no_grad():
         likely = log_density(model, batches, 7, 3)
-        kl = measure(model, batches, names=["kl"])["kl"].each
+        kl = measure(World(model, batches), names=["kl"])["kl"].each
         train = as_batches(run, open_data(run, "train"), CPU)
         typical = log_density(model, train, 7, 3)
         q = model.encode(torch.from_numpy(np.asarray(test.x)))
         prior = torch.distributions.Normal(0.0, 1.0)
         closed = torch.distributions.kl_divergence(q.base_dist, prior).sum(1).numpy()
-    error = measure(model, batches, names=["squared_error"])["squared_error"].each
+    error = measure(World(model, batches), names=["squared_error"])["squared_error"].each
     assert kl is not None
     assert error is not None
     column = {name: np.array([float(r[name]) for r in rows]) for name in ("log_likelihood", "kl", "typicality")}

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -15,18 +16,17 @@ from torch import Tensor, nn
 import lowerbound as lb
 from command import call, right
 from lowerbound.errors import ConfigError, ModelError
-from lowerbound.metrics import extractors, judge, samples
+from lowerbound.metrics import extractors, samples
 from lowerbound.metrics.accuracy import labelled
-from lowerbound.metrics.base import Value, measure, taken
-from lowerbound.metrics.distances import covered, frechet, kernel_distance
+from lowerbound.metrics.base import Value, World, measure, taken
+from lowerbound.metrics.distances import Precision, Recall, covered, frechet, kernel_distance
 from lowerbound.metrics.extractors import Input
-from lowerbound.metrics.judge import Protocol, shares
 from lowerbound.metrics.likelihood import NLL
 from lowerbound.metrics.reconstruction import ssim
+from lowerbound.metrics.samples import shares
 from lowerbound.model import Model
 from lowerbound.models.classifier import Classifier
-from lowerbound.progress import Progress
-from lowerbound.runs.inputs import open_data
+from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.space import Density
 from lowerbound.stages import Loss
 from lowerbound.testing.metrics import MetricCase
@@ -35,6 +35,7 @@ from lowerbound.training.train import train as run_training
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 
 CPU = torch.device("cpu")
+REAL = os.environ.get("LOWERBOUND_DATA")
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +67,9 @@ def test_a_name_takes_all_values_that_begin_with_it():
 def test_a_suffix_that_a_metric_does_not_have_is_named():
     case = MetricCase.of(NLL(draws=2))
     with pytest.raises(ConfigError, match=r"no metric 'nll.top'; did you mean nll"):
-        measure(case.model, case.images, names=["nll.top"], options={"draws": 2})
+        measure(case.world(), names=["nll.top"], options={"draws": 2})
     with pytest.raises(ModelError, match=r"VAE has no accuracy.top"):
-        measure(case.model, case.images, names=["accuracy.top"])
+        measure(case.world(), names=["accuracy.top"])
 
 
 # ---- structural similarity
@@ -167,8 +168,8 @@ def test_precision_and_recall_of_equal_far_and_half_shifted_sets():
     assert not covered(x, far).any()
     assert covered(half, x).mean() == 0.5
     collapsed = np.repeat(x[:1], 200, 0)
-    assert samples._precision(collapsed, x).value == 1
-    assert samples._recall(collapsed, x).value == 1 / 200
+    assert Precision().compare(collapsed, x).value == 1
+    assert Recall().compare(collapsed, x).value == 1 / 200
 
 
 # ---- extractors
@@ -249,7 +250,7 @@ def test_labels_are_in_proportion(run: lb.Run):
     assert np.sort(labelled(train, len(train), 0)).tolist() == list(range(len(train)))
     some = labelled(train, 500, 0)
     assert len(set(some.tolist())) == 500
-    drawn = judge.labels(run, 500, 3)
+    drawn = samples.labels(run, 500, 3)
     assert drawn is not None
     assert np.bincount(drawn).tolist() == np.bincount(train.y[some]).tolist()
 
@@ -292,7 +293,8 @@ class Copies(Model):
 def test_a_model_that_copies_is_as_good_as_real_images(run: lb.Run):
     images = open_data(run, "test")
     names = ["frechet", "kernel", "precision", "recall", "cas"]
-    found = samples.measure(run, Copies(run), images, names, Protocol())
+    batches = as_batches(run, images, CPU)
+    found = measure(World(Copies(run), batches, run), names=names)
     value = {name: v.value for name, v in found.items() if v.value is not None}
     error = {name: v.stderr or 0 for name, v in found.items()}
     assert value["frechet"] == pytest.approx(value["frechet.real"], rel=0.25)
@@ -305,10 +307,54 @@ def test_a_model_that_copies_is_as_good_as_real_images(run: lb.Run):
     assert error["cas.real"] == pytest.approx(math.sqrt(p * (1 - p) / (len(images) - 1)))
     assert "cas.reconstructions" not in value
 
-    bad = samples.measure(run, Copies(run, noise=1.0), images, names, Protocol())
+    bad = measure(World(Copies(run, noise=1.0), batches, run), names=names)
     assert (bad["cas.samples"].value or 0) < 0.5
     assert (bad["frechet"].value or 0) > 5 * value["frechet"]
     assert (bad["precision"].value or 0) < 0.1
+
+
+def noisy(path: Path) -> str:
+    """1,000 images of 16x16: coarse ones of six patterns, with noise in every pixel, as an .npz."""
+    rng = np.random.default_rng(0)
+    coarse = rng.normal(size=(1000, 6)) @ rng.normal(size=(6, 16))
+    x = 128 + 15 * np.kron(coarse.reshape(-1, 4, 4), np.ones((4, 4))) + 25 * rng.normal(size=(1000, 16, 16))
+    np.savez(path, x=x.clip(0, 255).astype(np.uint8))
+    return str(path)
+
+
+@pytest.mark.parametrize("data", ["noisy", pytest.param("mnist", marks=pytest.mark.slow)])
+def test_few_real_images_score_as_others_do(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """50 training images in the samples' place score what 50 others do in components that are fitted to neither."""
+    if data == "mnist":
+        if not REAL:
+            pytest.skip("LOWERBOUND_DATA is not set")
+        monkeypatch.setenv("LOWERBOUND_DATA", REAL)
+    source = noisy(tmp_path / "noisy.npz") if data == "noisy" else data
+    small = ["model.encoder.hidden=[8]", "model.decoder.hidden=[8]", "train.steps=2"]
+    right("train", "vae", "--data", source, "--out", "few", *small)
+    words = ["evaluate", "few", "--metrics", "precision.real,recall.real,frechet.real", "--samples", "50", "--json"]
+    report = right(*words).json["metrics"]
+    train, test = (np.asarray(open_data(lb.Run.open("few"), split).x) for split in ("train", "test"))
+    places = np.random.default_rng(0).permutation(len(train))
+    vectors = extractors.PixelFeatures(train[places[600:5000]], 256)
+    others = [vectors(train[np.sort(part)]) for part in np.split(places[:600], 12)]
+    drawn = [vectors(test[np.random.default_rng(i).permutation(len(test))[:50]]) for i in range(12)]
+    for name, metric in (("precision.real", Precision()), ("recall.real", Recall())):
+        found = np.mean([metric.compare(x, real).value for x, real in zip(others, drawn, strict=True)])
+        assert abs(report[name]["value"] - found) < 2.5 * report[name]["stderr"]
+    found = [frechet(x, real) for x, real in zip(others, drawn, strict=True)]
+    assert abs(report["frechet.real"]["value"] - np.mean(found)) < 3 * np.std(found)
+
+
+def test_components_are_fitted_to_no_image_that_is_scored():
+    order = np.random.default_rng(0).permutation(100)
+    for n, fitted in ((20, 80), (50, 50), (70, 50), (1000, 50)):
+        scored, others = extractors.parted(order, n, 64)
+        assert (len(scored), len(others)) == (min(n, 50), fitted)
+        assert not set(scored) & set(others)
+    many = np.arange(70_000)
+    assert [len(part) for part in extractors.parted(many, 50, 784)] == [50, 10_000]
+    assert len(extractors.parted(many, 50, 3 * 256 * 256)[1]) == 341, "memory is bounded"
 
 
 def test_evaluate_reports_a_recipe(run: lb.Run, classifier: lb.Run):
@@ -328,7 +374,7 @@ def test_evaluate_reports_a_recipe(run: lb.Run, classifier: lb.Run):
     assert {**entry["recipe"], "drawn": ""} == {**report["kernel.real"]["recipe"], "drawn": ""}
     assert entry["recipe"] != other["recipe"]
     shown = right(*words[:-1]).out
-    assert "50 images (means of p(x|z), rounded) against 50 of test, by 50 principal components" in shown
+    assert "50 images (means of p(x|z), rounded) against 50 of test, by 64 principal components" in shown
 
 
 def test_cas_of_one_kind_by_name(run: lb.Run):
@@ -346,12 +392,12 @@ def test_a_model_of_binary_pixels_is_held_against_binary_images():
     assert report["frechet"]["recipe"]["levels"] == 2
     assert report["frechet.real"]["value"] < report["frechet"]["value"]
     images = open_data(made, "test")
-    judged = judge.Judge(made, made.load(), images, None, Protocol(), 0, CPU, Progress())
-    x = judged.pixels(images, np.arange(len(images)))
+    world = World(made.load(), as_batches(made, images, CPU), made)
+    x = samples.pixels(world, images, np.arange(len(images)))
     assert set(np.unique(x)) == {0, 1}
     assert x.mean() == pytest.approx(images.x.mean() / 16, abs=0.02)
-    assert judge.affordable(made.load(), 10**12) < 10**12
-    assert judge.affordable(made.load(), 100) == 100
+    assert samples.affordable(made.load(), 10**12) < 10**12
+    assert samples.affordable(made.load(), 100) == 100
 
 
 def test_means_of_a_model_of_binary_pixels_are_held_against_grey_images():

@@ -21,7 +21,7 @@ from lowerbound.data.batches import Batches
 from lowerbound.distributions import closed_kl
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Bernoulli, DiagonalNormal, FixedScaleNormal, FullNormal, Head, SharedScaleNormal
-from lowerbound.metrics.base import measure
+from lowerbound.metrics.base import World, measure
 from lowerbound.model import ElboTerms
 from lowerbound.models.ppca import PPCA, covariance
 from lowerbound.models.vae import VAE
@@ -560,11 +560,11 @@ def test_keyed_noise_is_the_same_in_any_batch_and_any_chunk():
 
 def test_metrics_do_not_depend_on_batch_size(monkeypatch):
     vae, images = tiny(), batches(23)
-    expected = measure(vae, images, options={"draws": 9})
+    expected = measure(World(vae, images), options={"draws": 9})
     for rows in (1, 4, 50):
         for module in ("chunks", "metrics.reconstruction"):
             monkeypatch.setattr(f"lowerbound.{module}.rows_at_once", lambda model, rows=rows: rows)
-        values = measure(vae, images, options={"draws": 9})
+        values = measure(World(vae, images), options={"draws": 9})
         for name, value in values.items():
             assert value.value == pytest.approx(expected[name].value, rel=1e-9), name
 
@@ -584,7 +584,7 @@ def test_nll_is_the_importance_weighted_bound_recomputed():
     log_px = -torch.nn.functional.binary_cross_entropy_with_logits(logits, bits, reduction="none").sum((2, 3, 4))
     expected = np.log(np.mean(np.exp((log_px + log_p - log_q).numpy()), 0))
     assert np.allclose(log_density(vae, images, draws=K, seed=5), expected, atol=1e-9)
-    values = measure(vae, images, names=["nll", "bits_per_dim"], options={"draws": K}, seed=5)
+    values = measure(World(vae, images, seed=5), names=["nll", "bits_per_dim"], options={"draws": K})
     assert values["nll"].value == pytest.approx(-expected.mean(), abs=1e-9)
     assert values["nll"].stderr == pytest.approx(expected.std(ddof=1) / math.sqrt(11), abs=1e-9)
     assert values["bits_per_dim"].value == pytest.approx(-expected.mean() / (4 * LN2), abs=1e-9)
@@ -594,6 +594,6 @@ def test_nll_is_the_importance_weighted_bound_recomputed():
 def test_nll_of_a_model_without_density():
     vae = tiny(likelihood=Bernoulli()).config.build(Space((1, 2, 2), levels=5))
     images = batches(3, vae.space)
-    assert measure(vae, images)["nll"].relation == "?"
+    assert measure(World(vae, images))["nll"].relation == "?"
     with pytest.raises(ModelError, match="no probability of 5 levels"):
-        measure(vae, images, names=["nll"])
+        measure(World(vae, images), names=["nll"])

@@ -58,4 +58,4 @@ def share_interval(share: float, n: float, z: float = 1.96) -> tuple[float, floa
     """
     middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     low, high = ((middle + side) / (1 + z * z / n) for side in (-half, half))
-    return max(0.0, low), min(1.0, high)
+    return max(0.0, min(low, share)), min(1.0, max(high, share))  # the share itself is within, rounded or not

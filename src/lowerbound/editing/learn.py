@@ -100,7 +100,8 @@ def _orthogonal(u: np.ndarray, others: Iterable[np.ndarray]) -> np.ndarray:
 def auroc(score: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
     """The share of (positive, negative) pairs in the right order, ties by half, and its standard error.
 
-    The error is that of Hanley & McNeil (1982), https://doi.org/10.1148/radiology.143.1.7063747
+    The error is that of Hanley & McNeil (1982), https://doi.org/10.1148/radiology.143.1.7063747. It is 0 where all
+    pairs are in the right order: see `auroc_interval`.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -109,6 +110,35 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
     q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
     variance = (a * (1 - a) + (n - 1) * (q1 - a * a) + (m - 1) * (q2 - a * a)) / (n * m)
     return a, math.sqrt(max(0.0, variance))
+
+
+def auroc_interval(a: float, n: int, m: int, z: float = 1.96) -> tuple[float, float]:
+    r"""Where an area that was seen with n positives and m negatives truly lies, 95 times in 100 (z = 1.96).
+
+    All t for which a is no farther off than z standard errors of t itself, so the interval is not empty at 0 and 1:
+
+    .. math:: (a - t)^2 \le z^2 \frac{t (1 - t)}{n m}
+        \left(1 + N \frac{1 - t}{2 - t} + N \frac{t}{1 + t}\right), \quad N = \frac{n + m}{2} - 1
+
+    Newcombe (2006), method 5, https://doi.org/10.1002/sim.2324
+
+    Example:
+        >>> [round(end, 2) for end in auroc_interval(1.0, 20, 20)]
+        [0.89, 1.0]
+    """
+    N = (n + m) / 2 - 1
+
+    def far(t: float) -> bool:
+        return (a - t) ** 2 > z * z * t * (1 - t) / (n * m) * (1 + N * (1 - t) / (2 - t) + N * t / (1 + t))
+
+    ends = []
+    for outer in (0.0, 1.0):
+        inner = a
+        for _ in range(50):
+            middle = (inner + outer) / 2
+            inner, outer = (inner, middle) if far(middle) else (middle, outer)
+        ends.append(inner)
+    return ends[0], ends[1]
 
 
 def along(change: np.ndarray, step: np.ndarray) -> np.ndarray:

@@ -41,6 +41,9 @@ class ClassificationAccuracy(Metric):
     """
 
     names: ClassVar[tuple[str, ...]] = ("cas",)
+    suffixes: ClassVar[tuple[str, ...]] = tuple(
+        f".{name}{top}" for name in ("samples", "reconstructions", "real") for top in ("", ".top5")
+    )
     costly: ClassVar[bool] = True
     samples: int | None = Field(default=None, ge=2)
     seeds: int = Field(default=1, ge=1)

@@ -118,6 +118,7 @@ class Metric(Component, abstract=True):
     """
 
     names: ClassVar[tuple[str, ...]]
+    suffixes: ClassVar[tuple[str, ...]] = ()  # of its names, where they are the same for all models
     costly: ClassVar[bool] = False  # measured only where it is named
 
     @abstractmethod
@@ -160,10 +161,12 @@ def kinds() -> list[type[Metric]]:
 
 def check_names(names: Sequence[str]) -> None:
     """Raise ConfigError unless they are names of metrics."""
-    known = [name for kind in kinds() for name in kind.names]
+    known = {name: kind for kind in kinds() for name in kind.names}
     for name in names:
         if base(name) not in known:
             raise ConfigError(f"no metric {name!r}{did_you_mean(name, known)}")
+        if suffixes := known[base(name)].suffixes:
+            taken({base(name) + suffix: None for suffix in suffixes}, [name])
 
 
 def base(name: str) -> str:

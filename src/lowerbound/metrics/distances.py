@@ -30,6 +30,7 @@ class OfSets(Metric, abstract=True):
     another size or range of values; None: principal components of the pixels.
     """
 
+    suffixes: ClassVar[tuple[str, ...]] = ("", ".real")
     costly: ClassVar[bool] = True
     samples: int | None = Field(default=None, ge=2)
     extractor: Path | None = None
@@ -46,7 +47,7 @@ class OfSets(Metric, abstract=True):
         )
         return {
             self.names[0] + suffix: self.compare(a, sets.real)._replace(recipe=sets.recipe | {"samples": len(a)})
-            for suffix, a in (("", sets.samples), (".real", sets.other))
+            for suffix, a in zip(self.suffixes, (sets.samples, sets.other), strict=True)
         }
 
     @abstractmethod

@@ -3,29 +3,46 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import torch
 
-from lowerbound.data.base import Images
+from lowerbound.chunks import Advance
+from lowerbound.data.base import Data, Images
 from lowerbound.data.batches import Batches
-from lowerbound.metrics.base import Metric, Value, base, measure
+from lowerbound.metrics.base import Metric, Value, World, base, measure
 from lowerbound.model import Model
 from lowerbound.models.vae import VAE
+from lowerbound.runs.facts import Facts
+from lowerbound.runs.inputs import as_batches, open_data
+from lowerbound.runs.recipes import Recipe
+from lowerbound.runs.run import Run
 from lowerbound.testing.base import events, expect, expect_round_trip, run_checks
 from lowerbound.testing.models import ModelCase
+from lowerbound.training import classifiers
 
 
 def check_metric(metric: Metric | type[Metric], model: Model | None = None) -> None:
-    """All of METRIC_CHECKS, on this model of images or a tiny VAE, if the metric applies to it."""
-    few = {"draws": 7} if "draws" in metric.model_fields else {}
-    metric = metric(**few) if isinstance(metric, type) else metric
+    """The checks that METRIC_CHECKS names, on this model of images or a tiny VAE, if the metric applies to it.
+
+    A costly metric is checked on a tiny run of `digits`, by COSTLY_CHECKS, which measure three times.
+    """
+    few = {"draws": 7, "samples": 40}
+    metric = (
+        metric(**{k: v for k, v in few.items() if k in metric.model_fields}) if isinstance(metric, type) else metric
+    )
+    if metric.costly:
+        with tempfile.TemporaryDirectory(prefix="lowerbound-") as folder, _few_steps():
+            run_checks(metric, COSTLY_CHECKS, MetricCase.of_run(metric, Path(folder) / "run"))
+        return
     case = MetricCase.of(metric, model)
-    if metric.applies(case.model):
+    if metric.applies(case.world()):
         run_checks(metric, METRIC_CHECKS, case)
 
 
@@ -36,9 +53,11 @@ class MetricCase:
     metric: Metric
     model: Model
     images: Batches
+    run: Run | None = None
 
     @staticmethod
     def of(metric: Metric, model: Model | None = None) -> "MetricCase":
+        """Random images, and a model by itself."""
         model = ModelCase.of(VAE.Config).build() if model is None else model
         levels = model.space.levels
         if levels is None or len(model.space.shape) != 3:
@@ -47,12 +66,37 @@ class MetricCase:
         classes = None if label is None else tuple(str(i) for i in range(label.levels or 0))
         y = None if label is None else events(label, 11).numpy().astype(np.int64)
         x = events(model.space, 11).numpy()
-        images = Images("random", "test", x, levels, y=y, classes=classes)
+        images = _with_factors(Images("random", "test", x, levels, y=y, classes=classes))
         return MetricCase(metric, model, Batches(images, torch.device("cpu"), label=label is not None))
 
-    def __call__(self, seed: int = 0, limit: int | None = None, advance: Callable[[int], None] = lambda n: None):
+    @staticmethod
+    def of_run(metric: Metric, path: Path) -> "MetricCase":
+        """The first test images of `digits`, and the run of an untrained VAE that is given the label."""
+        recipe = Recipe(data=Data(source="digits", label=True), model=VAE.Config.example()[0])
+        run = Run.create(path, "tiny", recipe, Facts.of(recipe.data.open("train"), recipe))
+        run.save_model(run.build())
+        images = as_batches(run, _with_factors(open_data(run, "test").head(40)), torch.device("cpu"))
+        return MetricCase(metric, run.load(), images, run)
+
+    def world(self, seed: int = 0, limit: int | None = None, advance: Advance = lambda n: None) -> World:
+        return World(self.model, self.images.head(limit), self.run, seed=seed, advance=advance)
+
+    def __call__(self, seed: int = 0, limit: int | None = None, advance: Advance = lambda n: None):
         with torch.no_grad():
-            return self.metric(self.model, self.images, seed, limit, advance)
+            return self.metric(self.world(seed, limit, advance))
+
+
+def _with_factors(images: Images) -> Images:
+    """As if two factors of variation were known, of 3 and 2 values."""
+    i = np.arange(len(images))
+    return replace(images, factors=np.stack([i % 3, i % 2], 1), factor_names=("thirds", "halves"))
+
+
+@contextmanager
+def _few_steps() -> Iterator[None]:
+    """Inside, classifiers are hardly trained."""
+    with patch.object(classifiers, "STEPS", 2), patch.object(classifiers, "EPOCHS", 1):
+        yield
 
 
 def metric_round_trips_through_json(case: MetricCase) -> None:
@@ -63,7 +107,10 @@ def metric_gives_the_values_it_names(case: MetricCase) -> None:
     done: list[int] = []
     values = case(advance=done.append)
     expect({*map(base, values)} == set(case.metric.names), f"gives {sorted(values)}, names {sorted(case.metric.names)}")
-    expect(sum(done) == len(case.images), f"advance was told of {sum(done)} images of {len(case.images)}")
+    known = {name + suffix for name in case.metric.names for suffix in case.metric.suffixes}
+    expect(not known or known >= set(values), f"gives {sorted(set(values) - known)}, which its suffixes don't name")
+    told = sum(done) == len(case.images) or case.metric.costly
+    expect(told, f"advance was told of {sum(done)} images of {len(case.images)}")
     for name, value in values.items():
         expect(isinstance(value, Value), f"{name} is a {type(value).__name__}")
         expect(value.relation in ("=", "<=", ">=", "?"), f"{name} has the relation {value.relation!r}")
@@ -71,10 +118,13 @@ def metric_gives_the_values_it_names(case: MetricCase) -> None:
         if value.value is not None:
             expect(math.isfinite(value.value) and bool(value.unit), f"{name} is {value.value} {value.unit}")
             expect(value.n == len(case.images), f"{name} counts {value.n} images of {len(case.images)}")
+        if value.interval is not None and value.value is not None:
+            low, high = value.interval
+            expect(low <= value.value <= high and low < high, f"{name} is {value.value}, between {low} and {high}")
         if value.each is not None and value.value is not None:
             expect(value.each.shape == (value.n,), f"{name} has {value.each.shape} values per image")
             expect(np.isclose(value.each.mean(), value.value), f"{name} is not the mean of its values per image")
-    json.dumps([value.detail for value in values.values()], allow_nan=False)
+    json.dumps([[value.detail, value.entry()] for value in values.values()], allow_nan=False)
 
 
 def metric_does_not_depend_on_batch_size(case: MetricCase) -> None:
@@ -123,10 +173,14 @@ def metric_takes_the_first_images(case: MetricCase) -> None:
 
 def metric_is_found_by_its_names(case: MetricCase) -> None:
     case.model.train()
-    values = measure(case.model, case.images, names=case.metric.names, options={"draws": 3}, limit=2)
+    options = {"draws": 3, "samples": 20}
+    values = measure(case.world(limit=20), names=case.metric.names, options=options)
     expect(case.model.training, "the model is left in eval mode")
     case.model.eval()
     expect({*map(base, values)} == set(case.metric.names), f"measure gives {sorted(values)}")
+    unasked = () if case.metric.costly else case.metric.names
+    found = set() if case.metric.costly else {*map(base, measure(case.world(limit=2), options=options))}
+    expect(found >= set(unasked), f"measure gives {sorted(found)} unasked")
 
 
 METRIC_CHECKS = (
@@ -135,5 +189,11 @@ METRIC_CHECKS = (
     metric_does_not_depend_on_batch_size,
     metric_noise_is_keyed_by_seed,
     metric_takes_the_first_images,
+    metric_is_found_by_its_names,
+)
+COSTLY_CHECKS = (
+    metric_round_trips_through_json,
+    metric_gives_the_values_it_names,
+    metric_noise_is_keyed_by_seed,
     metric_is_found_by_its_names,
 )
