@@ -155,7 +155,9 @@ def _likelihoods(run: Run, model: VAE, progress: Progress) -> dict[str, Any]:
         return {}
     images = inputs.open_data(run, "valid", progress=progress)
     batches = inputs.as_batches(run, images, next(model.parameters()).device)
-    values = measure(World(model, batches, run), names=["elbo", "kl", "nll"], options={"draws": short_draws(run, images)})
+    values = measure(
+        World(model, batches, run), names=["elbo", "kl", "nll"], options={"draws": short_draws(run, images)}
+    )
     return {name: value.entry() for name, value in values.items()}
 
 

@@ -1,6 +1,6 @@
 """Tables of the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -40,7 +40,7 @@ def interval(ends: Sequence[float]) -> str:
     return f"{ends[0]:.3g} to {ends[1]:.3g}"
 
 
-def metrics(report: dict[str, Any]) -> Any:
+def metrics(report: Mapping[str, Any]) -> Any:
     """The values, and below them what those of samples depend on."""
     data = report["data"]
     facts = [data["name"], data["split"], f"n={data['n']}", f"levels={data['levels']}"]
