@@ -112,7 +112,7 @@ def test_every_room_is_a_line_of_the_readme():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     tree = re.search(r"```\nsrc/lowerbound/\n(.*?)```", text, re.DOTALL)
     assert tree, "README.md has no tree"
-    listed = {w for line in tree.group(1).splitlines() for w in re.findall(r"[\w]+(?:\.py|/)", line)}
+    listed = {w for line in tree.group(1).splitlines() for w in re.findall(r"\w+(?:\.pyi?\b|/)", line)}
     rooms = {f"{p.name}/" if p.is_dir() else p.name for p in PACKAGE.iterdir() if p.name != "__pycache__"}
     rooms -= {"py.typed"}
     assert rooms <= listed, f"not in the README's tree: {sorted(rooms - listed)}"

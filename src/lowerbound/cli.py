@@ -65,7 +65,7 @@ def app(words: list[str]) -> App:
                 groups[c.words[0]] = App(name=c.words[0], help=about)
                 made.command(groups[c.words[0]])
             home = groups[c.words[0]]
-        home.command(function, name=c.words[-1])
+        home.command(function, name=[*c.words][-1])
     return made
 
 

@@ -168,7 +168,8 @@ def override(config: C, changes: Changes) -> C:
     Raises ConfigError for a key that does not exist or a value it can't take.
     """
     asked: dict[str, Any] = {}
-    for change in [changes] if isinstance(changes, Mapping) else changes:
+    lines: Iterable[Any] = [changes] if isinstance(changes, Mapping) else changes
+    for change in lines:
         asked = _joined(asked, _nested(change) if isinstance(change, str) else change)
     return parse(type(config), _merge(dump(config), asked))
 

@@ -311,7 +311,8 @@ def _as_command(p: inspect.Parameter, option: Option, called: Callable[..., Any]
     if default is not nothing and callable(default):
         default = None
     if option.parse is not None and default is not None and default is not nothing:
-        default = f"{default:g}" if isinstance(default, int | float) else ",".join(map(str, default))
+        many: Any = default
+        default = f"{many:g}" if isinstance(many, int | float) else ",".join(map(str, many))
     if any(m.required for m in said):
         default = nothing
     place = p.kind
@@ -323,5 +324,5 @@ def _as_command(p: inspect.Parameter, option: Option, called: Callable[..., Any]
 
 def _called(name: str, p: inspect.Parameter) -> str:
     """--keep-level: how the command line calls a parameter."""
-    own = [m.name for m in get_args(p.annotation)[1:] if isinstance(m, Parameter) and m.name]
+    own = [[*m.name] for m in get_args(p.annotation)[1:] if isinstance(m, Parameter) and m.name]
     return own[0][-1] if own else f"--{name.replace('_', '-')}"
