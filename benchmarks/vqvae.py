@@ -291,7 +291,7 @@ def first_rows(prior: Any, given: Any, positions: int) -> None:
             raise Enough
 
     with contextlib.suppress(Enough):
-        prior.sample(1, given, advance=advance)
+        prior.draw(1, given, told=advance)
 
 
 def seconds(call: Callable[[], Any]) -> float:

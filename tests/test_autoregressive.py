@@ -279,7 +279,7 @@ def test_the_likeliest_values_alone():
 
 def test_drawing_reports_how_far_it_is():
     model, told = pixelcnn(Space((1, 3, 2), levels=2), Bernoulli()), []
-    model.sample(2, advance=lambda done, of: told.append((done, of)))
+    model.draw(2, told=lambda done, of: told.append((done, of)))
     assert told == [(2, 6), (4, 6), (6, 6)]
     assert model.passes == 6
     assert pixelcnn(Space((3, 3, 2), levels=2), Categorical()).passes == 18

@@ -26,6 +26,7 @@ from lowerbound.distributions import Bernoulli, truncated
 from lowerbound.errors import DataError, ModelError
 from lowerbound.families import Bernoulli as BernoulliFamily
 from lowerbound.families import Categorical, Family, LogisticMixture
+from lowerbound.model import Draw
 from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.networks.gated import GatedPixelCNN
 from lowerbound.networks.pixelcnn import PixelCNN
@@ -172,7 +173,7 @@ def test_completions_follow_the_conditional_distribution(space, likelihood, kept
     p = model.log_prob(x, y).exp()
     assert abs(float(p.sum()) - 1) < 1e-12
     event = x[len(x) // 3]
-    drawn = model.complete(event.expand(N, *space.shape), kept, y[:1].expand(N))
+    drawn = model.complete(event.expand(N, *space.shape), kept, y[:1].expand(N)).x
     assert drawn.dtype == space.dtype
     truth = conditional_p(p, x, event, kept)
     assert matches(counts_of(drawn, x), truth) > 1e-3
@@ -196,7 +197,7 @@ def test_top_k_and_top_p_by_enumeration(top_k, top_p, t):
         each = each * (rank < (top_k or 3)) * (above < (top_p or 2))
         p = p * (each / each.sum(1, keepdim=True)).gather(1, places[:, i : i + 1])[:, 0]
     event = x[40]
-    drawn = model.complete(event.expand(N, 2, 2), kept, temperature=t, top_k=top_k, top_p=top_p)
+    drawn = model.complete(event.expand(N, 2, 2), kept, how=Draw(t, top_k, top_p)).x
     assert matches(counts_of(drawn, x), conditional_p(p, x, event, kept)) > 1e-3
 
 
@@ -217,15 +218,16 @@ def test_labels_are_drawn_given_what_is_kept():
     joint = torch.stack([model.log_prob(x, torch.full((16,), k)).exp() for k in (0, 1)], 1)
     joint = joint * torch.tensor(counts) / 100
     generator = torch.Generator().manual_seed(1)
+    of = lambda x, kept: lambda i, k: model.log_p_kept(x[i], kept, k)  # noqa: E731
     for b in (0, 9):
         event = x[b : b + 1]
-        y = labels.draw_labels(model, event, kept, N, counts, generator)
+        y = labels.draw_labels(model, of(event, kept), 1, N, counts, generator)
         share = conditional_p(joint.sum(1), x, x[b], kept)
         alike = share > 0
         assert matches(torch.bincount(y[0]), joint[alike].sum(0) / joint[alike].sum()) > 1e-3
-    whole = completion.complete(model, event, kept, N, y)  # so that completions have no label in their distribution
-    assert matches(counts_of(torch.from_numpy(whole[0]), x), share) > 1e-3
-    nothing = labels.draw_labels(model, event, torch.zeros(2, 2).bool(), N, counts, generator)
+    whole = completion.complete(model, event, kept, N, y).x  # so that completions have no label in their distribution
+    assert matches(counts_of(whole[0], x), share) > 1e-3
+    nothing = labels.draw_labels(model, of(event, torch.zeros(2, 2).bool()), 1, N, counts, generator)
     assert matches(torch.bincount(nothing[0]), torch.tensor(counts) / 100) > 1e-3
 
 
@@ -258,9 +260,9 @@ def test_top_k_of_one_is_temperature_zero(model):
 
 def test_everything_or_nothing_is_kept(model):
     x = model.sample(3)
-    assert torch.equal(model.complete(x, torch.ones(4, 3).bool()), x)
+    assert torch.equal(model.complete(x, torch.ones(4, 3).bool()).x, x)
     torch.manual_seed(5)
-    drawn = model.complete(x, torch.zeros(4, 3).bool())
+    drawn = model.complete(x, torch.zeros(4, 3).bool()).x
     torch.manual_seed(5)
     assert torch.equal(drawn, model.sample(3))
 
@@ -297,7 +299,7 @@ def test_masks_that_cannot_be_kept(model, kept, words):
 def test_mistakes_in_python(model, x, options, words):
     x = torch.zeros(2, 1, 4, 3).byte() if x is None else x
     with pytest.raises(ModelError, match=words):
-        model.complete(x, torch.ones(4, 3).bool(), **options)
+        model.complete(x, torch.ones(4, 3).bool(), options.pop("y", None), Draw(**options))
 
 
 @pytest.mark.usefixtures("float64")
@@ -338,12 +340,12 @@ def test_parts_are_put_together_in_order(model, monkeypatch):
             return lambda done, total: told.append((done, total))
 
     monkeypatch.setattr(Autoregressive, "at_once", lambda self: 3)
-    whole = torch.from_numpy(completion.complete(model, x, kept, 5, progress=Told()))
+    whole = completion.complete(model, x, kept, 5, progress=Told()).x
     assert torch.equal(whole[..., :2, :], x[:, None, :, :2].expand(2, 5, 1, 2, 3))
     assert len({tuple(w.flatten().tolist()) for w in whole[0]}) > 2  # not one draw, five times
     assert told[-1] == (10 * 12, 10 * 12)
     assert [done for done, _ in told] == sorted({done for done, _ in told})
-    assert drawing.sample(model, 7).shape == (7, 1, 4, 3)
+    assert drawing.draw(model, 7).x.shape == (7, 1, 4, 3)
 
 
 # ---- what is kept

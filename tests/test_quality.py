@@ -24,7 +24,7 @@ from lowerbound.metrics.extractors import Input
 from lowerbound.metrics.likelihood import NLL
 from lowerbound.metrics.reconstruction import ssim
 from lowerbound.metrics.samples import shares
-from lowerbound.model import Model
+from lowerbound.model import Draw, Drawn, Model
 from lowerbound.models.classifier import Classifier
 from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.space import Density
@@ -280,14 +280,14 @@ class Copies(Model):
     def log_weights(self, x: Tensor, y: Any = None, draws: int = 1) -> Tensor:
         raise NotImplementedError
 
-    def _sample(self, n: int, y: Any, temperature: float) -> Tensor:
+    def _draw(self, n: int, y: Any, how: Draw, told: Any) -> Drawn:
         assert self.train_images.y is not None
         labels = torch.from_numpy(np.asarray(self.train_images.y))
         x = torch.from_numpy(np.asarray(self.train_images.x))
         same = [torch.nonzero(labels == k)[:, 0] for k in range(10)]
         index = torch.stack([same[k][torch.randint(len(same[k]), ())] for k in y.tolist()])
         drawn = torch.rand(n, *self.space.shape) < self.noise
-        return torch.where(drawn, torch.randint(0, 17, (n, *self.space.shape)), x[index]).to(torch.uint8)
+        return Drawn(torch.where(drawn, torch.randint(0, 17, (n, *self.space.shape)), x[index]).to(torch.uint8))
 
 
 def test_a_model_that_copies_is_as_good_as_real_images(run: lb.Run):

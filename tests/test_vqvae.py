@@ -18,7 +18,7 @@ from lowerbound.families import (
     Point,
     SharedScaleNormal,
 )
-from lowerbound.model import Model
+from lowerbound.model import Draw, Model
 from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.flow import Flow
 from lowerbound.models.vae import VAE
@@ -69,7 +69,7 @@ def all_codes(model: VQVAE) -> tuple[Tensor, ...]:
     """Every combination of codes, level by level: [G, *shape] each."""
     levels = model.spaces[0].levels
     assert levels is not None
-    flat = testing.all_events(Space((model.passes,), levels=levels, ordered=False), 2**16)
+    flat = testing.all_events(Space((sum(space.dims for space in model.spaces),), levels=levels, ordered=False), 2**16)
     assert flat is not None
     parts = flat.split([space.dims for space in model.spaces], 1)
     return tuple(part.reshape(-1, *space.shape) for part, space in zip(parts, model.spaces, strict=True))
@@ -216,9 +216,9 @@ def test_codes_are_drawn_as_the_priors_say():
         top = codes[0].flatten()
         assert float(p[top == 0].sum()) != pytest.approx(float(p[top == 1].sum()), rel=0.1)
         flat = lambda parts: torch.cat([part.flatten(1) for part in parts], 1)  # noqa: E731
-        expect_frequencies(flat(model.draw_codes(8000)), p, flat(codes))
+        expect_frequencies(flat(model.draw_latents(8000)), p, flat(codes))
         kept = torch.ones(4000, 1, 1, dtype=torch.int64)
-        drawn = model.draw_codes(4000, coarse=(kept,))
+        drawn = model.draw_latents(4000, coarse=(kept,))
         assert torch.equal(drawn[0], kept)
         expect_frequencies(drawn[1], p[top == 1] / p[top == 1].sum(), codes[1][top == 1])
 
@@ -226,15 +226,15 @@ def test_codes_are_drawn_as_the_priors_say():
 def test_temperature_and_truncation_by_level():
     with double(), torch.no_grad(), seeded("temperature"):
         model = built(*TWO_LEVELS, shake=1.5)
-        top, bottom = model.draw_codes(500, temperature={"top": 0.0})
+        top, bottom = model.draw_latents(500, how=Draw(temperature={"top": 0.0}))
         assert len(top.unique()) == 1
         assert len(bottom.flatten(1).unique(dim=0)) > 1
-        top, bottom = model.draw_codes(500, top_k={"bottom": 1})
+        top, bottom = model.draw_latents(500, how=Draw(top_k={"bottom": 1}))
         assert len(top.unique()) == 2
         assert len(bottom[top.flatten() == 0].flatten(1).unique(dim=0)) == 1
         for options, named in (({"temperature": {"botom": 1.0}}, "did you mean bottom"), ({"top_k": 0}, "top-k")):
             with pytest.raises(ModelError, match=named):
-                model.draw_codes(2, **options)  # pyright: ignore[reportArgumentType]
+                model.draw_latents(2, how=Draw(**options))  # pyright: ignore[reportArgumentType]
 
 
 # --- the autoencoder
@@ -452,7 +452,7 @@ def test_a_prior_of_any_kind():
     assert model.noisy
     testing.check_model(config(priors=(prior,)), BINARY)
     with pytest.raises(ModelError, match="does not draw codes one after another"):
-        model.draw_codes(2, top_k=1)
+        model.draw_latents(2, how=Draw(top_k=1))
 
 
 def test_a_pixelcnn_with_attention_over_the_coarser_codes():
@@ -484,7 +484,7 @@ def test_the_temperature_of_each_level_from_python():
     model = (
         VQVAE.Config(levels=levels, priors=(prior, prior), width=4, inner=2).build(Space((1, 8, 8), levels=17)).eval()
     )
-    tops = [model.draw_codes(20, temperature={"top": t})[0] for t in (0.0, 1.0)]
+    tops = [model.draw_latents(20, how=Draw(temperature={"top": t}))[0] for t in (0.0, 1.0)]
     assert (tops[0] == tops[0][:1]).all()
     assert not (tops[1] == tops[1][:1]).all()
     assert model.sample(3, temperature={"top": 0.0}).shape == model.sample_mean(3, temperature={"bottom": 0.5}).shape

@@ -21,7 +21,7 @@ from lowerbound.runs import inputs, recipes
 from lowerbound.runs.facts import Facts
 from lowerbound.runs.run import Run
 from lowerbound.sampling import completion, rejection, sheets
-from lowerbound.sampling.labels import draw_labels_of_codes
+from lowerbound.sampling.labels import draw_labels
 from lowerbound.verbs.compare.compare import Terms, _drawn, opened
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
@@ -295,7 +295,8 @@ def test_labels_are_drawn_given_the_codes_that_are_kept(runs: dict[str, Path]):
     model, N = loaded(runs["labelled"]), 20_000
     top = torch.tensor([[[1, 2], [3, 4]], [[0, 0], [8, 0]]])
     counts = range(1, 11)
-    y = draw_labels_of_codes(model, (top,), N, counts, torch.Generator().manual_seed(0))
+    log_p = lambda i, k: model.log_p_coarse((top[i],), k)  # noqa: E731
+    y = draw_labels(model, log_p, 2, N, counts, torch.Generator().manual_seed(0))
     with torch.no_grad():
         for z, drawn in zip(top, y, strict=True):
             nats = [float(model.priors[0].log_prob(z[None], (torch.tensor([k]),))) for k in range(10)]  # pyright: ignore
@@ -447,7 +448,7 @@ def test_reconstructions_of_some_levels(runs: dict[str, Path], photos: list[Path
 def test_the_picture_of_reconstructions_has_a_row_for_every_level(runs: dict[str, Path]):
     run, model = Run.open(runs["three"]), loaded(runs["three"])
     batch = next(inputs.as_batches(run, inputs.open_data(run, "valid"), torch.device("cpu")).in_order(16))
-    table = sheets._by_levels(model, batch.x[:8])
+    table = sheets.by_levels(model, batch.x[:8])
     assert table.rows == ("original", "top alone", "top + middle", "top + middle + bottom")
     assert np.array_equal(table.x[0], batch.x[:8].numpy())
     whole = model.decode(model.codes(batch.x[:8])).mean.detach().numpy()

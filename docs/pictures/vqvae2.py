@@ -44,12 +44,12 @@ def priors_picture(run: Run, model: VQVAE, codes: tuple[Tensor, ...], n: int) ->
     uniform = tuple(torch.randint(s.levels or 1, (n, *s.shape)) for s in model.spaces)
     shuffled = tuple(shuffled_places(c, n) for c in codes)
     y = run.labels(n)
-    drawn = drawing.codes(model, n, y)
+    drawn = drawing.draw(model, n, y).z
     rows = {"uniform codes": uniform, "each place on its own": shuffled}
     for l in range(1, len(model.names)):
         rows[f"prior of {' and '.join(model.names[:l])}"] = (*drawn[:l], *shuffled[l:])
     rows["all priors"] = drawn
-    images = np.stack([drawing.decoded(model, z, y, mean=True) for z in rows.values()])
+    images = np.stack([drawing.pixels(model.render(z, y, mean=True)) for z in rows.values()])
     return pictures.Table(images, run.facts.levels, rows=tuple(rows))
 
 

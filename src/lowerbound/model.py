@@ -2,11 +2,11 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,52 @@ from torch.distributions import Distribution
 
 from lowerbound.config import Component
 from lowerbound.directions import Direction, shifted
-from lowerbound.errors import ModelError
+from lowerbound.distributions import Tempering, check_truncation
+from lowerbound.errors import ModelError, did_you_mean
 from lowerbound.space import Density, Space, Y, check_conditions, check_draw, check_events
 from lowerbound.stages import Loss, Stage, Turn
+
+AUTOREGRESSIVE = "an autoregressive model, such as pixelcnn-mnist,"  # what can do more with its values
+T = TypeVar("T")
+ByLevel = T | Mapping[str, T]
+Told = Callable[[int, int], None]  # told how many values are drawn, and of how many
+
+
+def told_nobody(done: int, of: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How values are drawn; each number for all levels of a model alike, or by level, and then not for the others.
+
+    Example:
+        >>> Draw(temperature={"top": 0.9}, top_k=5).at("bottom")
+        Tempering(temperature=1.0, top_k=5, top_p=None)
+    """
+
+    temperature: ByLevel[float] = 1.0  # of the noise's standard deviation; divides logits; 0 is the mode
+    top_k: ByLevel[int] | None = None  # only the k likeliest values, where each has a probability
+    top_p: ByLevel[float] | None = None  # only the fewest likeliest values that hold a probability of p
+    mean: bool = False  # the means of p(x|z) instead of draws from it
+
+    def at(self, level: str = "") -> Tempering:
+        """What it says of a level, or of a model without any."""
+        return Tempering(_at(self.temperature, level, 1.0), _at(self.top_k, level, None), _at(self.top_p, level, None))
+
+
+PLAIN = Draw()  # from the model's own distribution
+
+
+def _at(value: ByLevel[T], level: str, otherwise: T) -> T:
+    return value.get(level, otherwise) if isinstance(value, Mapping) else value
+
+
+class Drawn(NamedTuple):
+    """What was drawn."""
+
+    x: Tensor  # events [n, *space.shape]; or the means of p(x|z), float, in pixel values, not rounded
+    z: tuple[Tensor, ...] = ()  # the latents or codes of each level, [n, *latent]; () where there are none
 
 
 class Model(nn.Module):
@@ -47,6 +90,11 @@ class Model(nn.Module):
         self.given = given
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next((w.device for w in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+
+    @property
     @abstractmethod
     def density(self) -> Density:
         """What `log_density` is worth: the worst of the parts."""
@@ -67,6 +115,31 @@ class Model(nn.Module):
         return True
 
     @property
+    def levels(self) -> tuple[str, ...]:
+        """The names of the levels of latents that are drawn one after another, the coarsest first; () for others."""
+        return ()
+
+    @property
+    def has_means(self) -> bool:
+        """Whether events are drawn from a p(x|z), whose means can be shown instead."""
+        return False
+
+    @property
+    def truncates(self) -> bool:
+        """Whether values are drawn from a probability of each, which can be truncated."""
+        return False
+
+    @property
+    def passes(self) -> int:
+        """How many passes over a whole event drawing it takes that remembers nothing; 0 where it isn't so drawn."""
+        return 0
+
+    @property
+    def cost(self) -> int:
+        """How many products drawing an event takes in what is drawn position by position; 0 where one pass does."""
+        return 0
+
+    @property
     def footprint(self) -> int:
         """How many numbers a pass holds for an event, roughly: those of its largest layer, if that is larger than x."""
         return max(1, self.space.dims)
@@ -76,7 +149,8 @@ class Model(nn.Module):
         """The loss of a batch in training."""
 
     @abstractmethod
-    def _sample(self, n: int, y: Y, temperature: float) -> Tensor: ...
+    def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
+        """n events, once it has been checked that they can be drawn."""
 
     @abstractmethod
     def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
@@ -91,11 +165,100 @@ class Model(nn.Module):
     def stages(self) -> tuple[Stage, ...]:
         return (Stage("model", (Turn((self,), self.loss),)),)
 
+    # ---- drawing
+
+    def sample(
+        self,
+        n: int,
+        y: Y = None,
+        temperature: ByLevel[float] = 1.0,
+        *,
+        top_k: ByLevel[int] | None = None,
+        top_p: ByLevel[float] | None = None,
+    ) -> Tensor:
+        """n events of `space`, drawn from the model: [n, *space.shape]. `draw` says more of them."""
+        return self.draw(n, y, Draw(temperature, top_k, top_p)).x
+
     @torch.no_grad()
-    def sample(self, n: int, y: Y = None, temperature: float = 1.0) -> Tensor:
-        """n events of `space`, drawn from the model: [n, *space.shape]."""
-        check_draw(n, y, self.given, temperature)
-        return self._sample(n, y, temperature)
+    def draw(self, n: int, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:
+        """n events drawn from the model, and the latents they were drawn with.
+
+        told: told now and then how many of all values are drawn, where it takes long.
+
+        Raises ModelError for conditions that don't fit, for numbers out of range, and for what the model doesn't have.
+        """
+        self.check_how(how)
+        self._check_draw(n, y, how)
+        return self._draw(n, y, how, told)
+
+    def sample_naively(self, n: int, y: Y = None, temperature: float = 1.0, *, positions: int | None = None) -> Tensor:
+        """The same by a pass over the whole event for every position: what remembering is measured against.
+
+        positions: stop after so many; the rest is zero. Raises ModelError where `passes` is 0.
+        """
+        raise ModelError(f"{type(self).__name__} is not drawn position by position")
+
+    def at_once(self) -> int:
+        """How many events are drawn at once, in bounded memory."""
+        return self.rows
+
+    @property
+    def rows(self) -> int:
+        """How many events a pass is given at once: enough to keep all cores busy, few enough for bounded memory."""
+        return max(1, min(8192, 2**22 // self.footprint))
+
+    def check_how(self, how: Draw, kept: Sequence[str] = ()) -> None:
+        """Raise ModelError for an option that the model does not have. kept: the levels that are not drawn."""
+        for name in ("temperature", "top_k", "top_p"):
+            option, value = f"--{name.replace('_', '-')}", getattr(how, name)
+            if isinstance(value, Mapping):
+                self._check_levels(option, value, kept)
+            elif name != "temperature" and value is not None and not self.truncates:
+                raise ModelError(
+                    f"{option}: {type(self).__name__} does not draw values from a probability of each; "
+                    f"{AUTOREGRESSIVE} does"
+                )
+        if how.mean and not self.has_means:
+            raise ModelError(f"--mean: {type(self).__name__} has no mean of p(x|z) to show")
+
+    def _check_levels(self, option: str, numbers: Mapping[str, float], kept: Sequence[str]) -> None:
+        for name, value in numbers.items():
+            if not self.levels:
+                raise ModelError(f"{option} {name}={value:g}: {type(self).__name__} has no levels, expected one number")
+            if name not in self.levels:
+                raise ModelError(f"{option} {name}={value:g}: no level {name!r}{did_you_mean(name, self.levels)}")
+            if name in kept:
+                raise ModelError(f"{option} {name}={value:g}: the codes of {name} are kept, not drawn")
+
+    def _check_draw(self, n: int, y: Y, how: Draw) -> None:
+        for level in self.levels or ("",):
+            tempering = how.at(level)
+            check_draw(n, y, self.given, tempering.temperature)
+            check_truncation(tempering.top_k, tempering.top_p)
+
+    def complete(self, x: Tensor, kept: Tensor, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:
+        """Events like x [n, *space.shape] where `kept` (bool [H, W]) is true, and drawn given that elsewhere.
+
+        Raises ModelError for a model that can't, for what it can't keep, and as `draw` does.
+        """
+        raise ModelError(self._cannot_complete())
+
+    def keeps(self, kept: Tensor) -> dict[str, Tensor]:
+        """What stays when `kept` [H, W] does: of the pixels, or of each level of codes, bool [h, w] by name.
+
+        Raises ModelError for a model that can't complete events, and for what it can't keep.
+        """
+        raise ModelError(self._cannot_complete())
+
+    def log_p_kept(self, x: Tensor, kept: Tensor, y: Y = None) -> Tensor:
+        """log p of what stays of x when `kept` does, given y, in nats: [B]. Raises ModelError as `keeps` does."""
+        raise ModelError(self._cannot_complete())
+
+    def _cannot_complete(self) -> str:
+        name = type(self).__name__
+        return f"{name} can't complete images; {AUTOREGRESSIVE} can, and a VQ-VAE with autoregressive priors"
+
+    # ---- log p(x)
 
     def log_density(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
         """log p(x), or its bound with this many draws, in nats: [B]. Raises ModelError where `density` is NONE."""
@@ -180,6 +343,8 @@ class ElboTerms:
 class LatentModel(BoundModel):
     """A model with latents z: a prior p(z|y), a posterior q(z|x, y) and a likelihood p(x|z, y)."""
 
+    has_means = True
+    draws_pixels = True  # whether draws of p(x|z) show something else than its means
     directions: Mapping[str, Direction] = MappingProxyType({})  # the named ones of the run it was loaded from
 
     @abstractmethod
@@ -194,18 +359,68 @@ class LatentModel(BoundModel):
     def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
         """p(x|z) for z of [..., B, *latent] each; leading dimensions are kept."""
 
+    # ---- drawing
+
     @abstractmethod
-    def draw_likelihood(self, n: int, y: Y = None, temperature: float = 1.0) -> Distribution:
-        """p(x|z) for n draws of z from the prior. Temperature scales the prior, not the pixels' noise."""
+    def _latents(self, n: int, y: Y, how: Draw, told: Told, coarse: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What `draw_latents` gives, once it has been checked that they can be drawn."""
 
     @torch.no_grad()
-    def sample_mean(self, n: int, y: Y = None, temperature: float = 1.0) -> Tensor:
-        """The means of p(x|z) for n draws of z, in pixel values, not rounded: float [n, *space.shape]."""
-        check_draw(n, y, self.given, temperature)
-        return self.draw_likelihood(n, y, temperature).mean
+    def draw_latents(
+        self, n: int, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody, coarse: tuple[Tensor, ...] = ()
+    ) -> tuple[Tensor, ...]:
+        """Latents of n events from the prior, the coarsest level first: [n, *latent] each.
 
-    def _sample(self, n: int, y: Y, temperature: float) -> Tensor:
-        return self.draw_likelihood(n, y, temperature).sample()
+        coarse: those of the coarsest levels, where these are known and only the finer are drawn.
+
+        Raises ModelError as `draw` does.
+        """
+        self.check_how(how, self.levels[: len(coarse)])
+        self._check_draw(n, y, how)
+        return self._latents(n, y, how, told, coarse)
+
+    def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
+        z = self._latents(n, y, how, told, ())
+        return Drawn(self.render(z, y, mean=how.mean), z)
+
+    def redraw(self, coarse: tuple[Tensor, ...], y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:
+        """n events whose latents of the coarsest levels are these [n, *latent], the finer ones drawn as by `draw`."""
+        z = self.draw_latents(len(coarse[0]), y, how, told, coarse)
+        return Drawn(self.render(z, y, mean=how.mean), z)
+
+    @torch.no_grad()
+    def sample_mean(self, n: int, y: Y = None, temperature: ByLevel[float] = 1.0) -> Tensor:
+        """The means of p(x|z) for n draws of z, in pixel values, not rounded: float [n, *space.shape]."""
+        return self.draw(n, y, Draw(temperature, mean=True)).x
+
+    @property
+    def is_plane(self) -> bool:
+        """Whether z is a point of the plane that N(0, I) is drawn from."""
+        return False
+
+    def reconstruct(self, x: Tensor, y: Y = None, levels: Sequence[str] | None = None) -> Tensor:
+        """The mean of p(x|z) at the posterior mean, in pixel values, not rounded: float [B, *space.shape].
+
+        levels: of several levels of codes, only these. Raises ModelError for a model that has none, or no such one.
+        """
+        if levels is not None:
+            raise ModelError(f"{type(self).__name__} has no levels of codes")
+        return self.likelihood(tuple(q.mean for q in self.posteriors(x, y)), y).mean
+
+    def log_p_coarse(self, coarse: tuple[Tensor, ...], y: Y = None) -> Tensor:
+        """log p of latents of the coarsest levels given y, in nats: [B]."""
+        raise ModelError(f"{type(self).__name__} has no levels of codes; a VQ-VAE of two levels or more has")
+
+    @torch.no_grad()
+    def render(self, z: tuple[Tensor, ...], y: Y = None, *, mean: bool = False) -> Tensor:
+        """Events from p(x|z) for latents [n, *latent] of each level, or its means: [n, *space.shape], in parts."""
+        found = []
+        for part in torch.arange(len(z[0])).split(self.rows):
+            p = self.likelihood(tuple(level[part] for level in z), rows_of(y, part))
+            found.append(p.mean if mean else p.sample())
+        return torch.cat(found)
+
+    # ---- latents
 
     def encode(self, x: Tensor, y: Y = None) -> Any:
         """The posterior q(z|x): one Distribution, or a tuple of them where there are several levels."""
@@ -258,6 +473,19 @@ class LatentModel(BoundModel):
 
     def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
         return self.elbo_terms(x, y, draws).log_weight
+
+
+def share_of(told: Told, places: Tensor, n: int) -> Told:
+    """What is told of a part of n events, those at some places [P] next to each other, as progress in all."""
+    first, rows = int(places[0]), len(places)
+    return lambda done, of: told(first * of + done * rows, n * of)
+
+
+def rows_of(y: Y, places: Tensor) -> Y:
+    """The conditions at some places [P] of a batch."""
+    if y is None or isinstance(y, Tensor):
+        return None if y is None else y[places.to(y.device)]
+    return tuple(part[places.to(part.device)] for part in y)
 
 
 def with_residual(edited: Tensor, x: Tensor, reconstruction: Tensor, space: Space) -> Tensor:

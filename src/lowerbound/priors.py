@@ -14,7 +14,7 @@ from torch.distributions import (
 
 from lowerbound.distributions import tempered
 from lowerbound.errors import ConfigError
-from lowerbound.model import ExactModel, Model
+from lowerbound.model import Draw, Drawn, ExactModel, Model, Told
 from lowerbound.space import Shape, Space, Y
 
 
@@ -28,8 +28,8 @@ class Prior(ExactModel):
     def log_prob(self, x: Tensor, y: Y = None) -> Tensor:
         return self.distribution(y).log_prob(x)
 
-    def _sample(self, n: int, y: Y, temperature: float) -> Tensor:
-        return tempered(self.distribution(y), temperature).sample((n,))
+    def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
+        return Drawn(tempered(self.distribution(y), how.at().temperature).sample((n,)))
 
 
 class StandardNormal(Prior):

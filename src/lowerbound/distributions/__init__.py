@@ -1,6 +1,6 @@
 """Distributions that torch lacks: of pixels and codes, their KLs, temperatures, truncation."""
 
-from lowerbound.distributions.changed import check_truncation, detached, tempered, truncated
+from lowerbound.distributions.changed import Tempering, check_truncation, detached, tempered, truncated
 from lowerbound.distributions.discretized import DiscretizedNormal, LogisticMixture
 from lowerbound.distributions.divergence import closed_kl, kl_per_dimension
 from lowerbound.distributions.pixels import Bernoulli, Categorical, Dequantized, Noiseless, Pixels, Point, residual
@@ -14,6 +14,7 @@ __all__ = [
     "Noiseless",
     "Pixels",
     "Point",
+    "Tempering",
     "check_truncation",
     "closed_kl",
     "detached",

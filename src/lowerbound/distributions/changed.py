@@ -2,7 +2,7 @@
 
 import math
 from functools import singledispatch
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -191,6 +191,18 @@ def truncated(d: Distribution, top_k: int | None = None, top_p: float | None = N
         keep = keep & (p.cumsum(d.axis) - p < top_p)  # the first always
     keep = torch.zeros_like(keep).scatter(d.axis, order, keep)
     return Categorical(d.logits.masked_fill(~keep, -FAR), d.space)
+
+
+class Tempering(NamedTuple):
+    """What is done to a distribution before a value is drawn from it: first the temperature, then the truncation."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __call__(self, d: Distribution) -> Distribution:
+        d = d if self.temperature == 1 else tempered(d, self.temperature)
+        return d if self.top_k is None and self.top_p is None else truncated(d, self.top_k, self.top_p)
 
 
 def check_truncation(top_k: int | None, top_p: float | None) -> None:

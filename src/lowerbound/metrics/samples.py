@@ -11,12 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound.chunks import rows_at_once
 from lowerbound.data.base import Images
 from lowerbound.data.batches import binarized
 from lowerbound.metrics.base import World
-from lowerbound.model import LatentModel, Model
-from lowerbound.models.autoregressive import Autoregressive
+from lowerbound.model import Draw, Model
 from lowerbound.noise import key, seeded
 from lowerbound.runs.run import Run
 from lowerbound.sampling import drawing
@@ -24,13 +22,9 @@ from lowerbound.sampling import drawing
 AFFORDABLE = 5e12  # products that drawing may take unasked: 5 to 10 minutes of a CPU core
 
 
-def shows_means(model: Model) -> bool:
-    return isinstance(model, LatentModel)
-
-
 def levels(world: World) -> int:
     """Of the pixels that samples and real images are compared in."""
-    return world.images.levels if shows_means(world.model) else world.model.space.levels or 2
+    return world.images.levels if world.model.has_means else world.model.space.levels or 2
 
 
 def recipe(world: World) -> dict[str, Any]:
@@ -39,7 +33,7 @@ def recipe(world: World) -> dict[str, Any]:
         "data": world.images.name,
         "split": world.images.split,
         "levels": levels(world),
-        "drawn": "means of p(x|z), rounded" if shows_means(world.model) else "samples",
+        "drawn": "means of p(x|z), rounded" if world.model.has_means else "samples",
     }
 
 
@@ -58,7 +52,7 @@ def count(world: World, asked: int | None, most: int) -> int:
 
 def affordable(model: Model, most: int) -> int:
     """How many samples are drawn unasked: `most`, or fewer where parts of the model draw one position after another."""
-    cost = drawing.products(model)
+    cost = model.cost
     return min(most, max(16, int(AFFORDABLE / cost))) if cost else most
 
 
@@ -67,21 +61,12 @@ def draw(world: World, n: int, y: Tensor | None, seed: int | None = None) -> np.
 
     Raises ModelError for a model that can't be sampled.
     """
-    model, device, told = world.model, world.batches.device, world.progress.count("drawing samples")
+    model, means = world.model, world.model.has_means
     if not model.can_sample:
         model.sample(1)  # says why
-    with seeded(world.seed if seed is None else seed, "quality", device=device):
-        if isinstance(model, Autoregressive):
-            return drawing.sample(model, n, y, progress=world.progress)
-        drawn = []
-        for part in torch.arange(n).split(rows_at_once(model)):
-            given = None if y is None else y[part].to(device)
-            if isinstance(model, LatentModel):
-                drawn.append(shown(world, model.sample_mean(len(part), given)))
-            else:
-                drawn.append(model.sample(len(part), given).cpu().numpy())
-            told(int(part[-1]) + 1, n)
-    return np.concatenate(drawn)
+    with seeded(world.seed if seed is None else seed, "quality", device=world.batches.device):
+        x = drawing.draw(model, n, y, Draw(mean=means), world.progress).x
+    return shown(world, x) if means else x.numpy()
 
 
 def shown(world: World, mean: Tensor) -> np.ndarray:

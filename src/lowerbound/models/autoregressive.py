@@ -1,25 +1,21 @@
 """Autoregressive models: the exact likelihood, one position after another."""
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
-from lowerbound.distributions import check_truncation, tempered, truncated
+from lowerbound.distributions import Tempering
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Bernoulli, Categorical, Family
-from lowerbound.model import ExactModel, Model
+from lowerbound.model import PLAIN, Draw, Drawn, ExactModel, Model, Told, told_nobody
 from lowerbound.networks.causal import CausalNetwork
 from lowerbound.networks.context import Context
 from lowerbound.networks.gated import GatedPixelCNN
 from lowerbound.networks.resnet import Block
 from lowerbound.space import Density, Space, Y, check_conditions, check_draw, check_events, conditions
-
-Advance = Callable[[int, int], None]  # told how many positions are drawn, and of how many
 
 
 class Autoregressive(ExactModel):
@@ -111,8 +107,15 @@ class Autoregressive(ExactModel):
     # ---- drawing
 
     @property
+    def truncates(self) -> bool:
+        return True
+
+    @property
+    def cost(self) -> int:
+        return 2 * sum(w.numel() for w in self.parameters()) * self.passes
+
+    @property
     def passes(self) -> int:
-        """How many passes over a whole image it takes to draw one without remembering anything."""
         return math.prod(self.grid.size) * self.grid.channels
 
     @torch.no_grad()
@@ -127,38 +130,12 @@ class Autoregressive(ExactModel):
         self.network.step(cache, 0, 0)
         self.network.put(cache, torch.zeros_like(cache.x[:, 0, 0]), 0, 0)
         if memory is None:
-            cuda = self._device.type == "cuda"
-            memory = torch.cuda.get_device_properties(self._device).total_memory // 8 if cuda else 2**30
+            cuda = self.device.type == "cuda"
+            memory = torch.cuda.get_device_properties(self.device).total_memory // 8 if cuda else 2**30
         return max(1, min(4096, memory // (cache.held * cache.like.element_size())))
 
-    @torch.no_grad()
-    def sample(
-        self,
-        n: int,
-        y: Y = None,
-        temperature: float = 1.0,
-        *,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        advance: Advance | None = None,
-    ) -> Tensor:
-        """n events drawn from the model: [n, *space.shape].
-
-        Args:
-            temperature: divides logits; of logistic mixtures, the scales are multiplied too. 0 takes the likeliest
-                value at every position.
-            top_k, top_p: draw from the k likeliest values alone; from the fewest that hold a probability of p. Where
-                each value has a probability of its own (families.Categorical, families.Bernoulli).
-            advance: told after every row how many of all positions are drawn.
-
-        Raises ModelError for a number that is out of range, and for conditions that don't fit.
-        """
-        check_draw(n, y, self.given, temperature)
-        x = torch.zeros(n, *self.space.shape, dtype=self.space.dtype, device=self._device)
-        return self._fill(x, 0, y, _Draw(temperature, top_k, top_p), advance=advance)
-
-    def _sample(self, n: int, y: Y, temperature: float) -> Tensor:
-        return self.sample(n, y, temperature)
+    def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
+        return Drawn(self._fill(self._empty(n), 0, y, how.at(), told))
 
     @torch.no_grad()
     def sample_naively(self, n: int, y: Y = None, temperature: float = 1.0, *, positions: int | None = None) -> Tensor:
@@ -167,36 +144,37 @@ class Autoregressive(ExactModel):
         positions: stop after so many; the rest is zero.
         """
         check_draw(n, y, self.given, temperature)
-        x = torch.zeros(n, *self.space.shape, dtype=self.space.dtype, device=self._device)
-        return self._fill(x, 0, y, _Draw(temperature), cached=False, positions=positions)
+        return self._fill(self._empty(n), 0, y, Tempering(temperature), cached=False, positions=positions)
+
+    def _empty(self, n: int) -> Tensor:
+        return torch.zeros(n, *self.space.shape, dtype=self.space.dtype, device=self.device)
 
     @torch.no_grad()
-    def complete(
-        self,
-        x: Tensor,
-        kept: Tensor,
-        y: Y = None,
-        temperature: float = 1.0,
-        *,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        advance: Advance | None = None,
-    ) -> Tensor:
+    def complete(self, x: Tensor, kept: Tensor, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:
         """Events like x [n, *space.shape] where `kept` (bool [H, W]) is true, and drawn given that elsewhere.
 
-        What is kept must come first in the order: some full rows, and the beginning of the next. Other arguments as of
-        `sample`. Raises ModelError for another mask, for events that are not of the space, and as `sample` does.
+        What is kept must come first in the order: some full rows, and the beginning of the next. Raises ModelError for
+        another mask, for events that are not of the space, and as `draw` does.
 
         Example:
             >>> model = Autoregressive.Config(network=GatedPixelCNN.Config(layers=2)).build(Space((1, 4, 4), levels=3))
             >>> x, top = model.sample(1).repeat(5, 1, 1, 1), torch.arange(4)[:, None].expand(4, 4) < 2
-            >>> torch.equal(model.complete(x, top)[..., :2, :], x[..., :2, :])
+            >>> torch.equal(model.complete(x, top).x[..., :2, :], x[..., :2, :])
             True
         """
+        self.check_how(how)
         check_events(x, self.space)
-        check_draw(len(x), y, self.given, temperature)
-        first = self.first_drawn(kept)
-        return self._fill(x.to(self._device).clone(), first, y, _Draw(temperature, top_k, top_p), advance=advance)
+        self._check_draw(len(x), y, how)
+        return Drawn(self._fill(x.to(self.device).clone(), self.first_drawn(kept), y, how.at(), told))
+
+    def keeps(self, kept: Tensor) -> dict[str, Tensor]:
+        self.first_drawn(kept)
+        return {"pixels": kept}
+
+    @torch.no_grad()
+    def log_p_kept(self, x: Tensor, kept: Tensor, y: Y = None) -> Tensor:
+        self.first_drawn(kept)
+        return self.log_probs(x, y)[:, kept].double().sum(1)
 
     def first_drawn(self, kept: Tensor) -> int:
         """Where drawing begins when so much is kept [H, W]. Raises ModelError unless that comes first in the order."""
@@ -213,20 +191,16 @@ class Autoregressive(ExactModel):
             )
         return first
 
-    @property
-    def _device(self) -> torch.device:
-        return next(self.parameters()).device
-
     def _fill(
         self,
         x: Tensor,
         first: int,
         y: Y,
-        draw: "_Draw",
+        tempering: Tempering,
+        told: Told = told_nobody,
         *,
         cached: bool = True,
         positions: int | None = None,
-        advance: Advance | None = None,
     ) -> Tensor:
         """Draw the positions from `first` on, in place."""
         check_conditions(len(x), y, self.given)
@@ -240,28 +214,16 @@ class Autoregressive(ExactModel):
             for channel in range(grid.channels):
                 h = steps.step(i, j)
                 if t >= first:
-                    p = draw(grid.likelihood(h.reshape(len(x), *grid.pixel_h_shape), grid.pixel))
+                    p = tempering(grid.likelihood(h.reshape(len(x), *grid.pixel_h_shape), grid.pixel))
                     value = p.sample()
                     if grid.channels > 1:
                         own[:, channel] = value[:, channel]
                     else:
                         own.copy_(value)
                 steps.put(self._features(own, grid.pixel, ()), i, j)
-            if advance is not None and (t + 1) % grid.size[1] == 0:
-                advance(t + 1, len(order))
+            if (t + 1) % grid.size[1] == 0:
+                told(t + 1, len(order))
         return x
-
-
-class _Draw:
-    """How a value is drawn from the distribution of a position."""
-
-    def __init__(self, temperature: float, top_k: int | None = None, top_p: float | None = None):
-        check_truncation(top_k, top_p)
-        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
-
-    def __call__(self, p: Distribution) -> Distribution:
-        p = p if self.temperature == 1 else tempered(p, self.temperature)
-        return p if self.top_k is None and self.top_p is None else truncated(p, self.top_k, self.top_p)
 
 
 class _Cached:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Family, Head, Point
-from lowerbound.model import Model
+from lowerbound.model import PLAIN, Draw, Drawn, Model, Told, told_nobody
 from lowerbound.models.vae import VAE, latent_shape
 from lowerbound.networks.base import Network
 from lowerbound.networks.mlp import MLP
@@ -112,8 +112,8 @@ class Classifier(Model):
     def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
         raise ModelError(f"Classifier has no log p(x): {self.why_no_density()}")
 
-    def sample(self, n: int, y: Y = None, temperature: float = 1.0) -> Tensor:
+    def draw(self, n: int, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:
         raise ModelError(f"Classifier can't be sampled: {self.why_no_density()}")
 
-    def _sample(self, n: int, y: Y, temperature: float) -> Tensor:
-        return self.sample(n, y, temperature)
+    def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
+        return self.draw(n, y)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from lowerbound.errors import ConfigError
-from lowerbound.model import ExactModel, Model
+from lowerbound.model import Draw, Drawn, ExactModel, Model, Told
 from lowerbound.networks.mlp import MLP
 from lowerbound.space import Space, Y
 
@@ -96,8 +96,8 @@ class Flow(ExactModel):
         u, log_det = self.to_noise(x)
         return self.base.log_prob(u) + log_det
 
-    def _sample(self, n: int, y: Y, temperature: float) -> Tensor:
-        return self.from_noise(temperature * self.base.sample((n,)))
+    def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
+        return Drawn(self.from_noise(how.at().temperature * self.base.sample((n,))))
 
 
 class Coupling(nn.Module):

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, Independent, LowRankMultivariateNo
 
 from lowerbound.distributions import Dequantized, closed_kl, tempered
 from lowerbound.errors import ConfigError, ModelError
-from lowerbound.model import ElboTerms, LatentModel, Model
+from lowerbound.model import Draw, ElboTerms, LatentModel, Model, Told
 from lowerbound.space import Density, Space, Y, conditions
 from lowerbound.stages import Loss, Stage, Turn
 from lowerbound.units import to_unit, unit_bin
@@ -175,8 +175,12 @@ class PPCA(LatentModel):
             kl=kl.expand(draws, -1).unsqueeze(-1),
         )
 
-    def draw_likelihood(self, n: int, y: Y = None, temperature: float = 1.0) -> Distribution:
-        return self.likelihood((tempered(self.prior, temperature).sample((n,)),), y)
+    @property
+    def is_plane(self) -> bool:
+        return self.config.latent == 2
+
+    def _latents(self, n: int, y: Y, how: Draw, told: Told, coarse: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (tempered(self.prior, how.at().temperature).sample((n,)),)
 
 
 def covariance(batches: Iterable[Tensor]) -> tuple[int, Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 from lowerbound.distributions import closed_kl
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
-from lowerbound.model import ElboTerms, LatentModel, Model
+from lowerbound.model import Draw, ElboTerms, LatentModel, Model, Told
 from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
 from lowerbound.networks.mlp import MLP
@@ -212,14 +212,22 @@ class VAE(LatentModel):
             return prior.log_density(z.flatten(0, 1)).view(z.shape[:2])
         return torch.stack([prior.log_density(draw, y) for draw in z])
 
-    def draw_likelihood(self, n: int, y: Y = None, temperature: float = 1.0) -> Distribution:
+    @property
+    def is_plane(self) -> bool:
+        return self.latent.shape == (2,) and not self.given and self.can_sample and self.fitted_prior is None
+
+    @property
+    def cost(self) -> int:
+        return self.prior.cost
+
+    def _latents(self, n: int, y: Y, how: Draw, told: Told, coarse: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if not self.can_sample:
             raise ModelError(
                 f"this autoencoder can't sample: its posterior {self.config.posterior.type_name()} is a point, so "
                 "training held its codes to no prior, and what a draw of N(0, I) decodes to means nothing. Fit a "
                 "density to the codes first: lowerbound fit-prior RUN --prior gaussian|mixture|flow"
             )
-        return self.likelihood((self.prior.sample(n, y, temperature),), y)
+        return (self.prior.draw(n, y, Draw(how.temperature), told).x,)
 
 
 def _as_now(model: VAE, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

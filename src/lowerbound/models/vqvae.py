@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -11,22 +11,18 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.config import Component
-from lowerbound.distributions import Point, check_truncation
+from lowerbound.distributions import Point
 from lowerbound.errors import ConfigError, ModelError, UserError, did_you_mean
 from lowerbound.families import Bernoulli, Family, Head, Noiseless
-from lowerbound.model import ElboTerms, LatentModel, Model
-from lowerbound.models.autoregressive import Advance, Autoregressive
+from lowerbound.model import PLAIN, Draw, Drawn, ElboTerms, LatentModel, Model, Told, told_nobody
+from lowerbound.models.autoregressive import Autoregressive
+from lowerbound.models.kept import Part, cells_kept, draw_rest, filled
 from lowerbound.networks.base import halvings
 from lowerbound.networks.made import MADE
 from lowerbound.networks.strided import Blocks, Down, Up, enlarged
 from lowerbound.quantizers import VQ, Quantized, Quantizer
-from lowerbound.space import Density, Space, Y, check_draw, check_events, conditions
+from lowerbound.space import Density, Space, Y, check_events, conditions
 from lowerbound.stages import Loss, Prepare, Stage, Turn
-
-T = TypeVar("T")
-Temperature = float | Mapping[str, float]  # for all levels alike, or by level; 1 for those that are not named
-TopK = int | Mapping[str, int] | None
-TopP = float | Mapping[str, float] | None
 
 
 class Level(Component):
@@ -239,6 +235,9 @@ class VQVAE(LatentModel):
             check_events(codes.reshape(-1, *space.shape), space)
         return self.likelihood(z, y)
 
+    def reconstruct(self, x: Tensor, y: Y = None, levels: Sequence[str] | None = None) -> Tensor:
+        return super().reconstruct(x, y) if levels is None else self.partial(x, levels)
+
     @torch.no_grad()
     def partial(self, x: Tensor, levels: Sequence[str]) -> Tensor:
         """Reconstructions from some levels alone, float [B, *space.shape] in pixel values; the code vectors of the
@@ -314,57 +313,87 @@ class VQVAE(LatentModel):
     # ---- drawing
 
     @property
-    def passes(self) -> int:
-        """How many values are drawn for an image."""
-        return sum(space.dims for space in self.spaces)
+    def levels(self) -> tuple[str, ...]:
+        return self.names
 
-    def at_once(self, memory: int | None = None) -> int:
-        """How many images are drawn at once; see `Autoregressive.at_once`."""
-        return min((p.at_once(memory) for p in self._priors if isinstance(p, Autoregressive)), default=4096)
+    @property
+    def draws_pixels(self) -> bool:
+        return self.likelihood_head.density is not Density.NONE
 
-    @torch.no_grad()
-    def draw_codes(
-        self,
-        n: int,
-        y: Y = None,
-        temperature: Temperature = 1.0,
-        *,
-        top_k: TopK = None,
-        top_p: TopP = None,
-        coarse: tuple[Tensor, ...] = (),
-        advance: Advance | None = None,
-    ) -> tuple[Tensor, ...]:
-        """The codes of n images, the coarsest level first: int64 [n, h, w] each.
+    @property
+    def truncates(self) -> bool:
+        return True
 
-        Args:
-            temperature, top_k, top_p: as of `Autoregressive.sample`, for all levels or by level.
-            coarse: the codes of the coarsest levels, where those are known and only the finer are drawn.
-            advance: told how many values are drawn, and of how many.
+    @property
+    def cost(self) -> int:
+        return sum(prior.cost for prior in self._priors)
 
-        Raises ModelError where a prior is not trained, for a level that does not exist, and for numbers out of range.
-        """
+    def at_once(self) -> int:
+        return min((prior.at_once() for prior in self._priors if prior.cost), default=4096)
+
+    def _latents(self, n: int, y: Y, how: Draw, told: Told, coarse: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         self._check_can_draw()
-        temperatures = self._of_levels(temperature, 1.0)
-        ks, ps = self._of_levels(top_k, None), self._of_levels(top_p, None)
-        for t, k, p in zip(temperatures, ks, ps, strict=True):
-            check_draw(n, y, self.given, t)
-            check_truncation(k, p)
         given, codes = conditions(y, self.given), tuple(coarse)
         total, done = sum(s.dims for s in self.spaces[len(codes) :]), 0
         for l in range(len(codes), len(self.spaces)):
             own = self.spaces[l].dims
-            told = None if advance is None else _further(advance, done, total, own)
-            codes = (*codes, _drawn(self._priors[l], n, (*given, *codes), temperatures[l], ks[l], ps[l], told))
+            prior, its = self._prior(l, how)
+            codes = (*codes, prior.draw(n, (*given, *codes), its, _further(told, done, total, own)).x)
             done += own
         return codes
 
-    def _of_levels(self, value: Mapping[str, T] | T, default: T) -> list[T]:
-        """An option of every level, from one for all or some by name."""
-        if not isinstance(value, Mapping):
-            return [value] * len(self.names)
-        for name in value:
-            self._level(name)
-        return [value.get(name, default) for name in self.names]
+    def _prior(self, l: int, how: Draw) -> tuple[Model, Draw]:
+        """The prior of a level, and how it is drawn from. Raises ModelError where it can't be so drawn from."""
+        prior, its = self._priors[l], Draw(*how.at(self.names[l]))
+        if (its.top_k is not None or its.top_p is not None) and not prior.truncates:
+            raise ModelError(f"--top-k, --top-p: {type(prior).__name__} does not draw codes one after another")
+        return prior, its
+
+    def log_p_coarse(self, coarse: tuple[Tensor, ...], y: Y = None) -> Tensor:
+        return self.log_p_codes(coarse, y).double().sum(0)
+
+    # ---- completing
+
+    def keeps(self, kept: Tensor) -> dict[str, Tensor]:
+        """Of each level the codes whose cell, of factor x factor pixels, is kept as a whole."""
+        self._check_can_draw()
+        if tuple(kept.shape) != self.space.shape[-2:]:
+            wanted = list(self.space.shape[-2:])
+            raise ModelError(f"the mask is of {list(kept.shape)}, expected the size of the images, {wanted}")
+        cells = {name: cells_kept(kept, space.shape[-2:]) for name, space in zip(self.names, self.spaces, strict=True)}
+        for prior, mask in zip(self._priors, cells.values(), strict=True):
+            prior.keeps(mask)
+        return cells
+
+    @torch.no_grad()
+    def complete(self, x: Tensor, kept: Tensor, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:
+        """Images like x where `kept` is true; elsewhere they are decoded from codes drawn given those that are kept.
+
+        Kept are the codes whose cell is kept as a whole (`keeps`), as they are once every pixel that is not kept has
+        the value of the nearest that is: those have no say in what is drawn. `draw_rest` draws the others.
+        """
+        self.check_how(how)
+        check_events(x, self.space)
+        self._check_draw(len(x), y, how)
+        codes, _ = draw_rest(self._parts(x, kept, how, told), conditions(y, self.given))
+        drawn = self.render(codes, y, mean=how.mean)
+        return Drawn(torch.where(kept.to(x.device), x.to(drawn.dtype), drawn), codes)
+
+    @torch.no_grad()
+    def log_p_kept(self, x: Tensor, kept: Tensor, y: Y = None) -> Tensor:
+        """log P(kept codes | y) in nats, [B]; an estimate where finer levels keep codes too (see `draw_rest`)."""
+        check_events(x, self.space)
+        return draw_rest(self._parts(x, kept, PLAIN, told_nobody), conditions(y, self.given), finest=False)[1]
+
+    def _parts(self, x: Tensor, kept: Tensor, how: Draw, told: Told) -> list[Part]:
+        """What is kept of the codes of each level."""
+        masks, own, parts = self.keeps(kept), self.codes(filled(x, kept)), []
+        total, done = sum(space.dims for space in self.spaces), 0
+        for l, (mask, codes, space) in enumerate(zip(masks.values(), own, self.spaces, strict=True)):
+            prior, its = self._prior(l, how)
+            parts.append(Part(prior, codes, mask, its, _further(told, done, total, space.dims)))
+            done += space.dims
+        return parts
 
     def _check_can_draw(self) -> None:
         if not self.priors:
@@ -376,18 +405,6 @@ class VQVAE(LatentModel):
                 f"{'is' if len(missing) == 1 else 'are'} not trained, and uniform codes decode to noise. Train with: "
                 f"lowerbound train RECIPE --out RUN --resume{f' --stage {missing[0]}' if len(missing) == 1 else ''}"
             )
-
-    @torch.no_grad()
-    def sample(self, n: int, y: Y = None, temperature: Temperature = 1.0) -> Tensor:
-        """n images [n, *space.shape]; temperature: of all levels or by level, as of `draw_codes`."""
-        return self.draw_likelihood(n, y, temperature).sample()
-
-    @torch.no_grad()
-    def sample_mean(self, n: int, y: Y = None, temperature: Temperature = 1.0) -> Tensor:
-        return self.draw_likelihood(n, y, temperature).mean
-
-    def draw_likelihood(self, n: int, y: Y = None, temperature: Temperature = 1.0) -> Distribution:
-        return self.likelihood(self.draw_codes(n, y, temperature), y)
 
     # ---- the stages
 
@@ -451,16 +468,6 @@ def _built_prior(config: VQVAE.Config, l: int, space: Space, given: tuple[Space,
     return prior
 
 
-def _further(advance: Advance, before: int, total: int, own: int) -> Advance:
+def _further(told: Told, before: int, total: int, own: int) -> Told:
     """What is told of one level's progress, as progress in all."""
-    return lambda done, of: advance(before + done * own // of, total)
-
-
-def _drawn(
-    prior: Model, n: int, given: tuple[Tensor, ...], t: float, k: int | None, p: float | None, advance: Advance | None
-) -> Tensor:
-    if isinstance(prior, Autoregressive):
-        return prior.sample(n, given, t, top_k=k, top_p=p, advance=advance)
-    if k is not None or p is not None:
-        raise ModelError(f"--top-k, --top-p: {type(prior).__name__} does not draw codes one after another")
-    return prior.sample(n, given, t)
+    return lambda done, of: told(before + done * own // of, total)

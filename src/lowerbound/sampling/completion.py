@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,34 +12,51 @@ from torch import Tensor
 
 from lowerbound.data.base import open_mask
 from lowerbound.errors import UserError, did_you_mean
-from lowerbound.models.autoregressive import Autoregressive
-from lowerbound.models.vqvae import VQVAE
+from lowerbound.model import PLAIN, Draw, Drawn, LatentModel, Model, Told
 from lowerbound.pictures import Table, save_table
 from lowerbound.progress import Progress
-from lowerbound.sampling.drawing import _given, _named, _parts
+from lowerbound.sampling.drawing import in_file, in_parts
+from lowerbound.space import Y
 
 IN_A_ROW = 12  # completions, at most, in a row of the picture
 
 
 def complete(
-    model: Autoregressive,
+    model: Model,
     x: Tensor,
     kept: Tensor,
     n: int,
     y: Tensor | None = None,
-    temperature: float = 1.0,
-    *,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    how: Draw = PLAIN,
     progress: Progress | None = None,
-) -> np.ndarray:
-    """What `model.complete` draws, n times for each of B events: [B, n, *space.shape]. y [B, n] on any device."""
-    drawn, y = [], None if y is None else y.flatten()
-    for part, advance in _parts(model, len(x) * n, progress):
-        given = _given(y, part, model)
-        whole = model.complete(x[part // n], kept, given, temperature, top_k=top_k, top_p=top_p, advance=advance)
-        drawn.append(whole.cpu().numpy())
-    return np.concatenate(drawn).reshape(len(x), n, *model.space.shape)
+) -> Drawn:
+    """What `model.complete` draws, n times for each of B events: [B, n, ...]. y [B, n] on any device."""
+
+    def some(part: Tensor, given: Y, told: Told) -> Drawn:
+        return model.complete(x[part // n], kept, given, how, told)
+
+    return _by_image(in_parts(model, len(x) * n, None if y is None else y.flatten(), some, progress), n)
+
+
+def redraw(
+    model: LatentModel,
+    coarse: tuple[Tensor, ...],
+    n: int,
+    y: Tensor | None = None,
+    how: Draw = PLAIN,
+    progress: Progress | None = None,
+) -> Drawn:
+    """What `model.redraw` draws, n times for the coarsest latents of each of B events: [B, n, ...]. y [B, n]."""
+
+    def some(part: Tensor, given: Y, told: Told) -> Drawn:
+        return model.redraw(tuple(level[part // n] for level in coarse), given, how, told)
+
+    return _by_image(in_parts(model, len(coarse[0]) * n, None if y is None else y.flatten(), some, progress), n)
+
+
+def _by_image(drawn: Drawn, n: int) -> Drawn:
+    """[B * n, ...] -> [B, n, ...]."""
+    return Drawn(drawn.x.unflatten(0, (-1, n)), tuple(z.unflatten(0, (-1, n)) for z in drawn.z))
 
 
 # ---- what is kept
@@ -74,16 +92,16 @@ def kept(keep: str, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(open_mask(keep, size))
 
 
-def levels_kept(model: VQVAE, keep: str) -> int:
+def levels_kept(model: Model, keep: str) -> int:
     """How many of the coarsest levels `--keep-level` names: `top`, or `top,middle`. Raises UserError."""
     names = keep.split(",")
     for name in names:
-        if name not in model.names:
-            raise UserError(f"--keep-level {keep}: no level {name!r}{did_you_mean(name, model.names)}")
-    if len(set(names)) == len(model.names):
+        if name not in model.levels:
+            raise UserError(f"--keep-level {keep}: no level {name!r}{did_you_mean(name, model.levels)}")
+    if len(set(names)) == len(model.levels):
         raise UserError(f"--keep-level {keep}: keeps every level of this model, so there is nothing to draw")
-    if set(names) != set(model.names[: len(names)]):
-        coarsest = " or ".join(",".join(model.names[: l + 1]) for l in range(len(model.names) - 1))
+    if set(names) != set(model.levels[: len(names)]):
+        coarsest = " or ".join(",".join(model.levels[: l + 1]) for l in range(len(model.levels) - 1))
         raise UserError(f"--keep-level {keep}: finer codes are drawn given the coarser, so expected {coarsest}")
     return len(names)
 
@@ -109,10 +127,17 @@ class Completion:
     names: tuple[str, ...] = ()  # [B], of the images
     labels: tuple[tuple[str, ...], ...] | None = None  # [B][n], where they were drawn
     title: str = ""
+    codes: Mapping[str, np.ndarray] = field(default_factory=dict)  # int64 [B, n, h, w] of each level, where there are
+
+    @cached_property
+    def seam(self) -> dict[str, float] | None:
+        """How much neighbouring pixels of two rows differ where what is kept ends, and elsewhere in the originals."""
+        return seam(self.originals, self.kept, self.x)
 
     def save(self, out: Path) -> None:
-        """By the rule of `--out`: a picture has the originals and what is kept of them too, all else only the draws."""
-        _save(self.table(), self.x, self.names, out)
+        """By the rule of `--out`: a picture has the originals and what is kept of them too, all else only the draws; an
+        .npz has their codes, where there are any."""
+        _save(self.table(), self.x, self.names, out, flat_codes(self.codes))
 
     def table(self) -> Table:
         """A row for each image: the original, what is kept, the draws; many draws are wrapped."""
@@ -142,13 +167,43 @@ class Redrawn:
     def save(self, out: Path) -> None:
         """By the rule of `--out`: a picture has the originals and reconstructions too, all else only the draws; an
         .npz has their codes."""
-        flat = {name: c.reshape(-1, *c.shape[2:]) for name, c in self.codes.items()}
-        _save(self.table(), self.x, self.names, out, _named(flat))
+        _save(self.table(), self.x, self.names, out, flat_codes(self.codes))
 
     def table(self) -> Table:
         """A row for each image: the original, its reconstruction, the draws; many draws are wrapped."""
         before = {"original": self.originals, "recon\u00adstruction": self.reconstructions}
         return _table(before, self.x, self.levels, self.names, self.title)
+
+
+def seam(originals: np.ndarray, kept: np.ndarray, x: np.ndarray) -> dict[str, float] | None:
+    """The mean absolute difference of pixels above one another across the boundary of what is kept, in draws
+    x [B, n, C, H, W]; that elsewhere in the originals [B, C, H, W]; and their ratio. None where one has no such pixels.
+
+    A ratio of 1 is a seam that nobody sees; far above 1, what is drawn does not go on where the image ends.
+
+    Example:
+        >>> originals = np.arange(8, dtype=np.uint8).reshape(1, 1, 4, 2)
+        >>> seam(originals, np.arange(4)[:, None].repeat(2, 1) < 2, originals[:, None] * 0 + 6)
+        {'across': 3.5, 'elsewhere': 2.0, 'ratio': 1.75}
+    """
+    boundary = kept[1:] != kept[:-1]
+    whole = np.where(kept, originals[:, None], x).astype(np.float64)
+    across = np.abs(np.diff(whole, axis=-2))[..., boundary]
+    elsewhere = np.abs(np.diff(originals.astype(np.float64), axis=-2))[..., ~boundary]
+    if not across.size or not elsewhere.any():
+        return None
+    found = float(across.mean()), float(elsewhere.mean())
+    return {"across": found[0], "elsewhere": found[1], "ratio": found[0] / found[1]}
+
+
+def told_seam(seam: Mapping[str, float]) -> str:
+    """For a person."""
+    return f"rows differ {seam['ratio']:.2g} times as much across the seam as elsewhere in the originals"
+
+
+def flat_codes(codes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Codes [B, n, h, w] of each level as an .npz has them, beside images [B * n, ...]."""
+    return in_file({name: c.reshape(-1, *c.shape[2:]) for name, c in codes.items()})
 
 
 def _save(

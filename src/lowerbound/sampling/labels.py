@@ -1,89 +1,63 @@
-"""Labels that nobody gave: drawn by their frequencies, or given what is kept of an image."""
+"""Labels that nobody gave: drawn by their frequencies, given what is kept of an image."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lowerbound.chunks import rows_at_once
 from lowerbound.errors import ModelError
-from lowerbound.models.autoregressive import Autoregressive
-from lowerbound.models.vqvae import VQVAE
+from lowerbound.model import Model
 from lowerbound.noise import key
 from lowerbound.progress import Progress
 from lowerbound.runs.run import Run
 
-# ---- labels that nobody gave
+LogP = Callable[[Tensor, Tensor], Tensor]  # images i [P] and labels y [P] -> log p(what is kept of x_i | y), [P]
 
 
-@torch.no_grad()
-def draw_labels(
-    model: Autoregressive, x: Tensor, kept: Tensor, n: int, counts: Sequence[int], generator: torch.Generator
-) -> Tensor:
-    """n labels for each of B events, from p(y | what is kept of x), with p(y) by the counts: [B, n] on the CPU.
+class Labels(NamedTuple):
+    """The labels of n draws for each of B images."""
 
-    With labels so drawn, a completion is a draw of p(rest | kept). Nothing kept: by the counts alone.
-    """
-
-    def log_p(i: Tensor, k: Tensor) -> Tensor:
-        return model.log_probs(x[i], k)[:, kept].double().sum(1)
-
-    given = _posterior(log_p, x, counts, rows_at_once(model)) if bool(kept.any()) else _prior(x, counts)
-    return torch.multinomial(given.softmax(1), n, replacement=True, generator=generator)
+    y: Tensor | None  # [B, n]; None of a model that is given none
+    names: tuple[tuple[str, ...], ...] | None = None  # [B][n], where they were drawn
 
 
-@torch.no_grad()
-def draw_labels_of_codes(
-    model: VQVAE, coarse: tuple[Tensor, ...], n: int, counts: Sequence[int], generator: torch.Generator
-) -> Tensor:
-    """n labels for each of B images, from p(y | the codes of their coarsest levels), as `draw_labels`: [B, n]."""
-
-    def log_p(i: Tensor, k: Tensor) -> Tensor:
-        return model.log_p_codes(tuple(c[i] for c in coarse), k).double().sum(0)
-
-    given = _posterior(log_p, coarse[0], counts, rows_at_once(model))
-    return torch.multinomial(given.softmax(1), n, replacement=True, generator=generator)
-
-
-def _prior(x: Tensor, counts: Sequence[int]) -> Tensor:
-    """log p(y) up to a constant for each of B events: [B, K] on the CPU."""
-    return torch.tensor(counts, dtype=torch.float64).log().repeat(len(x), 1)
-
-
-def _posterior(log_p: Callable[[Tensor, Tensor], Tensor], x: Tensor, counts: Sequence[int], rows: int) -> Tensor:
-    """log p(y | what is kept of x_i) up to a constant, [B, K]; log_p: log p(what is kept | y) of pairs (i, y), [P]."""
-    pairs = torch.cartesian_prod(torch.arange(len(x)), torch.arange(len(counts)))
-    found = torch.cat([log_p(*part.to(x.device).unbind(1)).cpu() for part in pairs.split(rows)])
-    return _prior(x, counts) + found.view(len(x), len(counts))
-
-
-def told_labels(names: Sequence[str], labels: Sequence[Sequence[str]], progress: Progress) -> None:
-    """Say which labels were drawn, the most frequent first."""
-    for name, drawn in zip(names, labels, strict=True):
-        often = ", ".join(f"{label} ({k})" for label, k in Counter(drawn).most_common(10))
-        progress.say(f"{name}: labels drawn given what is kept: {often}")
-
-
-Labels = tuple[Tensor | None, tuple[tuple[str, ...], ...] | None]  # [B, n]; and their names, where they were drawn
-
-
-def labels_for(
+def labels_given(
     run: Run,
-    B: int,
+    model: Model,
+    images: Sequence[str],
     n: int,
     label: str | int | None,
     seed: int,
-    draw: Callable[[tuple[int, ...], torch.Generator], Tensor],
+    log_p: LogP,
+    progress: Progress,
 ) -> Labels:
-    given = run.labels(B * n, label, seed)
-    if given is None or label is not None:
-        return None if given is None else given.view(B, n), None
+    """The one that is said, or those that are drawn given what is kept of each image, which is told."""
+    y = run.labels(len(images) * n, label, seed)
+    if y is None or label is not None:
+        return Labels(None if y is None else y.view(len(images), n))
     classes, counts = run.facts.classes, run.facts.counts
     assert classes is not None
     assert counts is not None
-    y = draw(counts, torch.Generator().manual_seed(key(seed, "labels")))
-    return y, tuple(tuple(classes[k] for k in row) for row in y.tolist())
+    drawn = draw_labels(model, log_p, len(images), n, counts, torch.Generator().manual_seed(key(seed, "labels")))
+    names = tuple(tuple(classes[k] for k in row) for row in drawn.tolist())
+    for image, row in zip(images, names, strict=True):
+        often = ", ".join(f"{name} ({k})" for name, k in Counter(row).most_common(10))
+        progress.say(f"{image}: labels drawn given what is kept: {often}")
+    return Labels(drawn, names)
+
+
+@torch.no_grad()
+def draw_labels(model: Model, log_p: LogP, B: int, n: int, counts: Sequence[int], generator: torch.Generator) -> Tensor:
+    """n labels for each of B images from p(y | what is kept of x), with p(y) by the counts: [B, n], on the processor.
+
+    With labels so drawn, a completion is a draw of p(rest | kept).
+    """
+    pairs = torch.cartesian_prod(torch.arange(B), torch.arange(len(counts)))
+    found = torch.cat([log_p(*part.to(model.device).unbind(1)).cpu() for part in pairs.split(model.rows)])
+    given = torch.tensor(counts, dtype=torch.float64).log() + found.view(B, len(counts))
+    return torch.multinomial(given.softmax(1), n, replacement=True, generator=generator)
 
 
 def check_number_of_images(n: int) -> None:

@@ -7,13 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound.chunks import rows_at_once
 from lowerbound.errors import ModelError
-from lowerbound.model import Model
+from lowerbound.model import PLAIN, Draw, Model
 from lowerbound.models.classifier import Classifier
 from lowerbound.progress import Progress
 from lowerbound.runs.run import Run
-from lowerbound.sampling.drawing import How, Samples, draw
+from lowerbound.sampling.drawing import Samples, draw
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Rejection:
 
 @torch.no_grad()
 def sample(
-    model: Model, y: Tensor, judge: Classifier, accept: float, how: How, progress: Progress | None = None
+    model: Model, y: Tensor, judge: Classifier, accept: float, how: Draw = PLAIN, progress: Progress | None = None
 ) -> tuple[Samples, np.ndarray, np.ndarray]:
     r"""An image for each label of y [n]: of each class the share `accept` to which p(class | image) is highest.
 
@@ -52,10 +51,8 @@ def sample(
     of those that were kept and of those that were not.
     """
     asked = proposals(y, accept)
-    drawn = draw(model, len(asked), asked, how, progress)
-    p = torch.cat(
-        [_of_class(judge, drawn.x, asked, part) for part in torch.arange(len(asked)).split(rows_at_once(judge))]
-    )
+    drawn = Samples.of(model, draw(model, len(asked), asked, how, progress))
+    p = torch.cat([_of_class(judge, drawn.x, asked, part) for part in torch.arange(len(asked)).split(judge.rows)])
     chosen = best(p, asked, y).numpy()
     codes = {name: c[chosen] for name, c in drawn.codes.items()}
     kept = Samples(drawn.x[chosen], drawn.levels, y.numpy(), codes)
@@ -90,8 +87,7 @@ def best(p: Tensor, asked: Tensor, y: Tensor) -> Tensor:
 
 def _of_class(judge: Classifier, x: np.ndarray, asked: Tensor, part: Tensor) -> Tensor:
     """The probability of the class asked for, of a part of the images: [P]."""
-    device = next(judge.parameters()).device
-    p = judge.probabilities(torch.from_numpy(x[part.numpy()]).to(device)).cpu()
+    p = judge.probabilities(torch.from_numpy(x[part.numpy()]).to(judge.device)).cpu()
     return p.gather(1, asked[part, None])[:, 0]
 
 

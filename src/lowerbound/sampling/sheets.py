@@ -5,43 +5,30 @@ import torch
 from torch import Tensor
 
 from lowerbound import pictures
-from lowerbound.chunks import reconstruct as reconstruction
 from lowerbound.data.batches import Batch
 from lowerbound.model import LatentModel, Model
-from lowerbound.models.autoregressive import Autoregressive
-from lowerbound.models.vae import VAE
-from lowerbound.models.vqvae import VQVAE
 from lowerbound.noise import seeded
 from lowerbound.progress import Progress
 from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.runs.run import Run
 from lowerbound.sampling import completion, drawing
-from lowerbound.space import Density
+from lowerbound.sampling.drawing import to_device
 
 
 @torch.no_grad()
 def draw_samples(run: Run, model: Model, n: int = 64, progress: Progress | None = None) -> None:
     """samples.png, and samples_mean.png for the same latents; labels by their frequencies.
 
-    Fewer than n of an autoregressive model that would take long.
+    Fewer than n of a model that would take long.
     """
-    n = drawing.affordable(model, n) if isinstance(model, Autoregressive | VQVAE) else n
-    y, levels, mean = run.labels(n), model.space.levels or 256, None
-    y = None if y is None else y.to(next(model.parameters()).device)
-    if isinstance(model, Autoregressive):
-        x = drawing.sample(model, n, y, progress=progress)
-    elif isinstance(model, VQVAE):
-        codes = drawing.codes(model, n, y, progress=progress)
-        x, mean = (drawing.decoded(model, codes, y, mean=mean) for mean in (False, True))
-        mean = mean if model.likelihood_head.density is not Density.NONE else None
-    elif isinstance(model, LatentModel):
-        p = model.draw_likelihood(n, y)
-        x, mean = p.sample().cpu().numpy(), p.mean.cpu().numpy()
-    else:
-        x = model.sample(n, y).cpu().numpy()
-    pictures.save_png(pictures.grid(x, levels), run.picture("samples.png"))
-    if mean is not None:
-        pictures.save_png(pictures.grid(mean, levels), run.picture("samples_mean.png"))
+    n, levels = drawing.affordable(model, n), model.space.levels or 256
+    y = run.labels(n)
+    drawn = drawing.draw(model, n, y, progress=progress)
+    pictures.save_png(pictures.grid(drawn.x.numpy(), levels), run.picture("samples.png"))
+    if isinstance(model, LatentModel) and model.draws_pixels:
+        z = tuple(part.to(model.device) for part in drawn.z)
+        mean = model.render(z, to_device(y, model.device), mean=True).cpu()
+        pictures.save_png(pictures.grid(mean.numpy(), levels), run.picture("samples_mean.png"))
 
 
 @torch.no_grad()
@@ -49,22 +36,23 @@ def draw_reconstructions(run: Run, model: LatentModel, batch: Batch) -> None:
     """reconstructions.png: images above their reconstructions; of several levels of codes, those from the coarsest
     alone, from the two coarsest, ..."""
     x, levels = batch.x.cpu().numpy(), model.space.levels or 256
-    if isinstance(model, VQVAE) and len(model.names) > 1:
-        picture = pictures.table_picture(_by_levels(model, batch.x[:8]))
+    if len(model.levels) > 1:
+        picture = pictures.table_picture(by_levels(model, batch.x[:8]))
     else:
-        picture = pictures.pairs(x, reconstruction(model, batch.x, batch.y).cpu().numpy(), levels)
+        picture = pictures.pairs(x, model.reconstruct(batch.x, batch.y).cpu().numpy(), levels)
     pictures.save_png(picture, run.picture("reconstructions.png"))
 
 
-def _by_levels(model: VQVAE, x: Tensor) -> pictures.Table:
+def by_levels(model: LatentModel, x: Tensor) -> pictures.Table:
     """Images in a row, and under them their reconstructions from more and more levels."""
-    used = [model.names[: l + 1] for l in range(len(model.names))]
-    shown = torch.stack([x.to(torch.float32), *(model.partial(x, names) for names in used)])  # [1 + L, B, C, H, W]
+    used = [model.levels[: l + 1] for l in range(len(model.levels))]
+    parts = (model.reconstruct(x, levels=names) for names in used)
+    shown = torch.stack([x.to(torch.float32), *parts])  # [1 + L, B, C, H, W]
     rows = ("original", f"{used[0][0]} alone", *(" + ".join(names) for names in used[1:]))
     return pictures.Table(shown.cpu().numpy(), model.space.levels or 256, rows=rows)
 
 
-def draw_completions(run: Run, model: Autoregressive, device: torch.device | str, progress: Progress | None) -> None:
+def draw_completions(run: Run, model: Model, device: torch.device | str, progress: Progress | None = None) -> None:
     """completions.png: of eight validation images the upper half is kept, and the rest drawn a few times.
 
     Of models that are slow to draw there are fewer: no more images are drawn than samples.
@@ -72,10 +60,12 @@ def draw_completions(run: Run, model: Autoregressive, device: torch.device | str
     most = drawing.affordable(model)
     batch = next(as_batches(run, open_data(run, "valid"), torch.device(device)).in_order(min(8, most)))
     n = max(1, most // 10)
-    mask = completion.rows_kept(0.5, model.grid.size)
+    mask = completion.rows_kept(0.5, model.space.shape[-2:])
     y = None if batch.y is None else batch.y[:, None].expand(-1, n)
     drawn = completion.complete(model, batch.x, mask, n, y, progress=progress)
-    done = completion.Completion(batch.x.cpu().numpy(), mask.numpy(), drawn, model.space.levels or 256)
+    done = completion.Completion(
+        batch.x.cpu().numpy(), mask.numpy(), drawing.pixels(drawn.x), model.space.levels or 256
+    )
     done.save(run.picture("completions.png"))
 
 
@@ -87,22 +77,15 @@ def draw_pictures(run: Run, device: torch.device | str = "cpu", progress: Progre
     if model.can_sample:
         with seeded(run.recipe.seed, "pictures", device=torch.device(device)):
             draw_samples(run, model, progress=progress)
-            if isinstance(model, Autoregressive):
+            if model.passes:
                 draw_completions(run, model, device, progress)
     if isinstance(model, LatentModel):
         batches = as_batches(run, open_data(run, "valid"), torch.device(device))
         draw_reconstructions(run, model, next(batches.in_order(16)))
-        if _is_plane(model):
+        if model.is_plane:
             pictures.save_png(_manifold(model, levels, device), run.picture("manifold.png"))
     if records := list(run.log.records()):
         pictures.curves(records, run.picture("curves.png"))
-
-
-def _is_plane(model: LatentModel) -> bool:
-    """Whether p(z) is N(0, I) over two dimensions, so that its quantiles are the manifold's grid."""
-    config = model.config
-    plane = getattr(config, "latent", None) in (2, (2,)) and not model.given and model.can_sample
-    return plane and not (isinstance(config, VAE.Config) and config.fitted_prior is not None)
 
 
 def _manifold(model: LatentModel, levels: int, device: torch.device | str) -> np.ndarray:

@@ -16,8 +16,6 @@ from lowerbound.data.batches import Batches
 from lowerbound.devices import reduced
 from lowerbound.errors import ConfigError, Interrupted, RunError, TrainingError
 from lowerbound.model import LatentModel, Model
-from lowerbound.models.autoregressive import Autoregressive
-from lowerbound.models.vqvae import VQVAE
 from lowerbound.noise import key, reseed, seeded
 from lowerbound.optimization import Guard
 from lowerbound.processes import keep_freed
@@ -298,21 +296,20 @@ class Loop:
 
     def _live_pictures(self) -> None:
         model = self.model
-        slow = isinstance(model, Autoregressive | VQVAE)
+        slow = model.cost > 0
         if not self.pictures or len(model.space.shape) != 3 or self.drawing > _SHARE * self.seconds:
             return
         begun = time.monotonic()
         model.eval()
         with seeded(self.seed, "pictures", device=self.device):
-            if isinstance(model, LatentModel | Autoregressive) and model.can_sample:
-                if not isinstance(model, Autoregressive | VQVAE) or self._is_quick(model):
-                    sheets.draw_samples(self.run, model, 16 if slow else 64)
-            elif isinstance(model, VQVAE) and self.stage.prepare is None:
+            if model.can_sample and (not slow or self._is_quick(model)):
+                sheets.draw_samples(self.run, model, 16 if slow else 64)
+            elif model.levels and isinstance(model, LatentModel) and self.stage.prepare is None:
                 sheets.draw_reconstructions(self.run, model, next(self.valid.in_order(16)))
         self.trained.train()
         self.drawing += time.monotonic() - begun if slow else 0.0
 
-    def _is_quick(self, model: Autoregressive | VQVAE) -> bool:
+    def _is_quick(self, model: Model) -> bool:
         """Whether samples take seconds."""
         return self.device.type != "cpu" or drawing.affordable(model, 16, least=0) > 0
 

@@ -1,20 +1,21 @@
-"""Draw the rest of images, given a part of them (autoregressive models)."""
+"""Draw the rest of images, given a part of them (autoregressive models, VQ-VAEs)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from torch import Tensor
 
-from lowerbound.errors import ModelError, counted
-from lowerbound.models.autoregressive import Autoregressive
+from lowerbound.errors import counted
+from lowerbound.model import Draw
 from lowerbound.noise import seeded
 from lowerbound.pictures import check_out
+from lowerbound.progress import Progress
 from lowerbound.runs.inputs import user_images
 from lowerbound.runs.run import Run
-from lowerbound.sampling import completion, drawing, labels
-from lowerbound.sampling.labels import Labels, check_number_of_images, labels_for
+from lowerbound.sampling import completion, drawing
+from lowerbound.sampling.labels import check_number_of_images, labels_given
 from lowerbound.verbs.base import WHOLE, Device, Files, FreshSeed, Label, N, Out, Shown, SomeWhole, Told, verb
 
 
@@ -29,11 +30,12 @@ class Completed(completion.Completion, Shown):
     def json(self) -> dict[str, Any]:
         where = None if self.out is None else str(self.out)
         report = {"out": where, "images": list(self.names), "n": self.x.shape[1], "keep": self.keep}
-        return report | {"seed": self.seed, "labels": self.labels}
+        return report | {"seed": self.seed, "labels": self.labels, "seam": self.seam}
 
     def shown(self) -> str:
         drawn = f"{counted(self.x.shape[1], 'completion')} of {counted(len(self.x), 'image')}"
-        return f"{drawn} in {self.out} (--seed {self.seed})"
+        seam = "" if self.seam is None else f"; {completion.told_seam(self.seam)}"
+        return f"{drawn} in {self.out} (--seed {self.seed}){seam}"
 
 
 @verb
@@ -49,11 +51,12 @@ def complete(
     temperature: float = 1.0,
     top_k: SomeWhole = None,
     top_p: float | None = None,
+    mean: bool = False,
     device: Device = "auto",
     seed: FreshSeed = 0,
     progress: Told = False,
 ) -> Completed:
-    """Draw the rest of images, given a part of them (autoregressive models).
+    """Draw the rest of images, given a part of them (autoregressive models, VQ-VAEs).
 
     Args:
         images: image files
@@ -64,34 +67,36 @@ def complete(
         temperature: times the standard deviation of the (prior's) noise, and divides logits; 0: mode; not p(x)^(1/T)
         top_k: draw each value from the so many likeliest alone
         top_p: draw each value from the fewest that hold this probability
+        mean: show the means of p(x|z) instead of draws from it (VQ-VAEs)
         seed: by default a new one, which is printed
 
-    Raises UserError: for a model that isn't autoregressive, and what can't be kept in the order it draws in.
+    Raises UserError: for a model that can't, and what can't be kept in the order it draws in.
     """
     out = check_out(out)
-    model = run.load(device)
-    if not isinstance(model, Autoregressive):
-        raise ModelError(f"{run.path}: {type(model).__name__} can't complete images; {drawing.AUTOREGRESSIVE} can")
+    model, how = run.load(device), Draw(temperature, top_k, top_p, mean)
     check_number_of_images(n)
-    mask = completion.kept(keep, model.grid.size)
-    model.first_drawn(mask)
-    x = user_images(run, images, progress).to(device)
-    y, drawn_labels = _labels_to_complete(run, model, x, mask, n, label, seed)
-    names = tuple(str(image) for image in images)
-    if drawn_labels is not None:
-        labels.told_labels(names, drawn_labels, progress)
-    if bool(mask.all()):
-        progress.say(f"--keep {keep}: keeps everything, so there is nothing to draw")
-    with seeded(seed, "complete", device=torch.device(device)):
-        drawn = completion.complete(model, x, mask, n, y, temperature, top_k=top_k, top_p=top_p, progress=progress)
+    mask = completion.kept(keep, model.space.shape[-2:])
+    stays = model.keeps(mask)
+    model.check_how(how)
+    x, names = user_images(run, images, progress).to(device), tuple(str(image) for image in images)
+
+    def log_p(i: Tensor, k: Tensor) -> Tensor:
+        return model.log_p_kept(x[i], mask, k)
+
+    with seeded(seed, "labels", device=device):
+        labels = labels_given(run, model, names, n, label, seed, log_p, progress)
+    _tell(keep, stays, progress)
+    with seeded(seed, "complete", device=device):
+        drawn = completion.complete(model, x, mask, n, labels.y, how, progress)
     made = Completed(
         originals=x.cpu().numpy(),
         kept=mask.numpy(),
-        x=drawn,
+        x=drawing.pixels(drawn.x),
         levels=model.space.levels or 256,
         names=names,
-        labels=drawn_labels,
+        labels=labels.names,
         title=f"kept: {Path(keep).name}" + (f"; label {label}" if label is not None else ""),
+        codes=drawing.named(model.levels, drawn.z),
         keep=keep,
         seed=seed,
         out=out,
@@ -101,8 +106,10 @@ def complete(
     return made
 
 
-def _labels_to_complete(
-    run: Run, model: Autoregressive, x: Tensor, mask: Tensor, n: int, label: str | int | None, seed: int
-) -> Labels:
-    """The labels of n completions of each image, given what is kept where none is said."""
-    return labels_for(run, len(x), n, label, seed, lambda *to_draw: labels.draw_labels(model, x, mask, n, *to_draw))
+def _tell(keep: str, stays: Mapping[str, Tensor], progress: Progress) -> None:
+    """What is kept beside pixels, or that everything is."""
+    if all(bool(mask.all()) for mask in stays.values()):
+        progress.say(f"--keep {keep}: keeps everything, so there is nothing to draw")
+    elif "pixels" not in stays:
+        codes = ", ".join(f"{int(mask.sum())} of {mask.numel()} of {name}" for name, mask in stays.items())
+        progress.say(f"codes whose cell is kept as a whole stay, {codes}; kept pixels come back unchanged over them")

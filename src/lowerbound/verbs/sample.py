@@ -10,14 +10,14 @@ from cyclopts import Parameter
 from torch import Tensor
 
 from lowerbound.errors import ModelError, UserError, counted
-from lowerbound.models.vqvae import VQVAE
+from lowerbound.model import Draw, LatentModel
 from lowerbound.noise import seeded
 from lowerbound.pictures import check_out
 from lowerbound.progress import Progress
 from lowerbound.runs.inputs import user_images
 from lowerbound.runs.run import Run
-from lowerbound.sampling import completion, drawing, labels, rejection
-from lowerbound.sampling.labels import Labels, check_number_of_images, labels_for
+from lowerbound.sampling import completion, drawing, rejection
+from lowerbound.sampling.labels import check_number_of_images, labels_given
 from lowerbound.verbs.base import (
     WHOLE,
     Device,
@@ -121,7 +121,7 @@ def sample(
     if accept is not None and reject is None:
         raise UserError(f"--accept {accept:g}: is the share that --reject CLASSIFIER keeps; there is none")
     out = check_out(out)
-    how = drawing.How(temperature, top_k, top_p, mean)
+    how = Draw(temperature, top_k, top_p, mean)
     if images is not None:
         kept, n = keep_level or "top", 8 if n is None else n
         made = _redrawn(run, images, kept, n, label, how, seed, device, progress)
@@ -159,7 +159,7 @@ def redraw(
 
     `.x` holds the draws, uint8 [B, n, C, H, W], `.codes` their codes; `.save(Path("redrawn.png"))` makes the picture.
     """
-    how = drawing.How(temperature, top_k, top_p, mean)
+    how = Draw(temperature, top_k, top_p, mean)
     made = _redrawn(run, images, keep_level, n, label, how, seed, device, progress)
     return Redrawn(**vars(made), seed=seed, keep_level=keep_level)
 
@@ -168,7 +168,7 @@ def _drawn(
     run: Run,
     n: int,
     label: str | int | None,
-    how: drawing.How,
+    how: Draw,
     reject: Run | None,
     accept: float,
     seed: int,
@@ -183,7 +183,7 @@ def _drawn(
     y = run.labels(n, label, seed)
     with seeded(seed, "sample", device=device):
         if reject is None or judge is None or y is None:
-            return drawing.draw(model, n, y, how, progress), None
+            return drawing.Samples.of(model, drawing.draw(model, n, y, how, progress), y), None
         drawn, kept, rejected = rejection.sample(model, y, judge, accept, how, progress)
     return drawn, rejection.Rejection(str(reject.path), accept, kept, rejected)
 
@@ -194,7 +194,7 @@ def _redrawn(
     keep_level: str,
     n: int,
     label: str | int | None,
-    how: drawing.How,
+    how: Draw,
     seed: int,
     device: torch.device,
     progress: Progress,
@@ -206,49 +206,29 @@ def _redrawn(
     Raises UserError: for a model without levels of codes, and levels that can't be kept.
     """
     model = run.load(device)
-    if not isinstance(model, VQVAE):
+    if not isinstance(model, LatentModel) or not model.levels:
         raise ModelError(f"--from: {type(model).__name__} has no levels of codes; a VQ-VAE of two levels or more has")
     check_number_of_images(n)
     kept = completion.levels_kept(model, keep_level)
-    how.check(model, model.names[:kept])
+    model.check_how(how, model.levels[:kept])
     x = user_images(run, images, progress).to(device)
-    own = model.codes(x)
-    y, drawn_labels = _labels_to_redraw(run, model, own[:kept], n, label, seed)
-    names = tuple(str(image) for image in images)
-    if drawn_labels is not None:
-        labels.told_labels(names, drawn_labels, progress)
-    y = None if y is None else y.flatten()
-    with seeded(seed, "sample", device=torch.device(device)):
-        codes = drawing.codes(
-            model,
-            len(x) * n,
-            y,
-            how.temperature,
-            top_k=how.top_k,
-            top_p=how.top_p,
-            coarse=tuple(c.repeat_interleave(n, 0) for c in own[:kept]),
-            progress=progress,
-        )
-        drawn = drawing.decoded(model, codes, y, mean=how.mean)
+    names, coarse = tuple(str(image) for image in images), tuple(q.mode for q in model.posteriors(x))[:kept]
+
+    def log_p(i: Tensor, k: Tensor) -> Tensor:
+        return model.log_p_coarse(tuple(level[i] for level in coarse), k)
+
+    labels = labels_given(run, model, names, n, label, seed, log_p, progress)
+    with seeded(seed, "sample", device=device):
+        drawn = completion.redraw(model, coarse, n, labels.y, how, progress)
     with torch.no_grad():
-        reconstructions = model.likelihood(own).mean
+        reconstructions = model.reconstruct(x)
     return completion.Redrawn(
         originals=x.cpu().numpy(),
         reconstructions=reconstructions.cpu().numpy(),
-        x=drawn.reshape(len(x), n, *model.space.shape),
-        codes={name: c.unflatten(0, (len(x), n)).numpy() for name, c in zip(model.names, codes, strict=True)},
+        x=drawing.pixels(drawn.x),
+        codes=drawing.named(model.levels, drawn.z),
         levels=model.space.levels or 256,
         names=names,
-        labels=drawn_labels,
+        labels=labels.names,
         title=f"kept: codes of {keep_level}" + (f"; label {label}" if label is not None else ""),
-    )
-
-
-def _labels_to_redraw(
-    run: Run, model: VQVAE, coarse: tuple[Tensor, ...], n: int, label: str | int | None, seed: int
-) -> Labels:
-    """The labels of n draws for each image, given its coarse codes where none is said."""
-    return labels_for(
-        *(run, len(coarse[0]), n, label, seed),
-        lambda *to_draw: labels.draw_labels_of_codes(model, coarse, n, *to_draw),
     )

@@ -28,7 +28,6 @@ from lowerbound.files import replacing
 from lowerbound.metrics.base import Value, World, measure
 from lowerbound.metrics.likelihood import NATS
 from lowerbound.model import LatentModel, Model
-from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.noise import seeded
 from lowerbound.progress import Progress
 from lowerbound.runs import fitted
@@ -341,7 +340,7 @@ def _drawn(entry: Entry, terms: Terms) -> tuple[np.ndarray | None, Timing | None
 
     def drawn() -> Tensor:
         with seeded(terms.seed, "sample", device=terms.device):
-            return torch.from_numpy(drawing.draw(model, n, y).x)
+            return drawing.draw(model, n, y).x
 
     seconds, x = timed(drawn, terms.device)
     return x.numpy(), Timing(seconds / n, n, without_cache(model, n, y, terms))
@@ -349,7 +348,7 @@ def _drawn(entry: Entry, terms: Terms) -> tuple[np.ndarray | None, Timing | None
 
 def without_cache(model: Model, n: int, y: Tensor | None, terms: Terms) -> dict[str, Any] | None:
     """The seconds of an image drawn without the cache, from a few of its passes; None where there is no such way."""
-    if not isinstance(model, Autoregressive):
+    if not model.passes:
         return None
     H, W = model.space.shape[-2:]
     positions = min(POSITIONS, H * W)

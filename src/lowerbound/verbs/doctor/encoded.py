@@ -10,6 +10,7 @@ from torch import Tensor
 from lowerbound.data.batches import Batch
 from lowerbound.metrics.distances import frechet
 from lowerbound.metrics.extractors import PixelFeatures
+from lowerbound.model import Draw
 from lowerbound.models.vqvae import VQVAE
 from lowerbound.noise import KeyedNoise, key, seeded
 from lowerbound.sampling import drawing
@@ -54,7 +55,7 @@ class Encoded(NamedTuple):
 
 
 def _means(model: VQVAE, codes: tuple[Tensor, ...]) -> np.ndarray:
-    return drawing.decoded(model, codes, mean=True)
+    return drawing.pixels(model.render(tuple(c.to(model.device) for c in codes), mean=True).cpu())
 
 
 def shuffled_places(codes: Tensor, n: int) -> Tensor:
@@ -75,7 +76,7 @@ def frechets(model: VQVAE, train: Encoded, valid: Encoded) -> dict[str, float]:
     images, reference = (e.x.numpy().astype(np.uint8) for e in (train, valid))
     features = PixelFeatures(images, model.space.levels or 2, components=COMPONENTS)
     with seeded(0, "doctor"):
-        samples = drawing.draw(model, n, _some(train.y, n), drawing.How(mean=True)).x
+        samples = drawing.pixels(drawing.draw(model, n, _some(train.y, n), Draw(mean=True)).x)
     shuffled = _means(model, tuple(shuffled_places(c, n) for c in valid.codes))
     real = images[np.linspace(0, len(images) - 1, n).astype(int)]
     named = {"samples": samples, "shuffled": shuffled, "floor": real}

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lowerbound.models.autoregressive import Autoregressive
+from lowerbound.model import Draw
 from lowerbound.models.vae import VAE
-from lowerbound.models.vqvae import VQVAE
 from lowerbound.noise import seeded
 from lowerbound.runs import fitted
 from lowerbound.sampling import drawing
@@ -37,11 +36,10 @@ def checks(e: Examined) -> list[Check]:
 def _drawn(e: Examined) -> np.ndarray:
     """Images drawn from the model, as many as take not long: uint8 [n, C, H, W]."""
     model = e.model
-    slow = isinstance(model, Autoregressive | VQVAE)
-    n = drawing.affordable(model) if slow else SAMPLES
+    n = drawing.affordable(model) if model.cost else SAMPLES
     y = e.run.labels(n)
     with seeded(0, "doctor", device=e.device):
-        return drawing.draw(model, n, y, drawing.How(mean=isinstance(model, VQVAE))).x
+        return drawing.pixels(drawing.draw(model, n, y, Draw(mean=bool(model.levels))).x)
 
 
 def _remedy(e: Examined) -> str:
