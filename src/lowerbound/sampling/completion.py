@@ -62,16 +62,16 @@ def _by_image(drawn: Drawn, n: int) -> Drawn:
 # ---- what is kept
 
 
-def rows_kept(fraction: float, size: tuple[int, int]) -> Tensor:
+def rows_kept(fraction: float, size: tuple[int, ...]) -> Tensor:
     """The upper fraction of the rows, rounded to whole ones: bool [H, W]."""
     return _first_rows(math.floor(fraction * size[0] + 0.5), size)
 
 
-def _first_rows(rows: int, size: tuple[int, int]) -> Tensor:
+def _first_rows(rows: int, size: tuple[int, ...]) -> Tensor:
     return (torch.arange(size[0]) < rows)[:, None].expand(size)
 
 
-def kept(keep: str, size: tuple[int, int]) -> Tensor:
+def kept(keep: str, size: tuple[int, ...]) -> Tensor:
     """What `--keep` says, for images of this size: bool [H, W]. Raises UserError."""
     H, W = size
     what, colon, value = keep.partition(":")
