@@ -20,6 +20,7 @@ from lowerbound.config import override
 from lowerbound.distributions import closed_kl
 from lowerbound.errors import ConfigError, ModelError, UserError
 from lowerbound.families import DiagonalNormal, Noiseless, Point
+from lowerbound.metrics import report as metrics_report
 from lowerbound.metrics.distances import frechet
 from lowerbound.metrics.extractors import PixelFeatures
 from lowerbound.model import Model
@@ -45,7 +46,6 @@ from lowerbound.runs.run import Run
 from lowerbound.space import Density, Space
 from lowerbound.training import fits
 from lowerbound.verbs import fit_prior
-from lowerbound.verbs import train as verbs_train
 
 pytestmark = pytest.mark.usefixtures("surroundings")
 
@@ -367,7 +367,7 @@ def runs(trained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verbs_train, "draw_pictures", lambda *_: None)
+    monkeypatch.setattr(metrics_report, "draw_pictures", lambda *_: None)
 
 
 def test_train_and_evaluate_an_autoencoder(runs):
@@ -513,7 +513,7 @@ def test_a_kill_on_the_way_leaves_a_run(runs, monkeypatch, at):
     with pytest.raises(Killed):
         fit_prior.fit_prior(Run.open(ae), "gaussian")
     monkeypatch.undo()
-    monkeypatch.setattr(verbs_train, "draw_pictures", lambda *_: None)
+    monkeypatch.setattr(metrics_report, "draw_pictures", lambda *_: None)
     model = lb.load(ae, device="cpu")
     assert model.config.fitted_prior in (None, FullGaussianMixture.Config(components=4))
     right("evaluate", ae, "--json")

@@ -39,7 +39,10 @@ def evaluated(
     Raises ConfigError for an unknown metric or option, ModelError for a metric that the model does not have.
     """
     progress, options = progress or Progress(), {k: v for k, v in (options or {}).items() if v is not None}
-    for name, value, least in [*((k, options[k], LEAST[k]) for k in LEAST if k in options), ("limit", limit or 1, 1)]:
+    for name, value, least in [
+        *((k, options[k], LEAST[k]) for k in LEAST if k in options),
+        ("limit", 1 if limit is None else limit, 1),
+    ]:
         if value < least:
             raise ModelError(f"--{name.replace('_', '-')} {value}: expected a whole number of at least {least}")
     check_names(metrics or ())
