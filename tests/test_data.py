@@ -348,7 +348,7 @@ def test_npz_with_options(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": np.zeros((3, 4, 4), np.uint8)}, "has no array x; its arrays: images"),
+        ({n: np.zeros((3, 4, 4), np.uint8) for n in "ab"}, "has no array x; its arrays: a, b"),
         ({"x": np.zeros((3, 4, 4))}, "x must be uint8, got float64"),
         ({"x": np.zeros((3, 4), np.uint8)}, r"x must be \[N, H, W\]"),
         ({"x": np.zeros((0, 4, 4), np.uint8)}, r"x must be \[N, H, W\]"),

@@ -12,7 +12,8 @@ from pydantic import Field
 from lowerbound.config import Component
 from lowerbound.data import cache, decode
 from lowerbound.data.archives import SUFFIXES, check_size
-from lowerbound.data.arrays import Npz
+from lowerbound.data.arrays import SUFFIXES as ARRAYS
+from lowerbound.data.arrays import Arrays
 from lowerbound.data.bundled import bundled
 from lowerbound.data.cache import Progress
 from lowerbound.data.folder import Files
@@ -84,14 +85,14 @@ def find(source: str, preparation: Preparation) -> Source:
     path = Path(source).expanduser()
     if path.is_dir() or (path.is_file() and path.name.lower().endswith(SUFFIXES)):
         return Files(path, preparation)
-    if path.is_file() and path.suffix.lower() == ".npz":
-        return Npz(path, preparation)
+    if path.is_file() and path.suffix.lower() in ARRAYS:
+        return Arrays(path, preparation)
     if path.is_file() and is_image(path.name):
         raise DataError(f"{source} is one image; expected a folder of images, a .zip or .tar of them, or an .npz")
     if path.is_file() and (kind := foreign_name(path.name)):
         raise DataError(f"{source} is {kind}")
     if path.is_file():
-        raise DataError(f"{source}: expected a folder, {', '.join(SUFFIXES)} or .npz")
+        raise DataError(f"{source}: expected a folder, {', '.join((*SUFFIXES, *ARRAYS))}")
     near = did_you_mean(source, known)
     own = "" if "did you mean" in near else "; your own images: --data FOLDER, .zip, .tar or .npz"
     raise DataError(f"no data set or path {source!r}{near}{own}")

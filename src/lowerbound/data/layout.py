@@ -9,7 +9,7 @@ from typing import NamedTuple
 from lowerbound.data.split import PARTS, UNDECIDED
 from lowerbound.errors import DataError, counted
 
-_PART_NAMES = {"train": 0, "training": 0, "valid": 1, "val": 1, "validation": 1, "test": 2, "testing": 2}
+PART_NAMES = {"train": 0, "training": 0, "valid": 1, "val": 1, "validation": 1, "test": 2, "testing": 2}
 Names = Sequence[tuple[str, ...]]  # a path each, in pieces
 
 
@@ -63,7 +63,7 @@ def _wrapper(split: Names) -> tuple[tuple[str, ...], set[int]]:
             break
         stray = stray | loose
         (only,) = folders
-        if meaning := only.lower() in _PART_NAMES:
+        if meaning := only.lower() in PART_NAMES:
             break
         wrapper = (*wrapper, only)
     return (wrapper, stray) if meaning or not stray else ((), set())
@@ -71,7 +71,7 @@ def _wrapper(split: Names) -> tuple[tuple[str, ...], set[int]]:
 
 def _parts(tops: set[str], root: Path) -> dict[str, int]:
     """Top folder -> part; empty where the top folders are something else, such as classes."""
-    parts = {t: _PART_NAMES[t.lower()] for t in tops if t.lower() in _PART_NAMES}
+    parts = {t: PART_NAMES[t.lower()] for t in tops if t.lower() in PART_NAMES}
     others = sorted(tops - set(parts))
     if others and len(set(parts.values())) > 1:
         where = "beside them" if others == [""] else f"in {next(o for o in others if o)}/"
@@ -108,7 +108,7 @@ def _classes(inner: dict[int, tuple[str, ...]], part: dict[int, int]) -> tuple[d
 def _common_top(split: Names) -> int:
     """1 where all lie in one top folder that is no part, else 0."""
     tops = {s[0] if len(s) > 1 else "" for s in split}
-    return int(len(tops) == 1 and "" not in tops and tops.pop().lower() not in _PART_NAMES)
+    return int(len(tops) == 1 and "" not in tops and tops.pop().lower() not in PART_NAMES)
 
 
 def _classes_said(classes: set[str], why: str) -> str:
