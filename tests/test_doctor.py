@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import lowerbound as lb
 from command import call, right
+from lowerbound.errors import Interrupted
 from lowerbound.progress import Progress, Report
-from lowerbound.training.loop import Interrupted
 from lowerbound.training.train import train as run_training
 from lowerbound.verbs.doctor.check import Check
 from lowerbound.verbs.doctor.codes import Codes, Stages

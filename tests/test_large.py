@@ -149,8 +149,9 @@ def test_a_recipe_without_its_data_says_so(here: Path):
 
 LARGE = """
 import json, resource, sys, time, torch
-from lowerbound import dry, recipes
-from lowerbound.run import Facts
+from lowerbound.runs import recipes
+from lowerbound.runs.facts import Facts
+from lowerbound.training import dry
 torch.set_num_threads(1)
 recipe, data, *changes = sys.argv[1:]
 report = dry.run(recipe, data=data, changes=changes)

@@ -14,7 +14,8 @@ PACKAGE = ROOT / "src" / "lowerbound"
 FLOORS = (  # ground first
     ("errors", "units", "noise", "progress", "processes"),
     ("config", "space", "files", "devices", "directions"),
-    ("stages", "optimization", "distributions", "networks", "quantizers", "data", "pictures"),
+    ("optimization", "distributions", "networks", "quantizers", "data", "pictures"),
+    ("stages",),
     ("model",),
     ("chunks", "priors", "objectives", "families"),
     ("models",),

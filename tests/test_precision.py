@@ -17,6 +17,7 @@ from lowerbound.quantizers import VQ
 from lowerbound.runs.run import Run
 from lowerbound.space import Space
 from lowerbound.training.loop import Loop
+from lowerbound.training.validation import Validation
 from test_train import tensors
 
 pytestmark = pytest.mark.usefixtures("surroundings")
@@ -90,18 +91,18 @@ def test_a_training_is_resumed_exactly_and_measured_in_float32(here: Path, monke
     assert {t.dtype for t in whole.values() if t.is_floating_point()} == {torch.float32}
     assert Run.open(here / "run").recipe.train.precision == "bfloat16"
 
-    measured, bound = [], Loop._bound
+    measured, score = [], Validation.score
 
-    def watched(loop: Loop) -> float:
+    def watched(validation: Validation) -> float:
         hook = nn.modules.module.register_module_forward_hook(
             lambda m, x, y: measured.append(y.dtype) if isinstance(m, nn.Conv2d | nn.Linear) else None
         )
         try:
-            return bound(loop)
+            return score(validation)
         finally:
             hook.remove()
 
-    monkeypatch.setattr(Loop, "_bound", watched)
+    monkeypatch.setattr(Validation, "score", watched)
     step, died = Loop._step, []
 
     def dying(loop: Loop):

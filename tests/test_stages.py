@@ -19,18 +19,20 @@ from command import call, right, tree
 from lowerbound.config import override, parse
 from lowerbound.data.base import Images
 from lowerbound.data.batches import Batches
-from lowerbound.errors import ConfigError, ModelError, RunError, UserError
+from lowerbound.errors import ConfigError, Interrupted, ModelError, RunError, UserError
 from lowerbound.models.vqvae import VQVAE
 from lowerbound.optimization import Averaging
 from lowerbound.progress import Progress
 from lowerbound.runs import recipes
 from lowerbound.runs.recipes import Recipe, Training
 from lowerbound.runs.run import Run
+from lowerbound.sampling.sheets import Live
 from lowerbound.space import Space
 from lowerbound.stages import Prepare
 from lowerbound.training import train as training
-from lowerbound.training.loop import Interrupted, Loop
+from lowerbound.training.loop import Loop
 from lowerbound.training.prepared import Prepared, prepared
+from lowerbound.training.validation import Validation
 from test_train import Told, log, tensors, values
 
 pytestmark = pytest.mark.usefixtures("surroundings")
@@ -107,7 +109,7 @@ def finished(whole: Path, tmp_path: Path) -> Path:
 
 
 def train(recipe: Path, out: Path, *changes: str, told: Progress | None = None, **options: Any) -> Run:
-    return training.train(recipe, out=out, changes=list(changes), progress=told, device="cpu", **options)
+    return training.train(recipe, out=out, changes=list(changes), progress=told, device="cpu", pictures=Live, **options)
 
 
 def same(a: Path, b: Path, stages: tuple[str, ...] = STAGES) -> None:
@@ -362,7 +364,7 @@ def test_an_autoencoder_that_is_trained_further_leaves_its_priors_behind(recipe,
 
 
 def test_an_autoencoder_that_is_no_better_for_more_steps_keeps_its_priors(recipe, finished, whole, monkeypatch):
-    monkeypatch.setattr(Loop, "_bound", lambda loop: -1e9)
+    monkeypatch.setattr(Validation, "score", lambda validation: -1e9)
     train(recipe, finished, "train.steps=30", stage="autoencoder", resume=True)
     a, b = tensors(whole / "model.safetensors"), tensors(finished / "model.safetensors")
     assert all(torch.equal(a[k], b[k]) for k in a)

@@ -32,10 +32,12 @@ from lowerbound.optimization import Adam, AdamW, Averaging, Constant, Cosine, Gu
 from lowerbound.progress import Progress
 from lowerbound.runs import recipes
 from lowerbound.runs.run import Run
+from lowerbound.sampling.sheets import Live
 from lowerbound.stages import Stage, Turn
 from lowerbound.training import loop
 from lowerbound.training import train as training
 from lowerbound.training.loop import Loop
+from lowerbound.training.validation import Validation
 
 pytestmark = pytest.mark.usefixtures("surroundings")
 
@@ -80,7 +82,8 @@ class Told(Progress):
 
 
 def train(out: Path, *changes: str, told: Progress | None = None, **options: Any) -> Run:
-    return training.train("vae", out=out, changes=[*TINY, *changes], progress=told, device="cpu", **options)
+    words = [*TINY, *changes]
+    return training.train("vae", out=out, changes=words, progress=told, device="cpu", pictures=Live, **options)
 
 
 def tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -122,7 +125,8 @@ import json, os, signal, sys
 import torch, torch._dynamo, matplotlib.figure, matplotlib.backends.backend_agg
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
-from lowerbound import api, cli
+from lowerbound import cli
+from lowerbound.verbs import evaluate, train
 print("ready", flush=True)
 for line in sys.stdin:
     words, errors = json.loads(line)
@@ -337,8 +341,8 @@ def test_resuming_on_another_machine_warns(tmp_path, monkeypatch):
     out = tmp_path / "run"
     with pytest.raises(Died):
         train(out, "train.save_seconds=1e-9", told=Told(dies=10))
-    here = loop._machine(CPU)
-    monkeypatch.setattr(loop, "_machine", lambda device: here | {"threads": 64, "torch": "1.0"})
+    here = loop.machine(CPU)
+    monkeypatch.setattr(loop, "machine", lambda device: here | {"threads": 64, "torch": "1.0"})
     told = Told()
     train(out, told=told, resume=True)
     (warning,) = [text for text in told.said if "may differ" in text]
@@ -684,7 +688,7 @@ def test_the_seed_decides(tmp_path):
 
 def test_early_stopping(tmp_path, monkeypatch):
     bounds = iter([-9.0, -8.0, -8.5, -7.0, -7.5, -7.25, -7.1, -1.0])
-    monkeypatch.setattr(Loop, "_bound", lambda loop: next(bounds))
+    monkeypatch.setattr(Validation, "score", lambda validation: next(bounds))
     options = ["train.averaging=null", "train.valid_every=5", "train.patience=3"]
     out = train(tmp_path / "run", *options).path
     state = values(out / "state/model.safetensors")
@@ -696,7 +700,7 @@ def test_early_stopping(tmp_path, monkeypatch):
 
 def test_the_best_weights_are_kept(tmp_path, monkeypatch):
     bounds = iter([-9.0, -5.0, -8.0])
-    monkeypatch.setattr(Loop, "_bound", lambda loop: next(bounds))
+    monkeypatch.setattr(Validation, "score", lambda validation: next(bounds))
     long = train(tmp_path / "long", "train.averaging=null", "train.schedule=optimization.Constant").path
     bounds = iter([-9.0, -5.0])
     short = ["train.averaging=null", "train.schedule=optimization.Constant", "train.steps=40"]
@@ -706,7 +710,7 @@ def test_the_best_weights_are_kept(tmp_path, monkeypatch):
 
 
 def test_a_bound_that_is_not_finite_on_the_validation_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(Loop, "_bound", lambda loop: math.nan)
+    monkeypatch.setattr(Validation, "score", lambda validation: math.nan)
     with pytest.raises(TrainingError, match="step 20: the bound on the validation images is not finite"):
         train(tmp_path / "run")
 

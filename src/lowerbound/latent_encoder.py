@@ -210,7 +210,7 @@ class LatentEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             run = Run.create(Path(folder), "array", recipe, facts)
             parts = tuple(self._batches(x, recipe, device))
             for stage in model.stages():
-                Loop(run, model, stage, parts, Progress(), threading.Event(), pictures=False).run_through()  # pyright: ignore
+                Loop(run, model, stage, parts, Progress(), threading.Event()).run_through()  # pyright: ignore
         # float64 for tables: a row has the same code alone and among others
         return (model.double() if isinstance(self.input_, Table) else model).eval()
 

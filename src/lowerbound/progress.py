@@ -139,5 +139,6 @@ def _shown(terms: Mapping[str, float]) -> str:
         parts.append(f"bound {terms['elbo']:.2f} nats, {terms['bits_per_dim']:.3f} bits/dim")
     elif "loss" in terms:
         parts.append(f"loss {terms['loss']:.4g}")
+    parts += [f"{name.removesuffix('.loss')} {value:.4g}" for name, value in terms.items() if name.endswith(".loss")]
     parts.append(f"{terms['images_per_second']:,.0f}/s")
     return "  ".join(parts)

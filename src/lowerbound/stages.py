@@ -1,10 +1,11 @@
 """How a model is trained: losses, the turns of optimizers, and stages one after another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from lowerbound.optimization import Optimizer, Schedule
 from lowerbound.space import Space, Y
 
 
@@ -14,11 +15,13 @@ class Loss(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """One optimizer's move; a GAN has two."""
+    """One optimizer's move; a GAN has two. Of several in a stage, each has a name, under which it is logged."""
 
     parts: tuple[nn.Module, ...]
     loss: Callable[[Tensor, Y, int], Loss]
     name: str = ""
+    optimizer: Optimizer | None = None  # None: the stage's
+    schedule: Schedule | None = None  # None: the stage's
 
 
 class Prepare(NamedTuple):
@@ -30,12 +33,19 @@ class Prepare(NamedTuple):
     given: Callable[[tuple[Tensor, ...], Y], tuple[Tensor, Y]]  # parts and labels -> event and condition of the stage
 
 
+class Score(NamedTuple):
+    """By what a stage's weights are chosen, on the validation images: the higher, the better."""
+
+    draws: int | None = 1  # of the bound of log p(x); None, and where there is no bound: minus the first turn's loss
+
+
 class Stage(NamedTuple):
     """One step of a training in several."""
 
     name: str
     turns: tuple[Turn, ...]
     prepare: Prepare | None = None
-    fit: Callable | None = None  # called once with the training Batches in place of all gradient steps
+    fit: Callable[[Iterable[Tensor]], None] | None = None  # all training events, in place of all gradient steps
     model: nn.Module | None = None  # what is trained and measured, where that is a part with a density of its own
     learned: Callable[[bool], None] = lambda yes: None  # told False before its first step, True when weights are kept
+    score: Score | None = Score()  # None: nothing says which weights are better; the last, averaged, are kept

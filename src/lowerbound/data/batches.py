@@ -38,6 +38,10 @@ class Shuffled(ABC):
     def in_order(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         """All events, or the first `limit`, once each and in order; the last batch may be smaller."""
 
+    def events(self, size: int) -> Iterator[Tensor]:
+        """All that training takes, in order, at most so many at a time: [B, *shape]."""
+        return (batch.x for batch in self.in_order(size))
+
     def shuffled(self, start: int, size: int, seed: int) -> Tensor:
         """Places start to start + size of one permutation of the events after another."""
         parts = []
@@ -102,6 +106,11 @@ class Batches(Shuffled):
             x = binarized(x, self.levels, index) if self.binarize else x
             factors = None if self.factors is None else self.factors[start : start + len(index)].to(self.device)
             yield Batch(x, y, index, factors)
+
+    def events(self, size: int) -> Iterator[Tensor]:
+        """Of images that are mirrored in training, every batch, and then its mirror image."""
+        for batch in self.in_order(size):
+            yield from (batch.x, batch.x.flip(-1)) if self.flip else (batch.x,)
 
     def _take(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         x = self.x.index_select(0, index.to(self.x.device)).to(self.device, non_blocking=True)

@@ -1,8 +1,7 @@
 """Probabilistic principal component analysis: the linear Gaussian latent-variable model, in closed form."""
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import torch
 from pydantic import Field
@@ -16,9 +15,6 @@ from lowerbound.model import Draw, ElboTerms, LatentModel, Model, Told
 from lowerbound.space import Density, Space, Y, conditions
 from lowerbound.stages import Loss, Stage, Turn
 from lowerbound.units import to_unit, unit_bin
-
-if TYPE_CHECKING:
-    from lowerbound.data.batches import Batches
 
 
 class PPCA(LatentModel):
@@ -74,12 +70,7 @@ class PPCA(LatentModel):
     # ---- the fit, in place of gradient steps
 
     def stages(self) -> tuple[Stage, ...]:
-        return (Stage("model", (Turn((self,), self.loss),), fit=self._fit_images),)
-
-    def _fit_images(self, images: "Batches") -> None:
-        rows = max(1, 2**24 // self.space.dims)
-        batches = (batch.x for batch in images.in_order(rows))
-        self.fit(_mirrored(batches) if images.flip else batches)
+        return (Stage("model", (Turn((self,), self.loss),), fit=self.fit),)
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:
@@ -201,10 +192,3 @@ def covariance(batches: Iterable[Tensor]) -> tuple[int, Tensor, Tensor]:
         mean = mean + step * (m / (n + m))
         n += m
     return n, mean, scatter / max(1, n)
-
-
-def _mirrored(batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Every batch, and then its mirror image."""
-    for x in batches:
-        yield x
-        yield x.flip(-1)

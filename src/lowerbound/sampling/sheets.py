@@ -1,18 +1,21 @@
 """The pictures of a run."""
 
+import time
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from lowerbound import pictures
-from lowerbound.data.batches import Batch
+from lowerbound.data.batches import Batch, Batches
 from lowerbound.model import LatentModel, Model
-from lowerbound.noise import seeded
+from lowerbound.noise import key, seeded
 from lowerbound.progress import Progress
 from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.runs.run import Run
 from lowerbound.sampling import completion, drawing
 from lowerbound.sampling.drawing import to_device
+from lowerbound.stages import Stage
 
 
 @torch.no_grad()
@@ -94,3 +97,31 @@ def _manifold(model: LatentModel, levels: int, device: torch.device | str) -> np
         return model.decode(torch.from_numpy(z).float().to(device)).mean.cpu().numpy()
 
     return pictures.manifold(decode_mean, levels=levels)
+
+
+class Live:
+    """Pictures in the middle of a training: samples of the weights so far, or where there are none, reconstructions.
+
+    Of a model that is slow to draw there are fewer, and they take no more than SHARE of the time.
+    """
+
+    SHARE = 0.05
+
+    def __init__(self, run: Run, valid: Batches):
+        self.run, self.valid = run, valid
+        self.begun, self.drawing = time.monotonic(), 0.0
+
+    def __call__(self, model: Model, stage: Stage) -> None:
+        slow, begun = model.cost > 0, time.monotonic()
+        if len(model.space.shape) != 3 or self.drawing > self.SHARE * (begun - self.begun):
+            return
+        with seeded(key(self.run.recipe.seed, stage.name), "pictures", device=self.valid.device):
+            if model.can_sample and (not slow or self._is_quick(model)):
+                draw_samples(self.run, model, 16 if slow else 64)
+            elif model.levels and isinstance(model, LatentModel) and stage.prepare is None:
+                draw_reconstructions(self.run, model, next(self.valid.in_order(16)))
+        self.drawing += time.monotonic() - begun if slow else 0.0
+
+    def _is_quick(self, model: Model) -> bool:
+        """Whether samples take seconds."""
+        return self.valid.device.type != "cpu" or drawing.affordable(model, 16, least=0) > 0

@@ -1,8 +1,7 @@
 """`train --dry-run`: what a training will cost, from its first steps on the real data, without a run folder."""
 
 import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,15 +15,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lowerbound.config import Changes
 from lowerbound.data.batches import Batches
-from lowerbound.devices import check_precision, pick_device, reduced
+from lowerbound.devices import check_precision, pick_device
 from lowerbound.model import Model
 from lowerbound.noise import key, seeded
-from lowerbound.optimization import Guard
 from lowerbound.progress import Progress
 from lowerbound.runs import recipes
 from lowerbound.runs.facts import Facts
-from lowerbound.runs.recipes import Recipe, Training
-from lowerbound.stages import Stage
+from lowerbound.runs.recipes import Recipe
+from lowerbound.space import Y
+from lowerbound.stages import Loss, Stage, Turn
+from lowerbound.training.movers import Movers
 from lowerbound.training.prepared import in_memory
 
 _TIMED, _SECONDS = 7, 20.0  # so many steps are timed, or as many as begin within the time
@@ -72,21 +72,37 @@ def _stage(model: Model, stage: Stage, batches: Batches, config: Recipe) -> dict
     if stage.prepare is not None:
         model.eval()
         images = in_memory(batches, stage.prepare, min(_IMAGES, len(batches)))
-    steps = _Steps(model, stage, images, training, config.seed)
+    trained = stage.model or model
+    trained.train()
+    kept = _Kept([*model.parameters(), *model.buffers()])
+    measured = stage._replace(turns=tuple(map(kept.of, stage.turns)))
+    epoch = len(batches) * (2 if stage.prepare is not None and batches.flip else 1)
+    total = training.total_steps(epoch)
+    movers = Movers(trained, measured, training, total, images.device)  # pyright: ignore[reportArgumentType]
+
+    def timed(i: int) -> float:
+        """Seconds of step i, as the loop takes it."""
+        begun = time.perf_counter()
+        x, y = images.training(i, training.batch, key(config.seed, stage.name))
+        movers.step(x, y, i)
+        if images.device.type == "cuda":
+            torch.cuda.synchronize(images.device)
+        return time.perf_counter() - begun
+
     with FlopCounterMode(display=False) as counter:
-        seconds = [steps.timed(0, steps.keeping)]
+        seconds = [timed(0)]
+    kept.looking = False
     if seconds[0] < _SECONDS:
         seconds.clear()
         while len(seconds) < _TIMED and sum(seconds) < _SECONDS:
-            seconds.append(steps.timed(len(seconds) + 1, steps.step))
-    epoch = len(batches) * (2 if stage.prepare is not None and batches.flip else 1)
-    total = training.total_steps(epoch)
+            seconds.append(timed(len(seconds) + 1))
+    parameters = sum(p.numel() for mover in movers.each for p in mover.parameters)
     copies = 3 + (training.averaging is not None)  # gradients, two moments, the average
     weights = sum(p.numel() for p in model.parameters())
     return {
-        "parameters": steps.parameters,
-        "memory of weights and optimizer, MB": round(4 * (weights + copies * steps.parameters) / 1e6, 1),
-        "memory of a batch's activations, MB": round(steps.kept / 1e6, 1),
+        "parameters": parameters,
+        "memory of weights and optimizer, MB": round(4 * (weights + copies * parameters) / 1e6, 1),
+        "memory of a batch's activations, MB": round(kept.bytes / 1e6, 1),
         "GFLOP per step": round(counter.get_total_flops() / 1e9, 3),
         "steps": total,
         "epochs": round(total * training.batch / epoch, 2),
@@ -96,44 +112,24 @@ def _stage(model: Model, stage: Stage, batches: Batches, config: Recipe) -> dict
     }
 
 
-class _Steps:
-    """The steps of a stage, as the training loop takes them."""
+class _Kept:
+    """Measures what a batch keeps from its forward pass to its backward pass, in bytes."""
 
-    def __init__(self, model: Model, stage: Stage, images: Any, training: Training, seed: int):
-        self.stage, self.images, self.training, self.seed = stage, images, training, key(seed, stage.name)
-        self.trained = stage.model or model
-        self.trained.train()
-        self.each = [[p for part in turn.parts for p in part.parameters()] for turn in stage.turns]
-        self.parameters = sum(p.numel() for ps in self.each for p in ps)
-        optimizers = [training.optimizer.build(ps) for ps in self.each]
-        self.guards = [Guard(o, training.clip, training.skip, images.device) for o in optimizers]
-        self.held = [*model.parameters(), *model.buffers()]
-        self.kept = 0  # bytes between the forward and the backward pass, where `keeping` looked
+    def __init__(self, held: Iterable[Tensor]):
+        self.held, self.bytes, self.looking = list(held), 0, True
 
-    def timed(self, i: int, step: Callable[[int], None]) -> float:
-        """Seconds of step i."""
-        begun = time.perf_counter()
-        step(i)
-        if self.images.device.type == "cuda":
-            torch.cuda.synchronize(self.images.device)
-        return time.perf_counter() - begun
+    def of(self, turn: Turn) -> Turn:
+        """The turn, whose loss is measured while `looking`."""
 
-    def step(self, i: int, made: "_Made | None" = None) -> None:
-        x, y = self.images.training(i, self.training.batch, self.seed)
-        for turn, guard, parameters in zip(self.stage.turns, self.guards, self.each, strict=True):
-            with reduced(self.training.precision), made or nullcontext():
-                loss = turn.loss(x, y, i).value
-            if made is not None:
-                self.kept = max(self.kept, made.alive(self.held))
-            for p in parameters:
-                p.grad = None
-            loss.backward()
-            guard.step(parameters)
-        self.trained.after_step()
+        def loss(x: Tensor, y: Y, step: int) -> Loss:
+            if not self.looking:
+                return turn.loss(x, y, step)
+            with _Made() as made:
+                value = turn.loss(x, y, step).value
+            self.bytes = max(self.bytes, made.alive(self.held))
+            return Loss(value, {})
 
-    def keeping(self, i: int) -> None:
-        """A step that also measures what a batch keeps until its backward pass."""
-        self.step(i, _Made())
+        return turn._replace(loss=loss)
 
 
 class _Made(TorchDispatchMode):

@@ -12,7 +12,7 @@ from lowerbound.runs import recipes
 from lowerbound.runs.recipes import Recipe, Training
 
 
-def _changed(config: Recipe, more: dict[str, Any]) -> Recipe:
+def changed(config: Recipe, more: dict[str, Any]) -> Recipe:
     """The configuration with these changes, and data that are found from any working directory."""
     config = recipes.override(config, more)
     there = Path(config.data.source).expanduser().exists()
@@ -24,7 +24,7 @@ _FIXED = ("model.", "data.", "seed")
 _FIXED_IN_TRAINING = ("batch", "averaging", "skip", "optimizer.type")  # of all stages, or of one
 
 
-def _continued(old: Recipe, asked: Recipe, changed: Recipe, progress: Progress, again: str | None = None) -> Recipe:
+def continued(old: Recipe, asked: Recipe, changed: Recipe, progress: Progress, again: str | None = None) -> Recipe:
     """A run's own configuration with the changes that were asked for, not all of the recipe's anew.
 
     again: a stage that starts over, so that its own model and training may be others.

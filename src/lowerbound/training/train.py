@@ -2,8 +2,9 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,21 @@ import torch
 from lowerbound.config import Changes, dump
 from lowerbound.data.batches import Batches
 from lowerbound.devices import check_precision, pick_device
-from lowerbound.errors import ConfigError, RunError, did_you_mean
+from lowerbound.errors import ConfigError, Interrupted, RunError, did_you_mean
 from lowerbound.model import Model
 from lowerbound.noise import seeded
 from lowerbound.progress import Progress
 from lowerbound.runs import fitted, recipes
 from lowerbound.runs.facts import Facts
-from lowerbound.runs.recipes import Training
+from lowerbound.runs.recipes import Recipe, Training
 from lowerbound.runs.run import Run, clear, occupied, weights_code
 from lowerbound.stages import Stage
-from lowerbound.training.loop import Interrupted, Loop, summary_writer
+from lowerbound.training.lines import summary_writer
+from lowerbound.training.loop import Loop, Pictures
 from lowerbound.training.prepared import prepared
-from lowerbound.training.resuming import _changed, _continued
+from lowerbound.training.resuming import changed, continued
+
+Show = Callable[[Run, Batches], Pictures]  # of a run and its validation images: what shows pictures while it is trained
 
 
 def train(
@@ -37,9 +41,10 @@ def train(
     changes: Changes = (),
     seed: int | None = None,
     device: str | torch.device = "auto",
+    pictures: Show | None = None,
     progress: Progress | None = None,
 ) -> Run:
-    """Train a recipe into a run folder: every stage, then pictures and a short evaluation.
+    """Train a recipe into a run folder: every stage.
 
     `changes`: dotted KEY=VALUE lines or nested tables. Raises UserError; Interrupted after saving on Ctrl-C.
     """
@@ -47,64 +52,132 @@ def train(
     where = pick_device(device)
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite: expected one of them")
+    path = Path(out) if out is not None else Path("runs") / Path(recipe).stem
     more: dict[str, Any] = {} if data is None else {"data": {"source": str(data)}}
     more |= {} if seed is None else {"seed": seed}
-    config = _changed(recipes.load(recipe, changes), more)
-    path = Path(out) if out is not None else Path("runs") / Path(recipe).stem
-    again = stage if overwrite and stage is not None and occupied(path) else None  # the stage that starts over
-    old = Run.open(path) if (resume or again) and occupied(path) else None
-    if old is None and not overwrite and occupied(path):
-        raise RunError(f"{path} already holds something; --resume goes on with it, --overwrite starts over")
-    if old is not None:
-        was = fitted.unfitted(old.recipe)
-        config = _continued(was, config, _changed(recipes.override(was, changes), more), progress, again)
-        if again is None and config.train == was.train and fitted.is_fitted(old.recipe) and old.is_finished():
-            progress.say(f"{path} is finished; nothing to resume")
-            return old
-        if fitted.is_fitted(old.recipe):
-            fitted.remove_prior(old)
-            progress.say(f"the prior fitted to {path} so far is removed; fit one to the end with `fit-prior {path}`")
-    elif resume:
-        progress.say(f"{path}: nothing to resume, starting from the beginning")
-    if fitted.is_fitted(config):
-        raise ConfigError("model.fitted_prior: is fitted after training, by `lowerbound fit-prior RUN`; leave it null")
-    if config.train.tensorboard:
-        summary_writer()
-    images, valid = config.data.open("train", progress=progress.count("decoding")), config.data.open("valid")
-    for line in images.remarks():
-        progress.say(line)
-    facts = Facts.of(images, config)
-    if old is not None:
-        _check_same_data(old, facts)
-    with seeded(config.seed, "weights", device=where):
-        model = config.model.build(facts.space, facts.given(config)).to(where)  # a mistake in it leaves no folder
-        stages = _chosen(model.stages(), stage)
-        _check_tables(config.train, model.stages())
-        for part in stages:
-            config.train.of(part.name).total_steps(len(images))
-            check_precision(config.train.of(part.name).precision, where)
-        _check_trained_before(old, model.stages(), stages, recipe, path)
-        if overwrite and again is None:
-            clear(path)
-        run = old or Run.create(path, Path(recipe).stem, config, facts)
-        if again is not None:
-            _forget(run, stages[0])
-        if run.recipe != config:
-            run.recipe = config
-            run.save_config()
-        options = {"binarize": facts.binarizes, "label": config.data.label}
-        batches = Batches(images, where, **options, flip=config.data.flip), Batches(valid, where, **options)
-        if old is not None:
-            _begin_again(run, progress)
-        for part in model.stages():
-            part.learned(False)
-        if stages[0].prepare is not None:
-            run.load_weights(model)
-        with _interruptible() as stop:
-            done = [_run_stage(run, model, part, batches, progress, stop) for part in stages]
+    asked = _Asked(recipe, path, resume, overwrite, stage, changes, more, progress)
+    old = asked.former()
+    config = asked.config(old)
+    if old is not None and asked.again is None and config.train == old.recipe.train and asked.is_done(old):
+        return old
+    work = _Work.of(asked, config, old, where)
+    run = work.begin()
+    with seeded(config.seed, "weights", device=where), _interruptible() as stop:
+        shown = pictures and pictures(run, work.batches[1])
+        done = [_run_stage(run, work.model, part, work.batches, shown, progress, stop) for part in work.stages]
     if not any(done):
         progress.say(f"{path} is finished; nothing to resume")
     return run
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the user wants."""
+
+    recipe: str | Path
+    path: Path
+    resume: bool
+    overwrite: bool
+    stage: str | None
+    changes: Changes
+    more: dict[str, Any]  # changes that are options of their own: the data, the seed
+    progress: Progress
+
+    @property
+    def again(self) -> str | None:
+        """The stage that starts over in a run that stays."""
+        return self.stage if self.overwrite and occupied(self.path) else None
+
+    def former(self) -> Run | None:
+        """The run to go on with. Raises RunError for a folder that is in the way."""
+        if occupied(self.path) and (self.resume or self.again):
+            return Run.open(self.path)
+        if occupied(self.path) and not self.overwrite:
+            if self.stage is not None and (self.path / "config.json").is_file():
+                _chosen(Run.open(self.path).build().stages(), self.stage)
+            raise RunError(f"{self.path} already holds something; --resume goes on with it, --overwrite starts over")
+        if self.resume:
+            self.progress.say(f"{self.path}: nothing to resume, starting from the beginning")
+        return None
+
+    def config(self, old: Run | None) -> Recipe:
+        """The whole configuration: a run's own goes on with the changes. Raises ConfigError."""
+        config = changed(recipes.load(self.recipe, self.changes), self.more)
+        if old is not None:
+            was = fitted.unfitted(old.recipe)
+            config = continued(
+                was, config, changed(recipes.override(was, self.changes), self.more), self.progress, self.again
+            )
+        if fitted.is_fitted(config):
+            raise ConfigError(
+                "model.fitted_prior: is fitted after training, by `lowerbound fit-prior RUN`; leave it null"
+            )
+        if config.train.tensorboard:
+            summary_writer()
+        return config
+
+    def is_done(self, old: Run) -> bool:
+        """Whether a run has its prior fitted, which is the end; says so."""
+        done = fitted.is_fitted(old.recipe) and old.is_finished()
+        if done:
+            self.progress.say(f"{self.path} is finished; nothing to resume")
+        return done
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is trained, on what, and how: all checked before anything is written."""
+
+    asked: _Asked
+    config: Recipe
+    old: Run | None
+    facts: Facts
+    batches: tuple[Batches, Batches]
+    model: Model
+    stages: list[Stage]  # that are to be trained
+
+    @staticmethod
+    def of(asked: _Asked, config: Recipe, old: Run | None, device: torch.device) -> "_Work":
+        """Raises UserError for whatever can't be trained; nothing is written."""
+        told = asked.progress.count("decoding")
+        images, valid = config.data.open("train", progress=told), config.data.open("valid")
+        for line in images.remarks():
+            asked.progress.say(line)
+        facts = Facts.of(images, config)
+        if old is not None:
+            _check_same_data(old, facts)
+        with seeded(config.seed, "weights", device=device):
+            model = config.model.build(facts.space, facts.given(config)).to(device)
+        stages = _chosen(model.stages(), asked.stage)
+        _check_settings(config.train, model.stages(), stages, len(images), device)
+        _check_trained_before(old, model.stages(), stages, asked)
+        options = {"binarize": facts.binarizes, "label": config.data.label}
+        batches = Batches(images, device, **options, flip=config.data.flip), Batches(valid, device, **options)
+        return _Work(asked, config, old, facts, batches, model, stages)
+
+    def begin(self) -> Run:
+        """The run, as it is before its first step, or its next."""
+        asked, old = self.asked, self.old
+        if old is not None and fitted.is_fitted(old.recipe):
+            fitted.remove_prior(old)
+            asked.progress.say(
+                f"the prior fitted to {asked.path} so far is removed; fit one to the end with `fit-prior {asked.path}`"
+            )
+        if asked.overwrite and asked.again is None:
+            clear(asked.path)
+        run = old or Run.create(asked.path, Path(asked.recipe).stem, self.config, self.facts)
+        if asked.again is not None:
+            _forget(run, self.stages[0])
+        if run.recipe != self.config:
+            run.recipe = self.config
+            run.save_config()
+        if old is not None:
+            _begin_again(run, asked.progress)
+        for part in self.model.stages():
+            part.learned(False)
+        if self.stages[0].prepare is not None:
+            run.load_weights(self.model)
+        return run
 
 
 def _chosen(stages: tuple[Stage, ...], name: str | None) -> list[Stage]:
@@ -114,23 +187,31 @@ def _chosen(stages: tuple[Stage, ...], name: str | None) -> list[Stage]:
     return [s for s in stages if name in (None, s.name)]
 
 
-def _check_tables(config: Training, stages: tuple[Stage, ...]) -> None:
-    """Raise ConfigError for settings of a stage that the model does not have, where it has several."""
+def _check_settings(
+    config: Training, stages: tuple[Stage, ...], chosen: list[Stage], images: int, device: torch.device
+) -> None:
+    """Raise ConfigError for settings that mean nothing here: of a stage that the model does not have, where it has
+    several; a training without an end; a precision that is not of this device; patience where nothing is scored."""
     names = [s.name for s in stages]
     for table in config.tables() if len(stages) > 1 else ():
         if not any(f"{name}.".startswith(f"{table}.") for name in names):
             raise ConfigError(f"train.stages.{table}: no such stage{did_you_mean(table, names)}")
+    for stage in chosen:
+        own = config.of(stage.name)
+        own.total_steps(images)
+        check_precision(own.precision, device)
+        if stage.score is None and own.patience is not None:
+            raise ConfigError(f"train.patience={own.patience}: nothing scores the stage {stage.name}; leave it null")
 
 
-def _check_trained_before(
-    old: Run | None, all_stages: tuple[Stage, ...], chosen: list[Stage], recipe: str | Path, path: Path
-) -> None:
+def _check_trained_before(old: Run | None, all_stages: tuple[Stage, ...], chosen: list[Stage], asked: _Asked) -> None:
     """Raise RunError where a stage is to be trained on what another gives that is not trained itself."""
     first = all_stages[0].name
     if chosen[0].name != first and not (old and old.states().get(first, {}).get("finished")):
+        again = f"lowerbound train {asked.recipe} --out {asked.path} --stage {first}{' --resume' if old else ''}"
         raise RunError(
-            f"--stage {chosen[0].name}: is trained on what the stage {first} gives, which {path} has not finished; "
-            f"train it with `lowerbound train {recipe} --out {path} --stage {first}{' --resume' if old else ''}`"
+            f"--stage {chosen[0].name}: is trained on what the stage {first} gives, which {asked.path} has not "
+            f"finished; train it with `{again}`"
         )
 
 
@@ -152,6 +233,7 @@ def _run_stage(
     model: Model,
     stage: Stage,
     batches: tuple[Batches, Batches],
+    pictures: Pictures | None,
     progress: Progress,
     stop: threading.Event,
 ) -> bool:
@@ -159,7 +241,7 @@ def _run_stage(
     if len(model.stages()) > 1:
         progress.say(f"stage {stage.name}")
     if stage.prepare is None:
-        return Loop(run, model, stage, batches, progress, stop).run_through()
+        return Loop(run, model, stage, batches, progress, stop, pictures=pictures).run_through()
     made_by, told = weights_code(model, prior=False), progress.count("encoding")
 
     def advance(done: int, total: int) -> None:
@@ -172,7 +254,8 @@ def _run_stage(
         prepared(run.prepared(split), images, stage.prepare, made_by, advance)
         for split, images in zip(("train", "valid"), batches, strict=True)
     )
-    return Loop(run, model, stage, (train, valid), progress, stop, made_by=made_by).run_through()
+    loop = Loop(run, model, stage, (train, valid), progress, stop, pictures=pictures, made_by=made_by)
+    return loop.run_through()
 
 
 def _begin_again(run: Run, progress: Progress) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table as Printed
 
 from lowerbound.metrics.report import finish
 from lowerbound.runs.run import Run
+from lowerbound.sampling.sheets import Live
 from lowerbound.training import dry
 from lowerbound.training.train import train as run_training
 from lowerbound.verbs import tables
@@ -109,6 +110,7 @@ def train(
         changes=wanted,
         seed=seed,
         device=device,
+        pictures=Live,
         progress=progress,
     )
     return Trained(run, finish(run, device=device, progress=progress))

@@ -1,0 +1,71 @@
+"""What moves the weights of a stage: each turn's optimizer, schedule and guard, and the average of all weights."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lowerbound.devices import Precision, reduced
+from lowerbound.model import Model
+from lowerbound.optimization import Guard
+from lowerbound.runs.recipes import Training
+from lowerbound.space import Y
+from lowerbound.stages import Loss, Stage, Turn
+
+
+class Moved(NamedTuple):
+    loss: Loss
+    norm: Tensor  # of the gradient, before clipping
+
+
+class Mover:
+    """The move of one turn."""
+
+    def __init__(self, turn: Turn, config: Training, device: torch.device):
+        self.turn = turn
+        self.precision: Precision = config.precision
+        self.settings, self.schedule = turn.optimizer or config.optimizer, turn.schedule or config.schedule
+        self.parameters = [p for part in turn.parts for p in part.parameters()]
+        self.optimizer = self.settings.build(self.parameters)
+        self.guard = Guard(self.optimizer, config.clip, config.skip, device)
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def move(self, x: Tensor, y: Y, step: int, steps: int) -> Moved:
+        self.optimizer.param_groups[0]["lr"] = self.settings.lr * self.schedule.factor(step, steps)
+        with reduced(self.precision):
+            loss = self.turn.loss(x, y, step)
+        for p in self.parameters:
+            p.grad = None
+        loss.value.backward()
+        return Moved(Loss(loss.value.detach(), loss.terms), self.guard.step(self.parameters))
+
+
+class Movers:
+    """All turns of a stage, one after another."""
+
+    def __init__(self, trained: Model, stage: Stage, config: Training, steps: int, device: torch.device):
+        self.trained, self.steps, self.averaging = trained, steps, config.averaging
+        self.each = [Mover(turn, config, device) for turn in stage.turns]
+        self.weights = [p.detach() for mover in self.each for p in mover.parameters] + _learned_buffers(stage)
+        self.average = [p.clone() for p in self.weights] if self.averaging else []
+
+    def step(self, x: Tensor, y: Y, step: int) -> list[Moved]:
+        """One move of every turn on a batch, and what follows a step."""
+        moved = [mover.move(x, y, step, self.steps) for mover in self.each]
+        self.trained.after_step()
+        if self.averaging:
+            self.averaging.update(self.average, self.weights, step)
+        return moved
+
+    def average_anew(self) -> None:
+        """Forget what the weights were: their average is what they are now."""
+        self.average = [w.clone() for w in self.weights] if self.average else []
+
+
+def _learned_buffers(stage: Stage) -> list[Tensor]:
+    """What a stage learns without gradients, such as codebooks: the buffers that are saved, of real numbers."""
+    kept = [t for turn in stage.turns for part in turn.parts for t in part.state_dict(keep_vars=True).values()]
+    return [t for t in kept if not isinstance(t, nn.Parameter) and t.is_floating_point()]
