@@ -5,6 +5,7 @@ model.safetensors     the weights every verb uses
 log.jsonl             one line per logged step
 state/                what resuming needs: one file for each stage, replaced atomically; and what images were turned
                       into for later stages (prepared-train/, prepared-valid/)
+lock.json             who is writing into the run, while somebody is
 directions/           one file for each named direction of the latent vector: its step, and how it was learnt
 evaluation/           reports, and codes.safetensors: what editing needs to know of the codes of the valid images
 pictures/
@@ -33,6 +34,7 @@ from lowerbound.errors import RunError, UserError, did_you_mean
 from lowerbound.files import UNFINISHED, replacing
 from lowerbound.model import LatentModel, Model
 from lowerbound.noise import key, seeded
+from lowerbound.runs import lock
 from lowerbound.runs.facts import Facts
 from lowerbound.runs.log import Log
 from lowerbound.runs.recipes import Recipe
@@ -327,7 +329,8 @@ def occupied(path: Path) -> bool:
     """Whether something is at the path already. Raises RunError when that is a file."""
     if path.exists() and not path.is_dir():
         raise RunError(f"--out {path}: is a file, expected a folder")
-    return path.is_dir() and not all(UNFINISHED.fullmatch(entry.name) for entry in path.iterdir())
+    found = path.iterdir() if path.is_dir() else ()
+    return not all(entry.name == lock.NAME or UNFINISHED.fullmatch(entry.name) for entry in found)
 
 
 def _make_folder(path: Path) -> None:

@@ -19,6 +19,7 @@ from lowerbound.noise import seeded
 from lowerbound.progress import Progress
 from lowerbound.runs import fitted, recipes
 from lowerbound.runs.facts import Facts
+from lowerbound.runs.lock import held
 from lowerbound.runs.recipes import Recipe, Training
 from lowerbound.runs.run import Run, clear, occupied, weights_code
 from lowerbound.stages import Stage
@@ -61,8 +62,8 @@ def train(
     if old is not None and asked.again is None and config.train == old.recipe.train and asked.is_done(old):
         return old
     work = _Work.of(asked, config, old, where)
-    run = work.begin()
-    with seeded(config.seed, "weights", device=where), _interruptible() as stop:
+    with held(path, progress), seeded(config.seed, "weights", device=where), _interruptible() as stop:
+        run = work.begin()
         shown = pictures and pictures(run, work.batches[1])
         done = [_run_stage(run, work.model, part, work.batches, shown, progress, stop) for part in work.stages]
     if not any(done):

@@ -24,6 +24,7 @@ from lowerbound.priors import FullGaussianMixture, Gaussian
 from lowerbound.progress import Progress
 from lowerbound.runs import inputs
 from lowerbound.runs.fitted import _store, _unfitted, remove_prior
+from lowerbound.runs.lock import held
 from lowerbound.runs.run import Run
 from lowerbound.space import Density
 from lowerbound.training.fits import _mean_density, best, codes
@@ -94,6 +95,13 @@ def fit_prior(
     """
     configs = _configs(prior, components)
     _check_fits(run)
+    with held(run.path, progress):
+        return _fit(run, prior, configs, seed, device, progress)
+
+
+def _fit(
+    run: Run, prior: str, configs: list[Model.Config], seed: int, device: torch.device | str, progress: Progress
+) -> Fitted:
     if prior == "none":
         remove_prior(run)
         finish(run, device=device, progress=progress)
