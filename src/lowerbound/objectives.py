@@ -11,7 +11,7 @@ from lowerbound.config import Component
 from lowerbound.distributions import detached, kl_per_dimension, residual
 from lowerbound.errors import ConfigError
 from lowerbound.model import ElboTerms
-from lowerbound.stages import Loss
+from lowerbound.stages import Loss, Score
 from lowerbound.units import nats
 
 
@@ -22,6 +22,11 @@ class Objective(Component, abstract=True):
 
     @abstractmethod
     def __call__(self, terms: ElboTerms, step: int) -> Loss: ...
+
+    @property
+    def score(self) -> Score:
+        """By what the weights that it trains are chosen: by itself, where it is no bound of log p(x)."""
+        return Score(draws=None)
 
     def seen(self, h: Tensor, black_and_white: tuple[float, float]) -> Tensor:
         """What the encoder sees of the features h [B, ...] in training."""
@@ -60,6 +65,11 @@ class ELBO(Bound):
         return Loss(distortion.mean() + beta * penalty, {"elbo": -(shown["distortion"] + shown["kl"]), **shown})
 
     @property
+    def score(self) -> Score:
+        """The plain bound, without free bits; another beta is another goal."""
+        return Score(draws=1 if self.beta == 1 else None)
+
+    @property
     def _free(self) -> bool:
         return self.free_bits_dimension > 0 or self.free_bits_level > 0
 
@@ -82,6 +92,10 @@ class IWAE(Bound):
 
     draws: int = Field(default=5, gt=0)
     dreg: bool = False
+
+    @property
+    def score(self) -> Score:
+        return Score(self.draws)
 
     def __call__(self, terms: ElboTerms, step: int) -> Loss:
         beta = self.warmed(step)

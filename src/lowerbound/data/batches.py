@@ -23,6 +23,7 @@ class Shuffled(ABC):
     """Events that training takes in random order, every one once in each epoch, and measuring in order."""
 
     device: torch.device
+    fingerprint: str  # of the images that they are, or were made of
 
     def __init__(self) -> None:
         self._orders: dict[tuple[int, int], Tensor] = {}
@@ -80,6 +81,10 @@ class Batches(Shuffled):
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.images.fingerprint
 
     def head(self, n: int | None) -> "Batches":
         """The first n images alone, or all of them."""

@@ -69,7 +69,7 @@ def evaluated(
     if limit is None and metrics is None:
         detail = {name: report["metrics"][name] | (value.detail or {}) for name, value in values.items()}
         each = {name: value.each for name, value in values.items() if value.each is not None}
-        run.save_evaluation(report | {"metrics": detail}, each)
+        run.save_evaluation(report | {"metrics": detail, "fingerprint": images.fingerprint}, each)
     return report
 
 

@@ -166,10 +166,10 @@ class VAE(LatentModel):
     def stages(self) -> tuple[Stage, ...]:
         """The model, and the fitted prior: the gradient of each ends where the other begins."""
         if self.fitted_prior is None:
-            return super().stages()
+            return (Stage("model", (Turn((self,), self.loss),), score=self.config.objective.score),)
         parts = (self.own_prior, self.posterior_head, self.likelihood_head, self.context, self.encoder, self.decoder)
         fitted = Stage("fitted_prior", (Turn((self.fitted_prior,), self.fitted_prior_loss),))
-        return Stage("model", (Turn(parts, self.loss),)), fitted
+        return Stage("model", (Turn(parts, self.loss),), score=self.config.objective.score), fitted
 
     def _posterior(self, h: Tensor, y: Y) -> Distribution:
         return self.posterior_head(self.encoder(h, self.context(y)))

@@ -19,6 +19,7 @@ class Facts(Component):
     classes: tuple[str, ...] | None = None
     counts: tuple[int, ...] | None = None  # training images of each class
     images: int  # in the training split
+    fingerprint: str | None = None  # of their content; None of runs of earlier versions
 
     @staticmethod
     def of(images: Images, recipe: Recipe) -> "Facts":
@@ -38,6 +39,7 @@ class Facts(Component):
             classes=images.classes,
             counts=counts,
             images=len(images),
+            fingerprint=images.fingerprint,
         )
 
     @property

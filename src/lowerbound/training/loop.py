@@ -51,6 +51,7 @@ class Loop:
         self.pictures, self.made_by = pictures, made_by
         self.trained: Model = stage.model or model  # pyright: ignore[reportAttributeAccessIssue]  # what is measured
         self.images, valid = images
+        self.data = [part.fingerprint for part in images]  # what tells these images from others
         self.config: Training = run.recipe.train.of(stage.name)
         self.seed = key(run.recipe.seed, stage.name)
         self.device = self.images.device
@@ -258,7 +259,7 @@ class Loop:
 
     def _save(self) -> None:
         self._check_finite()
-        self.state.save(self.run, self.stage.name, {"made_by": self.made_by})
+        self.state.save(self.run, self.stage.name, {"made_by": self.made_by, "data": self.data})
         self.saved_step = self.step
 
     def _restore(self) -> None:
@@ -276,6 +277,8 @@ class Loop:
         self.state.restore(self.run, tensors, values)
         self.saved_step = self.step
         self.at.finished &= self._is_over()
+        if values.get("data", self.data) != self.data:
+            self._say_other_data()
         if self.at.finished:
             return
         self.run.log.cut(self.stage.name, self.step)
@@ -284,6 +287,13 @@ class Loop:
         if changed:
             self.progress.say(f"resuming elsewhere ({'; '.join(changed)}): the weights may differ in their last bits")
         self.progress.say(f"resuming {self.run.path} at step {self.step} of {self.steps}")
+
+    def _say_other_data(self) -> None:
+        """What is done stays; raises RunError where there is something left to do."""
+        told = f"the stage {self.stage.name} of {self.run.path} was trained on other data than there are now"
+        if not self.at.finished:
+            raise RunError(f"{told}; start it over with --stage {self.stage.name} --overwrite")
+        self.progress.say(told)
 
 
 def _prefix(stage: Stage, turn: str) -> str:

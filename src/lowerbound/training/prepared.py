@@ -23,8 +23,16 @@ Told = Callable[[int, int], None]  # told how many images are done, and of how m
 class Prepared(Shuffled):
     """The parts of a split's images, as a stage takes them. parts: [N, *shape] each; y: labels [N] or None."""
 
-    def __init__(self, parts: tuple[Tensor, ...], y: Tensor | None, prepare: Prepare, device: torch.device):
+    def __init__(
+        self,
+        parts: tuple[Tensor, ...],
+        y: Tensor | None,
+        prepare: Prepare,
+        device: torch.device,
+        fingerprint: str = "",  # of the images that they were made of
+    ):
         super().__init__()
+        self.fingerprint = fingerprint
         self.parts, self.y, self.prepare, self.device = parts, y, prepare, device
 
     def __len__(self) -> int:
@@ -48,20 +56,21 @@ class Prepared(Shuffled):
 
 
 def prepared(folder: Path, images: Batches, prepare: Prepare, made_by: str, told: Told) -> Prepared:
-    """What is kept of a split in the folder, where it was made by the weights `made_by`; else it is made, and kept.
+    """What is kept of a split in the folder, where it was made of these images by the weights `made_by`; else it is
+    made, and kept.
 
     Of images that are mirrored in training, the mirrored ones follow the others. Raises UserError where the disk is
     full; a folder half written is never left under the name.
     """
     mirrored = (False, True) if images.flip else (False,)
     n = len(images) * len(mirrored)
-    wanted = {"weights": made_by, "n": n, "parts": list(prepare.names)}
+    wanted = {"weights": made_by, "n": n, "parts": list(prepare.names), "data": images.fingerprint}
     parts = _kept(folder, prepare, wanted)
     if parts is None:
         _make(folder, images, prepare, mirrored, wanted, told)
         parts = _parts(folder, prepare)
     y = None if images.y is None else images.y.repeat(len(mirrored))
-    return Prepared(parts, y, prepare, images.device)
+    return Prepared(parts, y, prepare, images.device, images.fingerprint)
 
 
 def _kept(folder: Path, prepare: Prepare, wanted: dict[str, Any]) -> tuple[Tensor, ...] | None:
@@ -78,7 +87,7 @@ def _kept(folder: Path, prepare: Prepare, wanted: dict[str, Any]) -> tuple[Tenso
 def _fits(part: Tensor, n: int, space: Space) -> bool:
     """Whether these are n events of a space."""
     inside = space.levels is None or (int(part.min()) >= 0 and int(part.max()) < space.levels)
-    return tuple(part.shape) == (n, *space.shape) and inside
+    return tuple(part.shape) == (n, *space.shape) and part.numpy().dtype == _dtype(space) and inside
 
 
 def _parts(folder: Path, prepare: Prepare) -> tuple[Tensor, ...]:
@@ -125,9 +134,10 @@ def _at_once(images: Batches) -> int:
 
 
 def _dtype(space: Space) -> np.dtype:
-    """The smallest that holds the values, of those that torch can index."""
-    levels = space.levels or 0
-    return np.dtype("uint8" if levels <= 256 else "int16" if levels <= 2**15 else "int32")
+    """The smallest that holds the values, of those that torch can index; float32 of real numbers."""
+    if space.levels is None:
+        return np.dtype("float32")
+    return np.dtype("uint8" if space.levels <= 256 else "int16" if space.levels <= 2**15 else "int32")
 
 
 def in_memory(images: Batches, prepare: Prepare, n: int) -> Prepared:

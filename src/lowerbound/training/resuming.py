@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lowerbound.config import dump
+from lowerbound.data.bundled import bundled
 from lowerbound.errors import ConfigError
 from lowerbound.models.vqvae import VQVAE, level_names
 from lowerbound.progress import Progress
@@ -19,8 +20,14 @@ def changed(config: Recipe, more: dict[str, Any]) -> Recipe:
     return config.model_copy(update={"data": config.data.absolute()}) if there else config
 
 
+def is_there(source: str) -> bool:
+    """Whether a data set of this name, or something at this path, is there."""
+    return source in bundled() or Path(source).expanduser().exists()
+
+
 # what a run is; how it goes on (its length, its rate, what it saves) may change
 _FIXED = ("model.", "data.", "seed")
+_PLACE = "data.source"  # data may have been moved: what they are is compared, not where they lie
 _FIXED_IN_TRAINING = ("batch", "averaging", "skip", "optimizer.type")  # of all stages, or of one
 
 
@@ -33,7 +40,8 @@ def continued(old: Recipe, asked: Recipe, changed: Recipe, progress: Progress, a
     """
     a, b, c = _flat(dump(old)), _flat(dump(asked)), _flat(dump(changed))
     keys = sorted(a.keys() | b.keys() | c.keys())
-    refused = [k for k in keys if _differ(a, b, k) and _is_fixed(k) and not k.startswith(_own(old, again))]
+    free = (_PLACE, *_own(old, again))
+    refused = [k for k in keys if _differ(a, b, k) and _is_fixed(k) and not k.startswith(free)]
     if refused:
         shown = "; ".join(f"{k} was {json.dumps(a.get(k))}, now {json.dumps(b.get(k))}" for k in refused[:_SHOWN])
         shown += f"; and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""

@@ -26,7 +26,7 @@ from lowerbound.stages import Stage
 from lowerbound.training.lines import summary_writer
 from lowerbound.training.loop import Loop, Pictures
 from lowerbound.training.prepared import prepared
-from lowerbound.training.resuming import changed, continued
+from lowerbound.training.resuming import changed, continued, is_there
 
 Show = Callable[[Run, Batches], Pictures]  # of a run and its validation images: what shows pictures while it is trained
 
@@ -105,10 +105,11 @@ class _Asked:
         """The whole configuration: a run's own goes on with the changes. Raises ConfigError."""
         config = changed(recipes.load(self.recipe, self.changes), self.more)
         if old is not None:
-            was = fitted.unfitted(old.recipe)
-            config = continued(
-                was, config, changed(recipes.override(was, self.changes), self.more), self.progress, self.again
-            )
+            was, more = fitted.unfitted(old.recipe), self.more
+            if not is_there(was.data.source):  # they were moved
+                more = {"data": {"source": config.data.source}} | more
+            own = changed(recipes.override(was, self.changes), more)
+            config = continued(was, config, own, self.progress, self.again)
         if fitted.is_fitted(config):
             raise ConfigError(
                 "model.fitted_prior: is fitted after training, by `lowerbound fit-prior RUN`; leave it null"
@@ -146,7 +147,7 @@ class _Work:
             asked.progress.say(line)
         facts = Facts.of(images, config)
         if old is not None:
-            _check_same_data(old, facts)
+            _check_same_data(old, facts, asked)
         with seeded(config.seed, "weights", device=device):
             model = config.model.build(facts.space, facts.given(config)).to(device)
         stages = _chosen(model.stages(), asked.stage)
@@ -169,8 +170,8 @@ class _Work:
         run = old or Run.create(asked.path, Path(asked.recipe).stem, self.config, self.facts)
         if asked.again is not None:
             _forget(run, self.stages[0])
-        if run.recipe != self.config:
-            run.recipe = self.config
+        if (run.recipe, run.facts) != (self.config, self.facts):
+            run.recipe, run.facts = self.config, self.facts
             run.save_config()
         if old is not None:
             _begin_again(run, asked.progress)
@@ -267,11 +268,23 @@ def _begin_again(run: Run, progress: Progress) -> None:
         run.log.clear()
 
 
-def _check_same_data(run: Run, now: Facts) -> None:
+def _check_same_data(run: Run, now: Facts, asked: _Asked) -> None:
+    """Raise RunError where a run would go on with other images, or others' labels.
+
+    A later stage that starts over may be trained on changed data: what it is trained on is made of them anew.
+    """
+    if run.facts.fingerprint is not None and run.facts.fingerprint == now.fingerprint:
+        return
     old, new = dump(run.facts), dump(now)
-    changed = [f"{k} was {old[k]}, is {new[k]}" for k in old if old[k] != new[k]]
-    if changed:
-        raise RunError(f"{run.path} was trained on other data: {'; '.join(changed)}")
+    mended = asked.again is not None and asked.again != run.build().stages()[0].name
+    free = {"fingerprint", *(("name", "counts", "images") if mended else ())}
+    differ = [f"{k} was {old[k]}, is {new[k]}" for k in old if k not in free and old[k] != new[k]]
+    if not differ and run.facts.fingerprint is not None and not mended:
+        differ = ["the pixels, the order, the names or the labels of its images have changed"]
+    if differ:
+        raise RunError(f"{run.path} was trained on other data: {'; '.join(differ)}")
+    if mended:
+        asked.progress.say(f"the data of {run.path} have changed; {asked.again} is trained on them as they are now")
 
 
 @contextmanager
