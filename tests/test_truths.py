@@ -393,10 +393,10 @@ def terms_of(kl_per_dimension: Tensor, log_px: Tensor) -> ElboTerms:
     prior = StandardNormal.Config().build(Space((D,)))
     q = Head(FixedScaleNormal(scale=1.0), Space((D,)))((2 * kl_per_dimension).sqrt())
     z = q.rsample((len(log_px),))
-    kl = kl_per_dimension.sum(1).expand(len(log_px), B)[..., None]
     log_pz, log_qz = prior.log_density(z.flatten(0, 1)).view(-1, B, 1), q.log_prob(z)[..., None]
     x, p_x = torch.zeros(B, D), Independent(Normal(torch.zeros(len(log_px), B, D), 1.0), 1)
-    return ElboTerms(x, p_x, log_px, lambda: (log_pz, log_qz), (z,), (q,), (prior.distribution(),), kl)
+    p = prior.distribution()
+    return ElboTerms(x, p_x, log_px, (z,), (q,), (p,), lambda: (log_pz, log_qz), lambda: log_qz)
 
 
 KL = torch.tensor([[0.1, 2.0, 0.5], [0.3, 1.0, 0.1]], dtype=torch.float64)  # means 0.2, 1.5, 0.3; sums 2.6, 1.4

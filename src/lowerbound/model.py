@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 
 from lowerbound.config import Component
 from lowerbound.directions import Direction, shifted
-from lowerbound.distributions import Tempering, check_truncation
+from lowerbound.distributions import Tempering, check_truncation, closed_kl, detached, kl_per_dimension
 from lowerbound.errors import ModelError, did_you_mean
 from lowerbound.space import Density, Space, Y, check_conditions, check_draw, check_events
 from lowerbound.stages import Loss, Stage, Turn
@@ -309,20 +309,36 @@ class BoundModel(Model):
 
 @dataclass(frozen=True)
 class ElboTerms:
-    """The parts of the bound for K draws of L levels of latents."""
+    """The parts of the bound for K draws of L levels of latents, the coarsest first.
+
+    q and p of a level are given the draws of the coarser ones: of batch shape [K, B] where they depend on them, else
+    [B]; a prior that nothing is given has none.
+    """
 
     x: Tensor  # [B, *event]
     p_x: Distribution  # p(x|z), [K, B]
     log_px: Tensor  # [K, B], log p(x|z)
-    latents: Callable[[], tuple[Tensor, Tensor]]  # log p(z|y) and log q(z|x), [K, B, L] each, once they are asked for
     z: tuple[Tensor, ...]  # [K, B, *latent] each
     q: tuple[Distribution, ...]
-    p: tuple[Distribution | None, ...]  # the priors of z as distributions, where they are
-    kl: Tensor | None  # [K, B, L] where it is closed
+    p: tuple[Distribution, ...]
+    latents: Callable[[], tuple[Tensor, Tensor]]  # log p(z|y) and log q(z|x), [K, B, L] each, once they are asked for
+    through_draws: Callable[[], Tensor]  # log q(z|x), [K, B, L], with a gradient for z alone, none for q's parameters
 
     @cached_property
     def _latents(self) -> tuple[Tensor, Tensor]:
         return self.latents()
+
+    @cached_property
+    def kl(self) -> Tensor | None:
+        """KL(q || p) of each level given the draws of the coarser: [K, B, L]; None where one isn't closed."""
+        found = [closed_kl(q, p) for q, p in zip(self.q, self.p, strict=True)]
+        known = [kl.expand(self.log_px.shape) for kl in found if kl is not None]
+        return torch.stack(known, -1) if len(known) == len(found) else None
+
+    @cached_property
+    def kl_dimensions(self) -> tuple[Tensor | None, ...]:
+        """The same of each dimension, averaged over draws: [B, *latent] each; None where it is no sum over them."""
+        return tuple(_mean_of_draws(kl_per_dimension(q, p), z) for q, p, z in zip(self.q, self.p, self.z, strict=True))
 
     @property
     def log_pz(self) -> Tensor:
@@ -340,24 +356,76 @@ class ElboTerms:
         return self.log_px + (self.log_pz - self.log_qz).sum(-1)
 
 
+def _mean_of_draws(kl: Tensor | None, z: Tensor) -> Tensor | None:
+    """[B, *latent], of what may be one for each draw."""
+    return kl.mean(0) if kl is not None and kl.dim() == z.dim() else kl
+
+
 class LatentModel(BoundModel):
-    """A model with latents z: a prior p(z|y), a posterior q(z|x, y) and a likelihood p(x|z, y)."""
+    r"""A model with latents z in levels, the coarsest first: priors, posteriors and a likelihood.
+
+    .. math:: p(x, z|y) = p(x|z, y) \prod_l p(z_l | z_{<l}, y), \quad q(z|x, y) = \prod_l q(z_l | z_{<l}, x, y)
+
+    Most have one level.
+    """
 
     has_means = True
     draws_pixels = True  # whether draws of p(x|z) show something else than its means
     directions: Mapping[str, Direction] = MappingProxyType({})  # the named ones of the run it was loaded from
 
+    @property
     @abstractmethod
-    def elbo_terms(self, x: Tensor, y: Y = None, draws: int = 1) -> ElboTerms:
-        """Everything of the bound, for this many draws of z. Every draw of noise is [draws, B, ...]."""
+    def latents(self) -> tuple[Space, ...]:
+        """The space of each level of z."""
 
     @abstractmethod
-    def posteriors(self, x: Tensor, y: Y = None) -> tuple[Distribution, ...]:
-        """q(z|x) level by level, the coarsest first; the finer ones given the means of the coarser."""
+    def bottom_up(self, x: Tensor, y: Y = None) -> Any:
+        """What the posteriors of all levels see of x: tensors, or tuples and lists of them."""
+
+    @abstractmethod
+    def posterior(self, l: int, h: Any, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
+        """q(z_l | z_<l, x, y) for h of `bottom_up` and z_<l of [..., B, *latent] each: of batch shape [..., B], or [B]
+        where it does not depend on them."""
+
+    @abstractmethod
+    def prior_of(self, l: int, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
+        """p(z_l | z_<l, y) for z_<l of [..., B, *latent] each: of batch shape [..., B], [B] or none."""
 
     @abstractmethod
     def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
         """p(x|z) for z of [..., B, *latent] each; leading dimensions are kept."""
+
+    def posteriors(self, x: Tensor, y: Y = None) -> tuple[Distribution, ...]:
+        """q(z|x) level by level, the coarsest first; the finer ones given the means of the coarser."""
+        h, found, coarser = self.bottom_up(x, y), (), ()
+        for l, space in enumerate(self.latents):
+            q = self.posterior(l, h, coarser, y)
+            found, coarser = (*found, q), (*coarser, q.mean if space.levels is None else q.mode)
+        return found
+
+    def elbo_terms(self, x: Tensor, y: Y = None, draws: int = 1) -> ElboTerms:
+        """Everything of the bound, for this many draws of z. Every draw of noise is [draws, B, ...]."""
+        return self._terms(x, self.bottom_up(x, y), y, draws, self.prior_of)
+
+    def _terms(self, x: Tensor, h: Any, y: Y, draws: int, prior_of: Callable[..., Distribution]) -> ElboTerms:
+        q, z, path = (), (), ()
+        for l in range(len(self.latents)):
+            q = (*q, self.posterior(l, h, path, y))
+            drawn = _draws(q[l], draws)
+            # What is measured of a draw, and its way on to finer draws, are two: an objective may weigh the first alone
+            z, path = (*z, drawn.view_as(drawn)), (*path, drawn)
+        p = tuple(prior_of(l, z[:l], y) for l in range(len(z)))
+        p_x = self.likelihood(z, y)
+        return ElboTerms(
+            x=x,
+            p_x=p_x,
+            log_px=p_x.log_prob(x),
+            z=z,
+            q=q,
+            p=p,
+            latents=lambda: (_log_probs(p, z), _log_probs(q, z)),
+            through_draws=lambda: _through_draws(self, h, q, z, y),
+        )
 
     # ---- drawing
 
@@ -486,6 +554,44 @@ def rows_of(y: Y, places: Tensor) -> Y:
     if y is None or isinstance(y, Tensor):
         return None if y is None else y[places.to(y.device)]
     return tuple(part[places.to(part.device)] for part in y)
+
+
+def _draws(q: Distribution, draws: int) -> Tensor:
+    """[K, B, *latent]: so many of a posterior [B], or one of each of a posterior [K, B]."""
+    shape = torch.Size((draws,) if len(q.batch_shape) == 1 else ())
+    return q.rsample(shape) if q.has_rsample else q.sample(shape)
+
+
+def _log_probs(distributions: tuple[Distribution, ...], z: tuple[Tensor, ...]) -> Tensor:
+    """[K, B, L]."""
+    return torch.stack([d.log_prob(part) for d, part in zip(distributions, z, strict=True)], -1)
+
+
+class _Posteriors(nn.Module):
+    """z -> log q(z|x) of every level, [K, B, L], for what a model sees of x."""
+
+    def __init__(self, model: LatentModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, h: Any, z: tuple[Tensor, ...], y: Y) -> Tensor:
+        return _log_probs(tuple(self.model.posterior(l, h, z[:l], y) for l in range(len(z))), z)
+
+
+def _through_draws(
+    model: LatentModel, h: Any, q: tuple[Distribution, ...], z: tuple[Tensor, ...], y: Y
+) -> Tensor:
+    """log q(z|x) of every level as a function of z alone: the weights, and what is seen of x, are held fixed."""
+    if len(z) == 1:
+        return _log_probs((detached(q[0]),), z)
+    posteriors = _Posteriors(model)
+    weights = {name: p.detach() for name, p in posteriors.named_parameters()}
+    return torch.func.functional_call(posteriors, weights, (_cut(h), z, y))
+
+
+def _cut(h: Any) -> Any:
+    """Cut from the graph: a tensor, or those in tuples and lists."""
+    return h.detach() if isinstance(h, Tensor) else type(h)(map(_cut, h)) if isinstance(h, tuple | list) else h
 
 
 def with_residual(edited: Tensor, x: Tensor, reconstruction: Tensor, space: Space) -> Tensor:

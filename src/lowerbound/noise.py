@@ -48,8 +48,9 @@ def seeded(*parts: int | str, device: torch.device | None = None) -> Iterator[No
 class KeyedNoise(TorchFunctionMode):
     """Inside, every image of a batch has noise of its own, keyed by (seed, image index, draw).
 
-    Every tensor of noise must be [draws, B, ...] with B = len(index); a stream per image and call gives the draws one
-    after another, so that they do not depend on how they are cut into chunks. Call `chunk(draws)` before each.
+    Every tensor of noise must be [draws, B, ...] with B = len(index), or [1, draws x B, ...] where draws are events of
+    their own, as of a prior; a stream per image and call gives the draws one after another, so that they do not depend
+    on how they are cut into chunks. Call `chunk(draws)` before each.
 
     Example:
         >>> def normals(index, chunks):
@@ -78,17 +79,17 @@ class KeyedNoise(TorchFunctionMode):
 
     def fill(self, like: Tensor, kind: str) -> Tensor:
         """Standard normal or uniform noise in the shape, type and device of `like`."""
-        shape = tuple(like.shape)
-        if shape[:2] != (self.draws, len(self.index)):
-            raise RuntimeError(f"noise of shape {shape} is not [draws={self.draws}, B={len(self.index)}, ...]")
+        shape, K, B = tuple(like.shape), self.draws, len(self.index)
+        if shape[:2] not in ((K, B), (1, K * B)):
+            raise RuntimeError(f"noise of shape {shape} is neither [draws={K}, B={B}, ...] nor [1, {K * B}, ...]")
         if self.call == len(self.streams):
             self.streams.append([np.random.Generator(self._bits(i, self.call)) for i in self.index])
         dtype = np.float64 if like.dtype == torch.float64 else np.float32
-        out = np.empty((shape[1], shape[0], *shape[2:]), dtype)
+        out = np.empty((B, K, *shape[2:]), dtype)
         for row, stream in zip(out, self.streams[self.call], strict=True):
             stream.standard_normal(dtype=dtype, out=row) if kind == "normal" else stream.random(dtype=dtype, out=row)
         self.call += 1
-        return torch.from_numpy(out).transpose(0, 1).to(like)
+        return torch.from_numpy(out).transpose(0, 1).reshape(shape).to(like)
 
     def _bits(self, image: int, call: int) -> np.random.BitGenerator:
         return np.random.SFC64(np.random.SeedSequence((self.seed, image, call)))

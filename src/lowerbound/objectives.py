@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lowerbound.config import Component
-from lowerbound.distributions import detached, kl_per_dimension, residual
+from lowerbound.distributions import residual
 from lowerbound.errors import ConfigError
 from lowerbound.model import ElboTerms
 from lowerbound.stages import Loss, Score
@@ -48,8 +48,8 @@ class ELBO(Bound):
 
     The KL is closed where it can be, else sampled. beta: Higgins et al. (2017); it grows from 0 over the first `warmup`
     steps. Free bits (Kingma et al. 2016, eq. 15, https://arxiv.org/abs/1606.04934): a group whose mean KL over the
-    batch is below its allowance costs the allowance, and pulls no more; a group is one latent dimension, or one level
-    of latents.
+    batch and the draws is below its allowance (in bits; a bit is ln 2 nats) costs the allowance, and pulls no more; a
+    group is one latent dimension, or one level of latents.
     """
 
     beta: float = Field(default=1.0, ge=0)
@@ -117,8 +117,7 @@ class IWAE(Bound):
         return torch.logsumexp(log_w, 0) - math.log(self.draws)
 
     def _dreg(self, terms: ElboTerms, beta: float) -> Tensor:
-        log_q = sum(detached(q).log_prob(z) for q, z in zip(terms.q, terms.z, strict=True))
-        log_w = terms.log_px + beta * (terms.log_pz.sum(-1) - log_q)  # [K, B]
+        log_w = terms.log_px + beta * (terms.log_pz - terms.through_draws()).sum(-1)  # [K, B]
         weight = torch.softmax(log_w.detach(), 0)
         pull = 1 - beta + beta * weight  # beside the weight that is in the loss: its square at beta 1
         for z in terms.z:
@@ -223,14 +222,10 @@ class Reconstruction(Objective):
 
 
 def _dimension_means(terms: ElboTerms) -> list[Tensor]:
-    """The mean KL of every latent dimension over the batch, level by level: [*latent] each."""
-    means = []
-    for q, p in zip(terms.q, terms.p, strict=True):
-        kl = None if p is None else kl_per_dimension(q, p)
-        if kl is None:
-            raise ConfigError(
-                "model.objective.free_bits_dimension: the KL of this posterior and prior is not a sum over dimensions; "
-                "use free_bits_level"
-            )
-        means.append(kl.mean(0))
-    return means
+    """The mean KL of every latent dimension over the batch and the draws, level by level: [*latent] each."""
+    if any(kl is None for kl in terms.kl_dimensions):
+        raise ConfigError(
+            "model.objective.free_bits_dimension: the KL of this posterior and prior is not a sum over dimensions; "
+            "use free_bits_level"
+        )
+    return [kl.mean(0) for kl in terms.kl_dimensions if kl is not None]

@@ -80,7 +80,7 @@ def _measure(run: Run, model: LatentModel, device: torch.device, progress: Progr
     prior = None
     for batch in as_batches(run, open_data(run, "valid", progress=progress), device).in_order(rows_at_once(model)):
         q = model.vector_posterior(batch.x, batch.y)
-        prior = _prior(model, batch.x, batch.y) if not means else prior
+        prior = _prior(model, batch.y) if not means else prior
         means.append(q.mean.double().cpu())
         variances.append(q.variance.double().cpu())
         with KeyedNoise(0, batch.index) as noise:
@@ -100,10 +100,10 @@ def _measure(run: Run, model: LatentModel, device: torch.device, progress: Progr
     }
 
 
-def _prior(model: LatentModel, x: Tensor, y: Y) -> Distribution | None:
+def _prior(model: LatentModel, y: Y) -> Distribution | None:
     """p(z) where it is one Gaussian."""
     one = (None if y is None else y[:1]) if isinstance(y, Tensor | None) else tuple(part[:1] for part in y)
-    p = model.elbo_terms(x[:1], one).p[0]
+    p = model.prior_of(0, (), one)
     return p if _is_gaussian(p) else None
 
 

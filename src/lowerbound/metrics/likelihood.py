@@ -7,7 +7,6 @@ import torch
 from pydantic import Field
 
 from lowerbound.chunks import keyed_chunks, log_density
-from lowerbound.distributions import kl_per_dimension
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.model import LatentModel
 from lowerbound.space import Density
@@ -36,9 +35,9 @@ class Bound(Metric):
                 terms = model.elbo_terms(batch.x, batch.y, draws)
             kl = (terms.log_qz - terms.log_pz).sum(-1)  # [1, B]
             parts.append(torch.stack([terms.log_weight[0], kl[0], -terms.log_px[0]]).double().cpu().numpy())
-            each = [kl_per_dimension(q, p) for q, p in zip(terms.q, terms.p, strict=True) if p is not None]
-            if len(each) == len(terms.q) and all(k is not None for k in each):
-                dimensions.append(torch.cat([k.flatten(1) for k in each if k is not None], 1).double().cpu().numpy())
+            each = [k.flatten(1) for k in terms.kl_dimensions if k is not None]
+            if len(each) == len(terms.z):
+                dimensions.append(torch.cat(each, 1).double().cpu().numpy())
             world.advance(len(batch.index))
         elbo, kl, distortion = np.concatenate(parts, 1)
         detail = {"per_dimension": np.concatenate(dimensions).mean(0).tolist()} if dimensions else None

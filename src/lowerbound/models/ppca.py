@@ -9,9 +9,9 @@ from scipy.linalg import eigh
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
-from lowerbound.distributions import Dequantized, closed_kl, tempered
+from lowerbound.distributions import Dequantized, tempered
 from lowerbound.errors import ConfigError, ModelError
-from lowerbound.model import Draw, ElboTerms, LatentModel, Model, Told
+from lowerbound.model import Draw, LatentModel, Model, Told
 from lowerbound.space import Density, Space, Y, conditions
 from lowerbound.stages import Loss, Stage, Turn
 from lowerbound.units import to_unit, unit_bin
@@ -134,12 +134,22 @@ class PPCA(LatentModel):
 
     # ---- latents
 
-    def posteriors(self, x: Tensor, y: Y = None) -> tuple[Distribution, ...]:
+    @property
+    def latents(self) -> tuple[Space, ...]:
+        return (Space((self.config.latent,)),)
+
+    def bottom_up(self, x: Tensor, y: Y = None) -> Tensor:
         conditions(y, self.given)
+        return self._centres(x)
+
+    def posterior(self, l: int, h: Tensor, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
         W, scale = self.weight, self.log_scale.exp()
         M = W.T @ W + scale**2 * torch.eye(W.shape[1], dtype=W.dtype, device=W.device)
-        mean = torch.linalg.solve(M, W.T @ (self._centres(x) - self.mean).T).T  # [B, L]
-        return (MultivariateNormal(mean, precision_matrix=M / scale**2, validate_args=False),)
+        mean = torch.linalg.solve(M, W.T @ (h - self.mean).T).T  # [B, L]
+        return MultivariateNormal(mean, precision_matrix=M / scale**2, validate_args=False)
+
+    def prior_of(self, l: int, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
+        return self.prior
 
     def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
         conditions(y, self.given)
@@ -148,23 +158,6 @@ class PPCA(LatentModel):
         normal = Normal(mean, self.log_scale.exp(), validate_args=False)
         base = Independent(normal, len(self.space.shape), validate_args=False)
         return base if self.space.levels is None else Dequantized(base, self.space)
-
-    def elbo_terms(self, x: Tensor, y: Y = None, draws: int = 1) -> ElboTerms:
-        (q,) = self.posteriors(x, y)
-        z = q.rsample((draws,))  # [K, B, L]
-        kl = closed_kl(q, self.prior)
-        assert kl is not None
-        p_x = self.likelihood((z,), y)
-        return ElboTerms(
-            x=x,
-            p_x=p_x,
-            log_px=p_x.log_prob(x),
-            latents=lambda: (self.prior.log_prob(z).unsqueeze(-1), q.log_prob(z).unsqueeze(-1)),
-            z=(z,),
-            q=(q,),
-            p=(self.prior,),
-            kl=kl.expand(draws, -1).unsqueeze(-1),
-        )
 
     @property
     def is_plane(self) -> bool:

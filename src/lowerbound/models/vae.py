@@ -7,15 +7,14 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from lowerbound.distributions import closed_kl
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
-from lowerbound.model import Draw, ElboTerms, LatentModel, Model, Told
+from lowerbound.model import Draw, LatentModel, Model, Told
 from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
 from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE, Bound, Objective
-from lowerbound.priors import Prior, StandardNormal
+from lowerbound.priors import StandardNormal, prior_given
 from lowerbound.space import Density, Space, Y
 from lowerbound.stages import Loss, Stage, Turn
 
@@ -154,13 +153,15 @@ class VAE(LatentModel):
         objective, h = self.config.objective, self.space.features(x)
         if self.training:
             h = objective.seen(h, self.space.black_and_white)
-        return objective(self._terms(x, self._posterior(h, y), y, objective.draws, self.own_prior), step)
+        terms = self._terms(x, self.encoder(h, self.context(y)), y, objective.draws, self._own_prior_of)
+        return objective(terms, step)
 
     def fitted_prior_loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         """-log of the fitted prior at one draw of z for each x, in nats."""
         assert self.fitted_prior is not None
         with torch.no_grad():
-            z = self._posterior(self.space.features(x), y).sample()
+            (q,) = self.posteriors(x, y)
+            z = q.sample()
         return self.fitted_prior.loss(z, y, step)
 
     def stages(self) -> tuple[Stage, ...]:
@@ -171,11 +172,23 @@ class VAE(LatentModel):
         fitted = Stage("fitted_prior", (Turn((self.fitted_prior,), self.fitted_prior_loss),))
         return Stage("model", (Turn(parts, self.loss),), score=self.config.objective.score), fitted
 
-    def _posterior(self, h: Tensor, y: Y) -> Distribution:
-        return self.posterior_head(self.encoder(h, self.context(y)))
+    # ---- the parts
 
-    def posteriors(self, x: Tensor, y: Y = None) -> tuple[Distribution, ...]:
-        return (self._posterior(self.space.features(x), y),)
+    @property
+    def latents(self) -> tuple[Space, ...]:
+        return (self.latent,)
+
+    def bottom_up(self, x: Tensor, y: Y = None) -> Tensor:
+        return self.encoder(self.space.features(x), self.context(y))
+
+    def posterior(self, l: int, h: Tensor, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
+        return self.posterior_head(h)
+
+    def prior_of(self, l: int, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
+        return prior_given(self.prior, y)
+
+    def _own_prior_of(self, l: int, coarser: tuple[Tensor, ...], y: Y) -> Distribution:
+        return prior_given(self.own_prior, y)
 
     def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
         (code,) = z
@@ -185,32 +198,6 @@ class VAE(LatentModel):
             c = c.expand(*batch, c.shape[-1]).reshape(-1, c.shape[-1])
         h = self.decoder(code.reshape(-1, *self.latent.shape), c)
         return self.likelihood_head(h.unflatten(0, batch))
-
-    def elbo_terms(self, x: Tensor, y: Y = None, draws: int = 1) -> ElboTerms:
-        (q,) = self.posteriors(x, y)
-        return self._terms(x, q, y, draws, self.prior)
-
-    def _terms(self, x: Tensor, q: Distribution, y: Y, draws: int, prior: Model) -> ElboTerms:
-        z = q.rsample((draws,))  # [K, B, *latent]
-        p = prior.distribution(y) if isinstance(prior, Prior) else None
-        kl = None if p is None else closed_kl(q, p)  # [B]
-        p_x = self.likelihood((z,), y)
-        return ElboTerms(
-            x=x,
-            p_x=p_x,
-            log_px=p_x.log_prob(x),
-            latents=lambda: (self._log_pz(z, y, prior).unsqueeze(-1), q.log_prob(z).unsqueeze(-1)),
-            z=(z,),
-            q=(q,),
-            p=(p,),
-            kl=None if kl is None else kl.expand(draws, -1).unsqueeze(-1),
-        )
-
-    def _log_pz(self, z: Tensor, y: Y, prior: Model) -> Tensor:
-        """log p(z|y): [K, B]."""
-        if not self.given:
-            return prior.log_density(z.flatten(0, 1)).view(z.shape[:2])
-        return torch.stack([prior.log_density(draw, y) for draw in z])
 
     @property
     def is_plane(self) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.config import Component
-from lowerbound.distributions import Point
+from lowerbound.distributions import Categorical, Point, check_truncation
 from lowerbound.errors import ConfigError, ModelError, UserError, did_you_mean
 from lowerbound.families import Bernoulli, Family, Head, Noiseless
 from lowerbound.model import PLAIN, Draw, Drawn, ElboTerms, LatentModel, Model, Told, told_nobody
@@ -20,6 +20,7 @@ from lowerbound.models.kept import Part, cells_kept, draw_rest, filled
 from lowerbound.networks.base import halvings
 from lowerbound.networks.made import MADE
 from lowerbound.networks.strided import Blocks, Down, Up, enlarged
+from lowerbound.priors import prior_given
 from lowerbound.quantizers import VQ, Quantized, Quantizer
 from lowerbound.space import Density, Space, Y, check_events, conditions
 from lowerbound.stages import Loss, Prepare, Stage, Turn
@@ -198,9 +199,26 @@ class VQVAE(LatentModel):
         check_events(x, self.space)
         return tuple(q.codes for q in self._quantize(x))
 
-    def posteriors(self, x: Tensor, y: Y = None) -> tuple[Distribution, ...]:
+    @property
+    def latents(self) -> tuple[Space, ...]:
+        return self.spaces
+
+    def bottom_up(self, x: Tensor, y: Y = None) -> tuple[Tensor, ...]:
+        """The codes of x."""
+        return tuple(q.codes for q in self._quantize(x))
+
+    def posterior(
+        self, l: int, h: tuple[Tensor, ...], coarser: tuple[Tensor, ...] = (), y: Y = None
+    ) -> Distribution:
         """All mass on the codes of x."""
-        return tuple(Point(q.codes, len(space.shape)) for q, space in zip(self._quantize(x), self.spaces, strict=True))
+        return Point(h[l], len(self.spaces[l].shape))
+
+    def prior_of(self, l: int, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
+        if self.learned[l]:
+            return prior_given(self._priors[l], (*conditions(y, self.given), *coarser))
+        space = self.spaces[l]
+        logits = torch.zeros(space.levels or 1, *space.shape, device=self.prior_learned.device)
+        return Categorical(logits, space)
 
     def features(self, x: Tensor, y: Y = None) -> Tensor:
         """The code vectors of all levels, coarsest first: [B, D]."""
@@ -287,9 +305,9 @@ class VQVAE(LatentModel):
             log_px=p_x.log_prob(x),
             latents=lambda: (log_pz, torch.zeros_like(log_pz)),
             z=tuple(c.expand(draws, *c.shape) for c in codes),
-            q=tuple(Point(c, c.dim() - 1) for c in codes),
-            p=(None,) * len(codes),
-            kl=None,
+            q=tuple(self.posterior(l, codes) for l in range(len(codes))),
+            p=tuple(self.prior_of(l, codes[:l], y) for l in range(len(codes))),
+            through_draws=lambda: torch.zeros_like(log_pz),
         )
 
     def log_p_codes(self, codes: tuple[Tensor, ...], y: Y = None) -> Tensor:

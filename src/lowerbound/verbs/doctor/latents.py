@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lowerbound.distributions import kl_per_dimension
 from lowerbound.families import LOG_SCALE
 from lowerbound.model import LatentModel
 from lowerbound.models.vae import VAE
@@ -39,9 +38,10 @@ def _measured(e: Examined, model: LatentModel) -> "Latents":
             terms = model.elbo_terms(batch.x, batch.y, noise.chunk(1))
         kl = terms.log_qz - terms.log_pz if terms.kl is None else terms.kl  # [1, B, L]
         kls.append(kl[0].sum(-1).double().cpu())
-        dimensions = [None if p is None else kl_per_dimension(q, p) for q, p in zip(terms.q, terms.p, strict=True)]
-        each += [torch.cat([k.flatten(1) for k in dimensions if k is not None], 1)] if None not in dimensions else []
-        scales = torch.cat([q.stddev.flatten(1).log() for q in terms.q], 1)
+        dimensions = [k.flatten(1) for k in terms.kl_dimensions if k is not None]
+        each += [torch.cat(dimensions, 1)] if len(dimensions) == len(terms.z) else []
+        deviations = [q.stddev.expand(z.shape)[0] for q, z in zip(terms.q, terms.z, strict=True)]  # [B, *latent]
+        scales = torch.cat([d.flatten(1).log() for d in deviations], 1)
         at_bound.append(((scales - LOG_SCALE[0]).abs() < 1e-3) | ((scales - LOG_SCALE[1]).abs() < 1e-3))
     return Latents(
         kl=float(torch.cat(kls).mean()) if kls else None,
