@@ -197,14 +197,14 @@ def test_the_batteries_find_what_is_broken(monkeypatch: pytest.MonkeyPatch):
         m.setattr("lowerbound.networks.context.Context.forward", lambda self, y: torch.zeros(4, 32).double())
         assert "the same whatever" in Broken.found(testing.model_uses_its_condition, case)
     with monkeypatch.context() as m:  # noise for the batch as a whole
-        posteriors = VAE.posteriors
+        bottom_up = VAE.bottom_up
 
         def noisy(self, x, y=None):
             torch.rand(3)
-            return posteriors(self, x, y)
+            return bottom_up(self, x, y)
 
-        m.setattr(VAE, "posteriors", noisy)
-        with pytest.raises(RuntimeError, match="is not"):
+        m.setattr(VAE, "bottom_up", noisy)
+        with pytest.raises(RuntimeError, match="is neither"):
             testing.model_rows_are_independent(case)
 
 

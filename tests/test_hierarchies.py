@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command import right
-from hierarchies import TwoLevels, linear_gaussian
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import kl_divergence
 
 import lowerbound as lb
+from command import right
+from hierarchies import TwoLevels, linear_gaussian
 from lowerbound import testing
 from lowerbound.data.base import Images
 from lowerbound.data.batches import Batches
@@ -58,8 +58,8 @@ def close(estimates: Tensor, truth: Tensor | float) -> None:
 
 @pytest.mark.parametrize("space", [None, Space((3,))])
 def test_two_levels_pass_the_battery_of_models(space: Space | None):
-    likelihood = {} if space is None else {"likelihood": SharedScaleNormal()}
-    testing.check_model(TwoLevels.Config(**likelihood), space or Space((1, 2, 2), levels=2))
+    config = TwoLevels.Config() if space is None else TwoLevels.Config(likelihood=SharedScaleNormal())
+    testing.check_model(config, space or Space((1, 2, 2), levels=2))
 
 
 def test_with_the_true_posteriors_every_draw_is_the_exact_density():
@@ -209,10 +209,12 @@ def test_a_vae_with_a_vae_as_its_prior_passes_the_battery_of_models():
 def test_a_vae_with_a_vae_as_its_prior_is_trained_and_evaluated_by_the_command(surroundings: None, here: Path):
     torch.set_default_dtype(torch.float32)
     options = "train.steps=20 model.latent=4 model.encoder.hidden=[16] model.decoder.hidden=[16]"
-    prior = "model.prior.type=models.vae.VAE model.prior.latent=2 model.prior.likelihood.type=families.SharedScaleNormal"
+    prior = (
+        "model.prior.type=models.vae.VAE model.prior.latent=2 model.prior.likelihood.type=families.SharedScaleNormal"
+    )
     right(*f"train vae --data digits --out nested {options} {prior}".split())
-    metrics = right(*"evaluate nested --limit 64 --draws 20 --json".split()).json["metrics"]
-    assert metrics["nll"]["relation"] == "<=" and metrics["nll"]["draws"] == 20
+    metrics = right(*["evaluate", "nested", "--limit", "64", "--draws", "20", "--json"]).json["metrics"]
+    assert (metrics["nll"]["relation"], metrics["nll"]["draws"]) == ("<=", 20)
     assert metrics["nll"]["value"] < -metrics["elbo"]["value"]
     model = lb.load("nested")
     x = torch.randint(2, (3, 1, 8, 8), dtype=torch.uint8)

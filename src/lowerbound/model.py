@@ -578,9 +578,7 @@ class _Posteriors(nn.Module):
         return _log_probs(tuple(self.model.posterior(l, h, z[:l], y) for l in range(len(z))), z)
 
 
-def _through_draws(
-    model: LatentModel, h: Any, q: tuple[Distribution, ...], z: tuple[Tensor, ...], y: Y
-) -> Tensor:
+def _through_draws(model: LatentModel, h: Any, q: tuple[Distribution, ...], z: tuple[Tensor, ...], y: Y) -> Tensor:
     """log q(z|x) of every level as a function of z alone: the weights, and what is seen of x, are held fixed."""
     if len(z) == 1:
         return _log_probs((detached(q[0]),), z)

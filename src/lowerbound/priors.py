@@ -38,8 +38,8 @@ class Prior(ExactModel):
 class Given(Distribution):
     """p(·|y) of any model as a distribution: of the prior of latents [..., B, *latent].
 
-    y: the parts of the condition, [..., B, *shape] each, with draws before the batch where one has any. A log-probability
-    is `log_weights` of one draw: the exact value, or a draw of the bound, whose noise is [1, draws x B, ...].
+    y: the parts of the condition, [..., B, *shape] each, with draws before the batch where one has any. log_prob is
+    `log_weights` of one draw: the exact value, or a draw of the bound, whose noise is [1, draws x B, ...].
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleMethodOverride]

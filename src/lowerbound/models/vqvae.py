@@ -207,9 +207,7 @@ class VQVAE(LatentModel):
         """The codes of x."""
         return tuple(q.codes for q in self._quantize(x))
 
-    def posterior(
-        self, l: int, h: tuple[Tensor, ...], coarser: tuple[Tensor, ...] = (), y: Y = None
-    ) -> Distribution:
+    def posterior(self, l: int, h: tuple[Tensor, ...], coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
         """All mass on the codes of x."""
         return Point(h[l], len(self.spaces[l].shape))
 
