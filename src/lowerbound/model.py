@@ -52,7 +52,7 @@ PLAIN = Draw()  # from the model's own distribution
 
 
 def _at(value: ByLevel[T], level: str, otherwise: T) -> T:
-    return value.get(level, otherwise) if isinstance(value, Mapping) else value
+    return value.get(level, otherwise) if isinstance(value, Mapping) else value  # pyright: ignore[reportReturnType]
 
 
 class Drawn(NamedTuple):
@@ -369,7 +369,7 @@ class LatentModel(BoundModel):
     Most have one level.
     """
 
-    has_means = True
+    has_means = True  # pyright: ignore[reportAssignmentType]
     draws_pixels = True  # whether draws of p(x|z) show something else than its means
     directions: Mapping[str, Direction] = MappingProxyType({})  # the named ones of the run it was loaded from
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.config import Component
-from lowerbound.distributions import Categorical, Point, check_truncation
+from lowerbound.distributions import Categorical, Point
 from lowerbound.errors import ConfigError, ModelError, UserError, did_you_mean
 from lowerbound.families import Bernoulli, Family, Head, Noiseless
 from lowerbound.model import PLAIN, Draw, Drawn, ElboTerms, LatentModel, Model, Told, told_nobody
