@@ -7,7 +7,7 @@ from torch.distributions import Distribution
 from lowerbound.distributions import tempered
 from lowerbound.errors import ConfigError
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head, SharedScaleNormal
-from lowerbound.model import LatentModel, Model
+from lowerbound.model import Draw, LatentModel, Model, Told
 from lowerbound.objectives import ELBO, Objective
 from lowerbound.space import Density, Space, Y
 from lowerbound.stages import Loss
@@ -71,9 +71,10 @@ class TwoLevels(LatentModel):
     def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
         return self.likelihood_head(self.decoder(torch.cat(z, -1)).unflatten(-1, self.likelihood_head.in_shape))
 
-    def draw_likelihood(self, n: int, y: Y = None, temperature: float = 1.0) -> Distribution:
-        coarse = tempered(self.prior_of(0), temperature).sample((n,))
-        return self.likelihood((coarse, tempered(self.prior_of(1, (coarse,)), temperature).sample()), y)
+    def _draw_latents(self, n: int, y: Y, how: Draw, told: Told, coarse: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        t = how.at().temperature
+        z = coarse[0] if coarse else tempered(self.prior_of(0), t).sample((n,))
+        return z, tempered(self.prior_of(1, (z,)), t).sample()
 
     def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         objective = self.config.objective

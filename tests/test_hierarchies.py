@@ -17,7 +17,7 @@ from lowerbound import testing
 from lowerbound.data.base import Images
 from lowerbound.data.batches import Batches
 from lowerbound.families import FixedScaleNormal, SharedScaleNormal
-from lowerbound.metrics.base import measure
+from lowerbound.metrics.base import World, measure
 from lowerbound.model import ElboTerms
 from lowerbound.models.vae import VAE
 from lowerbound.networks.mlp import MLP
@@ -181,7 +181,7 @@ def batches(x: Tensor, levels: int = 2) -> Batches:
 
 def test_the_elbo_metric_gives_the_kl_of_each_dimension_of_both_levels():
     model = binary()
-    values = measure(model, batches(WORLD), names=["elbo", "kl", "distortion"])
+    values = measure(World(model, batches(WORLD)), names=["elbo", "kl", "distortion"])
     with KeyedNoise(0, range(16)) as noise, torch.no_grad():
         terms = model.elbo_terms(WORLD, draws=noise.chunk(1))
     detail = values["kl"].detail

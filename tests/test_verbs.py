@@ -16,14 +16,7 @@ from lowerbound.cli import Command, commands
 from lowerbound.errors import ConfigError, RunError, UserError
 from lowerbound.progress import Progress, Terminal
 from lowerbound.runs.run import Run
-from lowerbound.verbs.base import (
-    Report,
-    assigned,
-    by_level,
-    numbers,
-    range_of_two,
-    verb,
-)
+from lowerbound.verbs.base import Report, assigned, by_level, numbers, range_of_two, verb
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 COMMANDS = list(commands())

@@ -163,7 +163,7 @@ class PPCA(LatentModel):
     def is_plane(self) -> bool:
         return self.config.latent == 2
 
-    def _latents(self, n: int, y: Y, how: Draw, told: Told, coarse: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _draw_latents(self, n: int, y: Y, how: Draw, told: Told, coarse: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (tempered(self.prior, how.at().temperature).sample((n,)),)
 
 

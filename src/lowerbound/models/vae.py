@@ -207,7 +207,7 @@ class VAE(LatentModel):
     def cost(self) -> int:
         return self.prior.cost
 
-    def _latents(self, n: int, y: Y, how: Draw, told: Told, coarse: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _draw_latents(self, n: int, y: Y, how: Draw, told: Told, coarse: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if not self.can_sample:
             raise ModelError(
                 f"this autoencoder can't sample: its posterior {self.config.posterior.type_name()} is a point, so "

@@ -347,7 +347,7 @@ class VQVAE(LatentModel):
     def at_once(self) -> int:
         return min((prior.at_once() for prior in self._priors if prior.cost), default=4096)
 
-    def _latents(self, n: int, y: Y, how: Draw, told: Told, coarse: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _draw_latents(self, n: int, y: Y, how: Draw, told: Told, coarse: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         self._check_can_draw()
         given, codes = conditions(y, self.given), tuple(coarse)
         total, done = sum(s.dims for s in self.spaces[len(codes) :]), 0

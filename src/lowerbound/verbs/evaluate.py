@@ -6,19 +6,7 @@ from typing import Annotated, Any
 from lowerbound.metrics.report import evaluated
 from lowerbound.runs.run import Run
 from lowerbound.verbs import tables
-from lowerbound.verbs.base import (
-    Device,
-    File,
-    Names,
-    Option,
-    Report,
-    Seed,
-    SomeWhole,
-    Told,
-    Whole,
-    range_of_two,
-    verb,
-)
+from lowerbound.verbs.base import Device, File, Names, Option, Report, Seed, SomeWhole, Told, Whole, range_of_two, verb
 
 
 @dataclass(frozen=True, eq=False)

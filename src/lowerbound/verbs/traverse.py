@@ -15,19 +15,7 @@ from lowerbound.editing.latents import Codes, Editor, codes
 from lowerbound.errors import UserError
 from lowerbound.pictures import Table, check_out, save_table
 from lowerbound.runs.run import Run
-from lowerbound.verbs.base import (
-    Device,
-    Label,
-    Option,
-    Out,
-    Seed,
-    Shown,
-    SomeWhole,
-    Told,
-    Whole,
-    numbers,
-    verb,
-)
+from lowerbound.verbs.base import Device, Label, Option, Out, Seed, Shown, SomeWhole, Told, Whole, numbers, verb
 
 # ---- traversals
 

@@ -1,0 +1,24 @@
+"""What every model answers: a loss to train it, samples, and log p(x) with what that number is worth."""
+
+from lowerbound.model.base import AUTOREGRESSIVE, BoundModel, ExactModel, Model
+from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, rows_of, share_of, told_nobody
+from lowerbound.model.latent import LatentModel, with_residual
+from lowerbound.model.terms import ElboTerms
+
+__all__ = [
+    "AUTOREGRESSIVE",
+    "PLAIN",
+    "BoundModel",
+    "ByLevel",
+    "Draw",
+    "Drawn",
+    "ElboTerms",
+    "ExactModel",
+    "LatentModel",
+    "Model",
+    "Told",
+    "rows_of",
+    "share_of",
+    "told_nobody",
+    "with_residual",
+]

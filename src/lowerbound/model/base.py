@@ -1,0 +1,263 @@
+"""What every model answers: a loss to train it, samples, and log p(x) with what that number is worth."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowerbound.config import Component
+from lowerbound.distributions import check_truncation
+from lowerbound.errors import ModelError, did_you_mean
+from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, told_nobody
+from lowerbound.space import Density, Space, Y, check_conditions, check_draw, check_events
+from lowerbound.stages import Loss, Stage, Turn
+
+AUTOREGRESSIVE = "an autoregressive model, such as pixelcnn-mnist,"  # what can do more with its values
+
+
+class Model(nn.Module):
+    """A model of events in `space`, perhaps given a condition y.
+
+    Events are uint8 [B, C, H, W] with values in [0, levels), int64 codes, or real numbers. A log-probability is in
+    nats per event, shape [B], with the sign of log p. A subclass is final and has a nested `Config` whose `build`
+    makes it.
+    """
+
+    class Config(Component, abstract=True, rooms=("models", "priors")):
+        @abstractmethod
+        def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Model": ...
+
+        @classmethod
+        @abstractmethod
+        def example(cls) -> tuple["Model.Config", Space, tuple[Space, ...]]:
+            """The smallest valid instance: configuration, space, condition. The batteries run over it."""
+
+        def binary(self) -> bool:
+            """Whether the model is one of binary values, so that grey images are binarized for it."""
+            return False
+
+    def __init__(self, config: "Model.Config", space: Space, given: tuple[Space, ...] = ()):
+        super().__init__()
+        self.config: Any = config
+        self.space = space
+        self.given = given
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next((w.device for w in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+
+    @property
+    @abstractmethod
+    def density(self) -> Density:
+        """What `log_density` is worth: the worst of the parts."""
+
+    @property
+    @abstractmethod
+    def unbiased(self) -> bool:
+        """Whether E exp(log_density(x)) <= p(x), so that draws may be importance-weighted."""
+
+    @property
+    def noisy(self) -> bool:
+        """Whether `log_weights` is another number in every draw, so that several say more than one."""
+        return self.density is Density.BOUND
+
+    @property
+    def can_sample(self) -> bool:
+        """Whether there is a density to draw from; where there is none, `sample` says why."""
+        return True
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The names of the levels of latents that are drawn one after another, the coarsest first; () for others."""
+        return ()
+
+    @property
+    def has_means(self) -> bool:
+        """Whether events are drawn from a p(x|z), whose means can be shown instead."""
+        return False
+
+    @property
+    def truncates(self) -> bool:
+        """Whether values are drawn from a probability of each, which can be truncated."""
+        return False
+
+    @property
+    def passes(self) -> int:
+        """How many passes over a whole event drawing it takes that remembers nothing; 0 where it isn't so drawn."""
+        return 0
+
+    @property
+    def cost(self) -> int:
+        """How many products drawing an event takes in what is drawn position by position; 0 where one pass does."""
+        return 0
+
+    @property
+    def footprint(self) -> int:
+        """How many numbers a pass holds for an event, roughly: those of its largest layer, if that is larger than x."""
+        return max(1, self.space.dims)
+
+    @abstractmethod
+    def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+        """The loss of a batch in training."""
+
+    @abstractmethod
+    def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
+        """n events, once it has been checked that they can be drawn."""
+
+    @abstractmethod
+    def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+        """[K, B]: log p(x) up to noise. Where `unbiased`, the mean of exp over draws is p(x); else it is a bound of it.
+
+        Every draw of noise is [draws, B, ...]. K may be 1 where there is no noise.
+        """
+
+    def after_step(self) -> None:
+        """Called once after every optimizer step: moving-average codebooks and the like."""
+
+    def stages(self) -> tuple[Stage, ...]:
+        return (Stage("model", (Turn((self,), self.loss),)),)
+
+    # ---- drawing
+
+    def sample(
+        self,
+        n: int,
+        y: Y = None,
+        temperature: ByLevel[float] = 1.0,
+        *,
+        top_k: ByLevel[int] | None = None,
+        top_p: ByLevel[float] | None = None,
+    ) -> Tensor:
+        """n events of `space`, drawn from the model: [n, *space.shape]. `draw` says more of them."""
+        return self.draw(n, y, Draw(temperature, top_k, top_p)).x
+
+    @torch.no_grad()
+    def draw(self, n: int, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:
+        """n events drawn from the model, and the latents they were drawn with.
+
+        told: told now and then how many of all values are drawn, where it takes long.
+
+        Raises ModelError for conditions that don't fit, for numbers out of range, and for what the model doesn't have.
+        """
+        self.check_how(how)
+        self._check_draw(n, y, how)
+        return self._draw(n, y, how, told)
+
+    def sample_naively(self, n: int, y: Y = None, temperature: float = 1.0, *, positions: int | None = None) -> Tensor:
+        """The same by a pass over the whole event for every position: what remembering is measured against.
+
+        positions: stop after so many; the rest is zero. Raises ModelError where `passes` is 0.
+        """
+        raise ModelError(f"{type(self).__name__} is not drawn position by position")
+
+    def at_once(self) -> int:
+        """How many events are drawn at once, in bounded memory."""
+        return self.rows
+
+    @property
+    def rows(self) -> int:
+        """How many events a pass is given at once: enough to keep all cores busy, few enough for bounded memory."""
+        return max(1, min(8192, 2**22 // self.footprint))
+
+    def check_how(self, how: Draw, kept: Sequence[str] = ()) -> None:
+        """Raise ModelError for an option that the model does not have. kept: the levels that are not drawn."""
+        for name in ("temperature", "top_k", "top_p"):
+            option, value = f"--{name.replace('_', '-')}", getattr(how, name)
+            if isinstance(value, Mapping):
+                self._check_levels(option, value, kept)
+            elif name != "temperature" and value is not None and not self.truncates:
+                raise ModelError(
+                    f"{option}: {type(self).__name__} does not draw values from a probability of each; "
+                    f"{AUTOREGRESSIVE} does"
+                )
+        if how.mean and not self.has_means:
+            raise ModelError(f"--mean: {type(self).__name__} has no mean of p(x|z) to show")
+
+    def _check_levels(self, option: str, numbers: Mapping[str, float], kept: Sequence[str]) -> None:
+        for name, value in numbers.items():
+            if not self.levels:
+                raise ModelError(f"{option} {name}={value:g}: {type(self).__name__} has no levels, expected one number")
+            if name not in self.levels:
+                raise ModelError(f"{option} {name}={value:g}: no level {name!r}{did_you_mean(name, self.levels)}")
+            if name in kept:
+                raise ModelError(f"{option} {name}={value:g}: the codes of {name} are kept, not drawn")
+
+    def _check_draw(self, n: int, y: Y, how: Draw) -> None:
+        for level in self.levels or ("",):
+            tempering = how.at(level)
+            check_draw(n, y, self.given, tempering.temperature)
+            check_truncation(tempering.top_k, tempering.top_p)
+
+    def complete(self, x: Tensor, kept: Tensor, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:
+        """Events like x [n, *space.shape] where `kept` (bool [H, W]) is true, and drawn given that elsewhere.
+
+        Raises ModelError for a model that can't, for what it can't keep, and as `draw` does.
+        """
+        raise ModelError(self._cannot_complete())
+
+    def keeps(self, kept: Tensor) -> dict[str, Tensor]:
+        """What stays when `kept` [H, W] does: of the pixels, or of each level of codes, bool [h, w] by name.
+
+        Raises ModelError for a model that can't complete events, and for what it can't keep.
+        """
+        raise ModelError(self._cannot_complete())
+
+    def log_p_kept(self, x: Tensor, kept: Tensor, y: Y = None) -> Tensor:
+        """log p of what stays of x when `kept` does, given y, in nats: [B]. Raises ModelError as `keeps` does."""
+        raise ModelError(self._cannot_complete())
+
+    def _cannot_complete(self) -> str:
+        name = type(self).__name__
+        return f"{name} can't complete images; {AUTOREGRESSIVE} can, and a VQ-VAE with autoregressive priors"
+
+    # ---- log p(x)
+
+    def log_density(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+        """log p(x), or its bound with this many draws, in nats: [B]. Raises ModelError where `density` is NONE."""
+        if self.density is Density.NONE:
+            raise ModelError(f"{type(self).__name__} as configured says nothing of log p(x): {self.why_no_density()}")
+        if draws < 1:
+            raise ModelError(f"draws: expected a whole number of at least 1, got {draws}")
+        check_events(x, self.space)
+        check_conditions(len(x), y, self.given)
+        log_w = self.log_weights(x, y, draws)
+        # Burda et al. 2016, eq. 8, where draws may be weighted
+        return torch.logsumexp(log_w, 0) - math.log(len(log_w)) if self.unbiased else log_w.mean(0)
+
+    def why_no_density(self) -> str:
+        return "one of its parts has no density"
+
+
+class ExactModel(Model):
+    """log p(x) itself. `density` may still be BOUND for events it reaches through dequantization."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, y: Y = None) -> Tensor:
+        """log p(x) in nats: [B]."""
+
+    @property
+    def density(self) -> Density:
+        return Density.EXACT
+
+    @property
+    def unbiased(self) -> bool:
+        return True
+
+    def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+        return self.log_prob(x, y).unsqueeze(0)
+
+    def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+        nll = -self.log_prob(x, y)
+        return Loss(nll.mean(), {"nll": nll.detach()})
+
+
+class BoundModel(Model):
+    """A lower bound of log p(x)."""
+
+    @abstractmethod
+    def elbo(self, x: Tensor, y: Y = None) -> Tensor:
+        """One draw of the evidence lower bound in nats: [B]."""

@@ -1,0 +1,242 @@
+"""Models with latents: a prior, a posterior and a likelihood."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from lowerbound.directions import Direction, shifted
+from lowerbound.distributions import detached
+from lowerbound.errors import ModelError
+from lowerbound.model.base import BoundModel
+from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, rows_of, told_nobody
+from lowerbound.model.terms import ElboTerms
+from lowerbound.space import Space, Y, check_conditions, check_events
+
+
+class LatentModel(BoundModel):
+    r"""A model with latents z in levels, the coarsest first: priors, posteriors and a likelihood.
+
+    .. math:: p(x, z|y) = p(x|z, y) \prod_l p(z_l | z_{<l}, y), \quad q(z|x, y) = \prod_l q(z_l | z_{<l}, x, y)
+
+    Most have one level.
+    """
+
+    has_means = True  # pyright: ignore[reportAssignmentType]
+    draws_pixels = True  # whether draws of p(x|z) show something else than its means
+    directions: Mapping[str, Direction] = MappingProxyType({})  # the named ones of the run it was loaded from
+
+    @property
+    @abstractmethod
+    def latents(self) -> tuple[Space, ...]:
+        """The space of each level of z."""
+
+    @abstractmethod
+    def bottom_up(self, x: Tensor, y: Y = None) -> Any:
+        """What the posteriors of all levels see of x: tensors, or tuples and lists of them."""
+
+    @abstractmethod
+    def posterior(self, l: int, h: Any, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
+        """q(z_l | z_<l, x, y) for h of `bottom_up` and z_<l of [..., B, *latent] each: of batch shape [..., B], or [B]
+        where it does not depend on them."""
+
+    @abstractmethod
+    def prior_of(self, l: int, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
+        """p(z_l | z_<l, y) for z_<l of [..., B, *latent] each: of batch shape [..., B], [B] or none."""
+
+    @abstractmethod
+    def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
+        """p(x|z) for z of [..., B, *latent] each; leading dimensions are kept."""
+
+    def posteriors(self, x: Tensor, y: Y = None) -> tuple[Distribution, ...]:
+        """q(z|x) level by level, the coarsest first; the finer ones given the means of the coarser."""
+        h, found, coarser = self.bottom_up(x, y), (), ()
+        for l, space in enumerate(self.latents):
+            q = self.posterior(l, h, coarser, y)
+            found, coarser = (*found, q), (*coarser, q.mean if space.levels is None else q.mode)
+        return found
+
+    def elbo_terms(self, x: Tensor, y: Y = None, draws: int = 1) -> ElboTerms:
+        """Everything of the bound, for this many draws of z. Every draw of noise is [draws, B, ...]."""
+        return self._terms(x, self.bottom_up(x, y), y, draws, self.prior_of)
+
+    def _terms(self, x: Tensor, h: Any, y: Y, draws: int, prior_of: Callable[..., Distribution]) -> ElboTerms:
+        q, z, path = (), (), ()
+        for l in range(len(self.latents)):
+            q = (*q, self.posterior(l, h, path, y))
+            drawn = _draws(q[l], draws)
+            # What is measured of a draw, and its way on to finer draws, are two: an objective may weigh the first alone
+            z, path = (*z, drawn.view_as(drawn)), (*path, drawn)
+        p = tuple(prior_of(l, z[:l], y) for l in range(len(z)))
+        p_x = self.likelihood(z, y)
+        return ElboTerms(
+            x=x,
+            p_x=p_x,
+            log_px=p_x.log_prob(x),
+            z=z,
+            q=q,
+            p=p,
+            latents=lambda: (_log_probs(p, z), _log_probs(q, z)),
+            through_draws=lambda: _through_draws(self, h, q, z, y),
+        )
+
+    # ---- drawing
+
+    @abstractmethod
+    def _draw_latents(self, n: int, y: Y, how: Draw, told: Told, coarse: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What `draw_latents` gives, once it has been checked that they can be drawn."""
+
+    @torch.no_grad()
+    def draw_latents(
+        self, n: int, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody, coarse: tuple[Tensor, ...] = ()
+    ) -> tuple[Tensor, ...]:
+        """Latents of n events from the prior, the coarsest level first: [n, *latent] each.
+
+        coarse: those of the coarsest levels, where these are known and only the finer are drawn.
+
+        Raises ModelError as `draw` does.
+        """
+        self.check_how(how, self.levels[: len(coarse)])
+        self._check_draw(n, y, how)
+        return self._draw_latents(n, y, how, told, coarse)
+
+    def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
+        z = self._draw_latents(n, y, how, told, ())
+        return Drawn(self.render(z, y, mean=how.mean), z)
+
+    def redraw(self, coarse: tuple[Tensor, ...], y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:
+        """n events whose latents of the coarsest levels are these [n, *latent], the finer ones drawn as by `draw`."""
+        z = self.draw_latents(len(coarse[0]), y, how, told, coarse)
+        return Drawn(self.render(z, y, mean=how.mean), z)
+
+    @torch.no_grad()
+    def sample_mean(self, n: int, y: Y = None, temperature: ByLevel[float] = 1.0) -> Tensor:
+        """The means of p(x|z) for n draws of z, in pixel values, not rounded: float [n, *space.shape]."""
+        return self.draw(n, y, Draw(temperature, mean=True)).x
+
+    @property
+    def is_plane(self) -> bool:
+        """Whether z is a point of the plane that N(0, I) is drawn from."""
+        return False
+
+    def reconstruct(self, x: Tensor, y: Y = None, levels: Sequence[str] | None = None) -> Tensor:
+        """The mean of p(x|z) at the posterior mean, in pixel values, not rounded: float [B, *space.shape].
+
+        levels: of several levels of codes, only these. Raises ModelError for a model that has none, or no such one.
+        """
+        if levels is not None:
+            raise ModelError(f"{type(self).__name__} has no levels of codes")
+        return self.likelihood(tuple(q.mean for q in self.posteriors(x, y)), y).mean
+
+    def log_p_coarse(self, coarse: tuple[Tensor, ...], y: Y = None) -> Tensor:
+        """log p of latents of the coarsest levels given y, in nats: [B]."""
+        raise ModelError(f"{type(self).__name__} has no levels of codes; a VQ-VAE of two levels or more has")
+
+    @torch.no_grad()
+    def render(self, z: tuple[Tensor, ...], y: Y = None, *, mean: bool = False) -> Tensor:
+        """Events from p(x|z) for latents [n, *latent] of each level, or its means: [n, *space.shape], in parts."""
+        found = []
+        for part in torch.arange(len(z[0])).split(self.rows):
+            p = self.likelihood(tuple(level[part] for level in z), rows_of(y, part))
+            found.append(p.mean if mean else p.sample())
+        return torch.cat(found)
+
+    # ---- latents
+
+    def encode(self, x: Tensor, y: Y = None) -> Any:
+        """The posterior q(z|x): one Distribution, or a tuple of them where there are several levels."""
+        check_events(x, self.space)
+        check_conditions(len(x), y, self.given)
+        q = self.posteriors(x, y)
+        return q[0] if len(q) == 1 else q
+
+    def decode(self, z: Tensor | tuple[Tensor, ...], y: Y = None) -> Distribution:
+        """The likelihood p(x|z); leading dimensions of z are kept: z [5, 16, D] -> batch shape [5, 16]."""
+        return self.likelihood((z,) if isinstance(z, Tensor) else z, y)
+
+    def features(self, x: Tensor, y: Y = None) -> Tensor:
+        """What downstream tasks are given of x: the posterior means of all levels, coarsest first, as [B, D]."""
+        return torch.cat([q.mean.flatten(1) for q in self.posteriors(x, y)], 1)
+
+    def vector_posterior(self, x: Tensor, y: Y = None) -> Distribution:
+        """q(z|x) where z is a single vector [D]. Raises ModelError where it is several levels, or a map."""
+        q = self.posteriors(x, y)
+        shapes = [list(level.event_shape) for level in q]
+        if len(shapes) != 1 or len(shapes[0]) != 1:
+            raise ModelError(
+                f"{type(self).__name__}: its latents are of shape {' and '.join(map(str, shapes))}; editing needs a "
+                "single vector, such as model.latent=64"
+            )
+        return q[0]
+
+    @torch.no_grad()
+    def edit(self, x: Tensor, strengths: Mapping[str, float], y: Y = None, *, residual: bool = False) -> Tensor:
+        """Events [B, *space.shape] moved along named directions of the run: encoded, changed, decoded.
+
+        Args:
+            strengths: direction -> strength, 1 being the distance of the two class means along it. Latent arithmetic
+                is `{"smile": 1.0, "glasses": -1.0}`.
+            residual: add back what the reconstruction of x lost; the values are kept in range.
+
+        Returns the means of p(x|z), rounded. Raises ModelError for an unknown direction, and without a vector latent.
+        """
+        check_events(x, self.space)
+        check_conditions(len(x), y, self.given)
+        z = self.vector_posterior(x, y).mean
+        edited = self.decode(shifted(z, strengths, self.directions), y).mean
+        if residual:
+            edited = with_residual(edited, x, self.decode(z, y).mean, self.space)
+        return edited if self.space.levels is None else edited.round().to(self.space.dtype)
+
+    def elbo(self, x: Tensor, y: Y = None) -> Tensor:
+        """log p(x, z) - log q(z|x) for one draw of z, in nats: [B]."""
+        return self.elbo_terms(x, y).log_weight[0]
+
+    def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+        return self.elbo_terms(x, y, draws).log_weight
+
+
+def _draws(q: Distribution, draws: int) -> Tensor:
+    """[K, B, *latent]: so many of a posterior [B], or one of each of a posterior [K, B]."""
+    shape = torch.Size((draws,) if len(q.batch_shape) == 1 else ())
+    return q.rsample(shape) if q.has_rsample else q.sample(shape)
+
+
+def _log_probs(distributions: tuple[Distribution, ...], z: tuple[Tensor, ...]) -> Tensor:
+    """[K, B, L]."""
+    return torch.stack([d.log_prob(part) for d, part in zip(distributions, z, strict=True)], -1)
+
+
+class _Posteriors(nn.Module):
+    """z -> log q(z|x) of every level, [K, B, L], for what a model sees of x."""
+
+    def __init__(self, model: LatentModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, h: Any, z: tuple[Tensor, ...], y: Y) -> Tensor:
+        return _log_probs(tuple(self.model.posterior(l, h, z[:l], y) for l in range(len(z))), z)
+
+
+def _through_draws(model: LatentModel, h: Any, q: tuple[Distribution, ...], z: tuple[Tensor, ...], y: Y) -> Tensor:
+    """log q(z|x) of every level as a function of z alone: the weights, and what is seen of x, are held fixed."""
+    if len(z) == 1:
+        return _log_probs((detached(q[0]),), z)
+    posteriors = _Posteriors(model)
+    weights = {name: p.detach() for name, p in posteriors.named_parameters()}
+    return torch.func.functional_call(posteriors, weights, (_cut(h), z, y))
+
+
+def _cut(h: Any) -> Any:
+    """Cut from the graph: a tensor, or those in tuples and lists."""
+    return h.detach() if isinstance(h, Tensor) else type(h)(map(_cut, h)) if isinstance(h, tuple | list) else h
+
+
+def with_residual(edited: Tensor, x: Tensor, reconstruction: Tensor, space: Space) -> Tensor:
+    """Edited means [..., B, *shape] with what the reconstructions [B, *shape] of x lost added back, kept in range."""
+    whole = x + (edited - reconstruction)
+    return whole if space.levels is None else whole.clamp(0, space.levels - 1)
