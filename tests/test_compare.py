@@ -30,7 +30,9 @@ from lowerbound.space import Space
 from lowerbound.training.train import train as run_training
 from lowerbound.verbs.compare import page as compare_page
 from lowerbound.verbs.compare.anchors import anchors, sheet
-from lowerbound.verbs.compare.compare import Terms, difference_relation, timed, training, without_cache
+from lowerbound.verbs.compare.entries import Terms
+from lowerbound.verbs.compare.rows import difference_relation, training
+from lowerbound.verbs.compare.sampled import timed, without_cache
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 
@@ -203,6 +205,32 @@ def test_a_saved_evaluation_that_does_not_fit_is_not_used(measured):
     later = time.time() + 10
     os.utime(measured.path / "model.safetensors", (later, later))
     assert reason(measured) == "evaluation/test.json is older than the weights"
+
+
+def test_a_saved_evaluation_of_other_data_is_not_used(measured):
+    """Data of the same name and size are told apart by their fingerprint, where the evaluation has it."""
+    file = measured.path / "evaluation" / "test.json"
+    report = json.loads(file.read_text())
+    for fingerprint, said in (
+        (open_data(measured, "test").fingerprint, ""),
+        ("0", "its saved evaluation is of other data"),
+    ):
+        file.write_text(json.dumps(report | {"data": report["data"] | {"fingerprint": fingerprint}}))
+        assert reason(measured) == said
+
+
+def test_draws_are_those_that_were_used(tmp_path):
+    """A bound without noise takes one, and its saved evaluation fits whatever is asked of the others."""
+    small = ["model.width=8", "model.inner=4", "train.steps=5", "train.stages.prior.steps=5", "data.label=false"]
+    run = trained(tmp_path / "codes", *small, recipe="vqvae2-digits")
+    fresh = compared(run.path)["runs"][0]
+    assert (fresh["nll"]["relation"], fresh["nll"]["draws"], fresh["bits_per_dim"]["draws"]) == ("<=", 1, 1)
+    right("evaluate", run.path, "--draws", "7")
+    saved = compared(run.path)["runs"][0]
+    assert saved["saved_evaluation"]
+    assert saved["nll"] == pytest.approx(fresh["nll"])
+    assert "bounds with 1 draw;" in right("compare", run.path, "--draws", DRAWS).out
+    assert reason(run, draws="9") == ""
 
 
 def test_a_run_is_not_touched(runs, measured):
@@ -485,6 +513,14 @@ def plain(report: dict[str, Any]) -> dict[str, Any]:
 def test_python_gives_what_the_command_prints(runs):
     paths = [runs[name].path for name in ("a", "labelled", "plain")]
     assert plain(lb.compare(paths, draws=3, device="cpu")) == plain(compared(*paths))
+
+
+def test_the_same_numbers_each_time(runs, pixelcnn):
+    """But for the times, which are of the machine; whatever was drawn before."""
+    for some in ([runs["a"].path, runs["labelled"].path, runs["plain"].path], [pixelcnn.path]):
+        first = plain(compared(*some))
+        torch.manual_seed(9)
+        assert plain(compared(*some)) == first
 
 
 def test_a_table_for_people(runs):

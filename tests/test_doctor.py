@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import lowerbound as lb
@@ -74,6 +75,16 @@ def test_nothing_is_wrong_with_a_sound_run(sound: lb.Run):
     }
     assert {p: p.stat().st_mtime_ns for p in sound.path.rglob("*")} == before, "it only looks"
     assert doctor(sound) == doctor(sound)
+
+
+def test_the_same_numbers_each_time():
+    """Of a model over codes given the label, whose samples and shuffled codes are drawn."""
+    small = ["model.width=8", "model.inner=4", "train.steps=5", "train.stages.prior.steps=5"]
+    run = trained("codes", *small, recipe="vqvae2-digits")
+    first = dict(lb.doctor(run.path))
+    assert "samples.below_shuffled" in {c["name"] for c in first["checked"]}
+    torch.manual_seed(9)
+    assert dict(lb.doctor(run.path)) == first
 
 
 POINT = [

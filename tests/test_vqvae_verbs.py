@@ -22,7 +22,8 @@ from lowerbound.runs.facts import Facts
 from lowerbound.runs.run import Run
 from lowerbound.sampling import completion, rejection, sheets
 from lowerbound.sampling.labels import draw_labels
-from lowerbound.verbs.compare.compare import Terms, _drawn, opened
+from lowerbound.verbs.compare.entries import Terms, opened
+from lowerbound.verbs.compare.sampled import drawn
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 
@@ -469,7 +470,7 @@ def test_compare_shows_what_sample_draws(runs: dict[str, Path]):
     assert row["squared_error"]["value"] > 0
     terms = Terms(None, "test", 5, 2, 4, 0, torch.device("cpu"))
     (entry,) = opened([Run.open(runs["labelled"])], terms, Progress())
-    x, timing = _drawn(entry, terms)
+    x, timing = drawn(entry, terms)
     assert x is not None
     assert timing is not None
     assert np.array_equal(x, lb.sample(runs["labelled"], 4, seed=0, device="cpu").x)

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -54,7 +54,7 @@ svg .name { stroke: var(--paper); stroke-width: 4px; paint-order: stroke; }
 """
 
 
-def html(report: dict[str, Any], samples: Sequence[Row], levels: int) -> str:
+def html(report: Mapping[str, Any], samples: Sequence[Row], levels: int) -> str:
     """One page that needs nothing else: the table, the samples [n, C, H, W] of each row, a plot, what it all means."""
     title = "Runs compared on " + escape(report["data"]["name"])
     drawn = "".join(
@@ -94,7 +94,7 @@ def html(report: dict[str, Any], samples: Sequence[Row], levels: int) -> str:
 """
 
 
-def _table(report: dict[str, Any]) -> str:
+def _table(report: Mapping[str, Any]) -> str:
     names = shown_columns(report, tuple(COLUMNS))
     head = "".join(f'<th scope="col"{_kind(n)}>{escape(heading(n, report))}</th>' for n in names)
     body = ""
@@ -109,7 +109,7 @@ def _kind(column: str) -> str:
     return ' class="text"' if column in ("run", "model") else ""
 
 
-def _anchor_table(report: dict[str, Any]) -> str:
+def _anchor_table(report: Mapping[str, Any]) -> str:
     rows = "".join(
         f'<tr><th scope="row" class="text">{codec}</th><td class="text">{kind}</td>'
         f"<td>{bits}</td><td>{nats}</td></tr>\n"

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ COST = ("run", "parameters", "training", "rate", "sample", "naive", "reconstruct
 # ---- cells
 
 
-def cells(row: dict[str, Any], report: dict[str, Any]) -> dict[str, str]:
+def cells(row: dict[str, Any], report: Mapping[str, Any]) -> dict[str, str]:
     """What each column of COLUMNS shows of a row of the report."""
     train, sampling = row["training"], row["sampling"]
     return {
@@ -100,7 +100,7 @@ def _related(value: dict[str, Any]) -> str:
     return f"{value['relation']} {measured(value)}" + (f" {GIVEN}" if "given" in value else "")
 
 
-def _difference(row: dict[str, Any], report: dict[str, Any]) -> str:
+def _difference(row: dict[str, Any], report: Mapping[str, Any]) -> str:
     difference = row["difference"]
     if row["name"] == report["reference"]:
         return "0"
@@ -121,24 +121,24 @@ def _code(code: dict[str, Any] | None) -> str:
     return f"{code['dims']:,}" if shapes == str(code["dims"]) else f"{code['dims']:,} ({shapes})"
 
 
-def legend(report: dict[str, Any]) -> list[tuple[str, str]]:
+def legend(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The signs in the table of a report, and what they mean."""
     shown = " ".join(cell for row in report["runs"] for cell in cells(row, report).values() if cell != row["name"])
     return [(sign, meaning) for sign, meaning in LEGEND if sign in shown.split()]
 
 
-def shown_columns(report: dict[str, Any], names: Sequence[str]) -> list[str]:
+def shown_columns(report: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """Of these columns those that have anything in them."""
     rows = [cells(row, report) for row in report["runs"]]
     return [name for name in names if any(row[name] for row in rows)]
 
 
-def heading(name: str, report: dict[str, Any]) -> str:
+def heading(name: str, report: Mapping[str, Any]) -> str:
     """The title of a column."""
     return COLUMNS[name].replace("{reference}", str(report["reference"]))
 
 
-def pixels(report: dict[str, Any]) -> str:
+def pixels(report: Mapping[str, Any]) -> str:
     """The data, in words: mnist-binarized, test, 10,000 images of 1x28x28, 2 levels, fixed binarization."""
     data = report["data"]
     size = "x".join(map(str, data["shape"]))
@@ -146,11 +146,11 @@ def pixels(report: dict[str, Any]) -> str:
     return f"{data['name']}, {data['split']}, {data['n']:,} images of {size}, {data['levels']} levels{how}"
 
 
-def conditions(report: dict[str, Any]) -> str:
+def conditions(report: Mapping[str, Any]) -> str:
     """What the numbers of the table depend on besides the data."""
     draws = sorted({row["nll"]["draws"] for row in report["runs"] if row["nll"]["relation"] == "<="})
     batch = next((row["sampling"]["batch"] for row in report["runs"] if row["sampling"]), None)
-    said = [f"bounds with {' or '.join(map(str, draws))} draws"] if draws else []
+    said = [f"bounds with {' or '.join(map(str, draws))} draw{'s' if draws != [1] else ''}"] if draws else []
     said += [f"seed {report['seed']}"]
     if batch is not None:
         threads = f", {report['threads']} thread{'s'[: report['threads'] > 1]}" if report["device"] == "cpu" else ""
@@ -162,7 +162,7 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def anchor_rows(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+def anchor_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """Codec, how the images are kept, bits/dim, nats per image."""
     kinds = {"files": "a file for each image", "sheet": "all on one sheet"}
     return [
@@ -185,7 +185,7 @@ ANCHORS = (
 # ---- Markdown
 
 
-def markdown(report: dict[str, Any]) -> str:
+def markdown(report: Mapping[str, Any]) -> str:
     """The table, what the numbers depend on, the anchors and the notes."""
     names = shown_columns(report, tuple(COLUMNS))
     lines = [_line([heading(n, report) for n in names]), _line(["---"] * 2 + ["---:"] * (len(names) - 2))]

@@ -1,6 +1,7 @@
 """Points of NLL over the time of a sample."""
 
 import math
+from collections.abc import Mapping
 from html import escape
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ class Point(NamedTuple):
     bound: bool
 
 
-def scatter(report: dict[str, Any]) -> str:
+def scatter(report: Mapping[str, Any]) -> str:
     """NLL over the seconds of a sample, as SVG; nothing for fewer than two runs that have both."""
     points = [
         Point(

@@ -1,0 +1,138 @@
+"""What is said of each run: a row of the table, as in the report of `compare --json`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from lowerbound.config import Component
+from lowerbound.metrics.base import Value
+from lowerbound.metrics.likelihood import NATS
+from lowerbound.model import LatentModel, Model
+from lowerbound.runs.run import Run
+from lowerbound.units import bits_per_dim
+from lowerbound.verbs.compare.entries import Entry
+from lowerbound.verbs.compare.measured import Measured
+from lowerbound.verbs.compare.sampled import Timing
+
+
+def first_with_likelihood(values: Sequence[Measured]) -> int | None:
+    """The run that the differences are to."""
+    return next((i for i, own in enumerate(values) if own.nll is not None), None)
+
+
+def table(
+    entries: Sequence[Entry], values: Sequence[Measured], timings: Sequence[Timing | None], reference: int | None
+) -> list[dict[str, Any]]:
+    """A row for each run, with its difference to the reference."""
+    rows = [_row(*of) for of in zip(entries, values, timings, strict=True)]
+    for i, row in enumerate(rows):
+        row["difference"] = None
+        if reference is not None and i != reference:
+            row["difference"] = _difference(entries[i], values[i], entries[reference], values[reference])
+    return rows
+
+
+def _row(entry: Entry, values: Measured, timing: Timing | None) -> dict[str, Any]:
+    """Without its difference to another."""
+    run, model = entry.run, entry.model
+    parts = {name: getattr(model.config, name, None) for name in ("network", "objective")}
+    return {
+        "name": entry.name,
+        "run": str(run.path),
+        "recipe": run.name,
+        "model": model.config.type_name(),
+        **{name: part.type_name() if isinstance(part, Component) else None for name, part in parts.items()},
+        **_likelihood(entry, values),
+        "squared_error": None if values.squared_error is None else _value(values.squared_error, "per image"),
+        "code": _code(entry),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "training": training(run, model),
+        "sampling": None if timing is None else timing._asdict(),
+        "saved_evaluation": values.saved,
+    }
+
+
+def _likelihood(entry: Entry, values: Measured) -> dict[str, Any]:
+    """nll and bits_per_dim, as in the report of `evaluate`."""
+    density, dims = entry.model.density, entry.model.space.dims
+    if values.nll is None:
+        nothing = {"value": None, "relation": density.value}
+        return {"nll": nothing, "bits_per_dim": nothing}
+    given = {"given": "label"} if entry.run.recipe.data.label else {}
+    bits = bits_per_dim(values.nll, dims)
+    return {
+        "nll": _value(values.nll, NATS, density.value, values.draws) | given,
+        "bits_per_dim": _value(bits, "bits/dim", density.value, values.draws) | given,
+    }
+
+
+def _value(each: np.ndarray, unit: str, relation: str = "=", draws: int = 1) -> dict[str, Any]:
+    return Value.mean(each, unit, relation, draws).entry()
+
+
+def _difference(one: Entry, values: Measured, reference: Entry, its: Measured) -> dict[str, Any] | None:
+    """NLL minus the reference's, image by image, so that what is hard about an image falls out; None where the two are
+    not of one quantity."""
+    if values.nll is None or its.nll is None or one.run.recipe.data.label != reference.run.recipe.data.label:
+        return None
+    relation = difference_relation(one.model.density.value, reference.model.density.value)
+    value = {k: v for k, v in _value(values.nll - its.nll, NATS, relation).items() if k != "draws"}
+    return value | {"to": reference.name}
+
+
+def _code(entry: Entry) -> dict[str, Any] | None:
+    """The shapes of the code, coarsest first, and how many numbers it is."""
+    model = entry.model
+    if not isinstance(model, LatentModel):
+        return None
+    batch = next(entry.batches.in_order(1))
+    with torch.no_grad():
+        shapes = [list(q.event_shape) for q in model.posteriors(batch.x, batch.y)]
+    return {"shapes": shapes, "dims": sum(int(np.prod(shape)) for shape in shapes)}
+
+
+def difference_relation(nll: str, reference: str) -> str:
+    """What holds between the true difference of two NLLs and that of the values, from what holds of each of them.
+
+    A bound is a value that the truth is at most; so a difference of two bounds says nothing for certain.
+
+    Example:
+        >>> difference_relation("=", "<="), difference_relation("<=", "=")
+        ('>=', '<=')
+        >>> difference_relation("<=", "<=")
+        '?'
+    """
+    return {("=", "="): "=", ("<=", "="): "<=", ("=", "<="): ">="}.get((nll, reference), "?")
+
+
+def training(run: Run, model: Model) -> dict[str, Any] | None:
+    """Seconds in training steps (validation and pictures left out) over all stages of the log, images a second, and
+    the machine. None where there is no log.
+
+    What has a closed form sees every image once.
+    """
+    fits = [stage.name for stage in model.stages() if stage.fit]
+    seconds: dict[str, float] = {}
+    images: dict[str, float] = {}
+    for line in run.log.records():
+        if line["split"] != "train" or "seconds" not in line:
+            continue
+        stage, now = line["stage"], float(line["seconds"])
+        rate = line.get("images_per_second", 0.0)
+        images[stage] = images.get(stage, 0.0) + rate * (now - seconds.get(stage, 0.0))
+        seconds[stage] = now
+    if not seconds:
+        return None
+    seen = sum(run.facts.images if stage in fits else n for stage, n in images.items())
+    total = sum(seconds.values())
+    states = run.states()
+    machines = [state["machine"] for state in states.values() if "machine" in state]
+    return {
+        "seconds": round(total, 3),
+        "stages": {stage: round(s, 3) for stage, s in seconds.items()},
+        "images_per_second": round(seen / total, 1) if total > 0 else None,
+        "machine": machines[-1] if machines else None,
+        "finished": all(state.get("finished", True) for state in states.values()),
+    }
