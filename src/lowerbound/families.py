@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions import Distribution, Independent
 
 from lowerbound import distributions as dist
 from lowerbound.config import Component
+from lowerbound.distributions import MultivariateNormal, Normal
 from lowerbound.errors import ConfigError
 from lowerbound.space import Density, Shape, Space
 from lowerbound.units import from_unit

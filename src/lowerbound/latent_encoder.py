@@ -203,10 +203,11 @@ class LatentEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         space = self.input_.space
         shape = space.shape if len(space.shape) == 3 else (1, 1, *space.shape)
         facts = Facts(name="array", shape=shape, levels=space.levels or 256, images=len(x))  # pyright: ignore
-        with seeded(recipe.seed, "weights", device=device), tempfile.TemporaryDirectory() as folder:
+        with seeded(recipe.seed, "weights"):
             model = recipe.model.build(space).to(device)
-            if not isinstance(model, LatentModel):
-                raise ModelError(f"recipe {self.recipe}: {type(model).__name__} has no latent code")
+        if not isinstance(model, LatentModel):
+            raise ModelError(f"recipe {self.recipe}: {type(model).__name__} has no latent code")
+        with tempfile.TemporaryDirectory() as folder:
             run = Run.create(Path(folder), "array", recipe, facts)
             parts = tuple(self._batches(x, recipe, device))
             for stage in model.stages():

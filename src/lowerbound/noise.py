@@ -1,18 +1,32 @@
-"""Random numbers that are a function of what they are for, not of when they are drawn.
+"""Random numbers that are a function of what they are for, not of when they are drawn, nor of what other threads do.
+
+torch has one generator for a process (and one for each accelerator): a seed given to it means nothing beside another
+thread that draws. So what is drawn inside `seeded` comes from generators of the thread's own, and torch's are left as
+they were; outside it, from torch's, as everybody expects of a torch module after torch.manual_seed. A generator
+begun at a number gives what torch's own gives after torch.manual_seed of it, bit for bit.
 
 Training noise is keyed by the step, so that a resumed run repeats it. Evaluation noise is keyed by
 (seed, image index, draw), so that batching, chunking, the device and the number of processes change nothing.
+
+The package draws by the functions of this file alone: `rand`, `randn`, `dropout` and the others are torch's, but of the
+right generator. Distributions draw by them too: torch's normals and categoricals would not, those of
+`lowerbound.distributions` do.
 """
 
 import hashlib
+import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+Device = torch.device | str | None  # None: torch's default
 
 
 def key(*parts: int | str) -> int:
@@ -25,24 +39,305 @@ def key(*parts: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
 
 
-def reseed(number: int, device: torch.device) -> None:
-    """torch's noise on the device, and on the processor, begins anew at this key.
+# ---- whose numbers are drawn
 
-    torch.manual_seed also tells every accelerator there could be, which takes longer than a small layer.
-    """
-    if device.type == "cpu":
-        torch.default_generator.manual_seed(number)
-    else:
-        torch.manual_seed(number)
+
+class _Generators:
+    """A thread's own, one for each device that is drawn on, all begun at one number."""
+
+    def __init__(self, number: int):
+        self.number = number
+        self.of: dict[torch.device, Generator] = {}
+
+    def begin(self, number: int) -> None:
+        self.number = number
+        for generator in self.of.values():
+            generator.manual_seed(number)
+
+    def on(self, device: torch.device) -> Generator:
+        if device not in self.of:
+            self.of[device] = Generator(device).manual_seed(self.number)
+        return self.of[device]
+
+    def copy(self) -> "_Generators":
+        found = _Generators(self.number)
+        for device, generator in self.of.items():
+            found.on(device).set_state(generator.get_state())
+        return found
+
+
+class _Thread(threading.local):
+    own: _Generators | None = None
+
+
+_thread = _Thread()
+_lock = threading.RLock()  # of whoever borrows torch's default generators
+_foreign = False  # whether components from outside the package may draw too
 
 
 @contextmanager
-def seeded(*parts: int | str, device: torch.device | None = None) -> Iterator[None]:
-    """Inside, torch's noise is keyed by the parts; outside, the generators are left as they were."""
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(key(*parts))
+def _drawing_from(own: _Generators | None) -> Iterator[None]:
+    before, _thread.own = _thread.own, own
+    try:
         yield
+    finally:
+        _thread.own = before
+
+
+@contextmanager
+def seeded(*parts: int | str, device: torch.device | None = None, quick: bool = False) -> Iterator[None]:
+    """Inside, all random numbers of this thread are keyed by the parts, whoever draws them, on whatever device.
+
+    Torch's generators are left as they are: neither what the caller nor what another thread draws is changed by it.
+    Contexts may be nested; the innermost counts, and afterwards the outer one goes on where it was.
+
+    quick: not whoever draws, but the functions of this file alone. To see to torch's other random functions (weights
+    that torch.nn begins with, distributions of torch's) takes a microsecond for each call of a torch function, which
+    is a third of a small one: loops over the package's own parts, which draw by this file, leave that out. It is not
+    left out once a component from outside the package was found in a configuration.
+
+    Example:
+        >>> with seeded(0, "example"):
+        ...     a = torch.rand(3), rand([3])
+        >>> with seeded(0, "example", quick=True):
+        ...     b = rand([3]), rand([3])
+        >>> torch.equal(a[0], b[0]), torch.equal(a[1], b[1]), torch.equal(a[0], a[1])
+        (True, True, False)
+    """
+    with _drawing_from(_Generators(key(*parts))), nullcontext() if quick and not _foreign else _Whoever():
+        yield
+
+
+def reseed(number: int) -> None:
+    """The noise of the surrounding `seeded` begins anew at this key, on every device. Microseconds.
+
+    Raises RuntimeError outside `seeded`, whose generators are torch's.
+    """
+    if _thread.own is None:
+        raise RuntimeError("reseed outside of `seeded` would seed the caller's generators")
+    _thread.own.begin(number)
+
+
+def is_seeded() -> bool:
+    return _thread.own is not None
+
+
+def never_quick() -> None:
+    """From now on `quick` is not heeded: there is a component from outside the package, which may draw by torch."""
+    global _foreign
+    _foreign = True
+
+
+@contextmanager
+def borrowed(device: torch.device) -> Iterator[None]:
+    """Inside `seeded`, lends the thread's generator to one call of a torch function that takes none.
+
+    Torch's default generator of the device has the state of the thread's own as long as this lasts, and its own one
+    again afterwards. Threads take turns by a lock; what this can't keep out is somebody else's thread that draws from
+    torch's default generator at that very moment: such a call is for what torch leaves no other way to do
+    (attention's dropout). Draw nothing inside by the functions of this file.
+    """
+    own = _own(device)
+    if own is None:
+        yield
+        return
+    default = torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[own.device.index]
+    with _lock:
+        before = default.get_state()
+        default.set_state(own.get_state())
+        try:
+            yield
+        finally:
+            own.set_state(default.get_state())
+            default.set_state(before)
+
+
+def twice() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """For a computation that begins now, and for its repetitions, perhaps in a thread of autograd's: all draw alike.
+
+    Inside `seeded` alone: torch's default generators are not rewound.
+    """
+    return nullcontext(), _Again(None if _thread.own is None else _thread.own.copy())
+
+
+class _Again:
+    """May be entered more than once."""
+
+    def __init__(self, kept: _Generators | None):
+        self.kept = kept
+
+    def __enter__(self) -> None:
+        self.before, _thread.own = _thread.own, self.kept and self.kept.copy()
+
+    def __exit__(self, *_: object) -> None:
+        _thread.own = self.before
+
+
+# ---- drawing
+
+
+def _own(device: torch.device) -> Generator | None:
+    """The generator to draw from on a device; None is torch's default."""
+    own = _thread.own
+    if own is None or device.type == "meta":
+        return None
+    if device.type != "cpu" and device.index is None:
+        device = torch.empty(0, device=device).device
+    return own.on(device)
+
+
+def _on(device: Device) -> Generator | None:
+    return _own(torch.get_default_device() if device is None else torch.device(device))
+
+
+def rand(shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Device = None) -> Tensor:
+    """Uniform on [0, 1)."""
+    return torch.rand(tuple(shape), generator=_on(device), dtype=dtype, device=device)
+
+
+def randn(shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Device = None) -> Tensor:
+    """Standard normal."""
+    return torch.randn(tuple(shape), generator=_on(device), dtype=dtype, device=device)
+
+
+def rand_like(like: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.empty_like(like, dtype=dtype, requires_grad=False).uniform_(generator=_own(like.device))
+
+
+def randn_like(like: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.empty_like(like, dtype=dtype, requires_grad=False).normal_(generator=_own(like.device))
+
+
+def randint(
+    low: int, high: int, shape: Sequence[int], *, dtype: torch.dtype = torch.int64, device: Device = None
+) -> Tensor:
+    """Whole numbers, low <= i < high, each as likely."""
+    return torch.randint(low, high, tuple(shape), generator=_on(device), dtype=dtype, device=device)
+
+
+def randperm(n: int) -> Tensor:
+    """The numbers below n in a random order, int64 [n] on the processor."""
+    return torch.randperm(n, generator=_on("cpu"), device="cpu")
+
+
+def bernoulli(p: Tensor) -> Tensor:
+    """1 with probability p, else 0; of the type and shape of p."""
+    return torch.bernoulli(p, generator=_own(p.device))
+
+
+def multinomial(weights: Tensor, n: int) -> Tensor:
+    """n draws, each put back, from each row of weights [..., K]: int64 [..., n]."""
+    return torch.multinomial(weights, n, True, generator=_own(weights.device))
+
+
+def dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:
+    """In training each element is 0 with this probability, and otherwise divided by the probability to stay.
+
+    On the processor F.dropout's numbers; on a GPU others than its fused kernel's, which takes no generator.
+    """
+    if not training or rate == 0:
+        return x
+    return x * torch.empty_like(x, requires_grad=False).bernoulli_(1 - rate, generator=_own(x.device)).div_(1 - rate)
+
+
+# ---- torch's random functions, by whomever called
+
+
+def _always(*_: Any, **__: Any) -> bool:
+    return True
+
+
+def _drops(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False, *, train: bool = True) -> bool:
+    return p > 0 and training and train
+
+
+def _drops_between_layers(*args: Any) -> bool:
+    """Of the arguments of torch.lstm, gru and rnn: ..., has_biases, num_layers, dropout, train, ..."""
+    _, _, rate, train, *_ = (a for a in args if isinstance(a, bool | int | float))
+    return rate > 0 and bool(train)
+
+
+def _slopes_are_drawn(x: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, *_: Any, **__: Any):
+    return training
+
+
+def _attention_drops(q: Any, k: Any, v: Any, attn_mask: Any = None, dropout_p: float = 0.0, *_: Any, **__: Any):
+    return dropout_p > 0
+
+
+def _heads_drop(*args: Any, **kwargs: Any) -> bool:
+    given = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs)
+    given.apply_defaults()
+    return given.arguments["dropout_p"] > 0 and given.arguments["training"]
+
+
+def _regions_are_drawn(*args: Any, _random_samples: Any = None, **_: Any) -> bool:
+    return _random_samples is None
+
+
+def _begins_at_random(A: Any, k: Any = None, B: Any = None, X: Any = None, *_: Any, **__: Any) -> bool:
+    return X is None
+
+
+def _named(owner: Any, names: str) -> list[Callable]:
+    """The functions of these names that this version of torch has."""
+    return [function for name in names.split() if (function := getattr(owner, name, None)) is not None]
+
+
+_GENERATED = frozenset(  # those that take a generator
+    _named(torch, "rand randn randint randperm normal bernoulli multinomial poisson binomial")
+    + _named(torch, "_standard_gamma _sample_dirichlet")
+    + _named(Tensor, "normal_ uniform_ bernoulli bernoulli_ random_ exponential_ geometric_ cauchy_ log_normal_")
+    + _named(Tensor, "multinomial")
+    + _named(nn.init, "uniform_ normal_ trunc_normal_ kaiming_uniform_ kaiming_normal_ xavier_uniform_ xavier_normal_")
+    + _named(nn.init, "orthogonal_ sparse_")
+)
+_DROPOUTS = "dropout dropout_ alpha_dropout alpha_dropout_ feature_dropout feature_dropout_ feature_alpha_dropout"
+_DROPOUTS += " feature_alpha_dropout_ native_dropout dropout1d dropout2d dropout3d"
+_POOLS = "_fractional_max_pool2d fractional_max_pool2d_with_indices"
+_POOLS += " _fractional_max_pool3d fractional_max_pool3d_with_indices"
+# Every random function of torch, and whether a call of it draws.
+RANDOM: dict[Callable, Callable[..., bool]] = (
+    dict.fromkeys(_GENERATED, _always)
+    | dict.fromkeys(_named(torch, "rand_like randn_like randint_like svd_lowrank pca_lowrank _fused_dropout"), _always)
+    | dict.fromkeys(_named(F, "gumbel_softmax"), _always)
+    | dict.fromkeys([*_named(torch, _DROPOUTS), *_named(F, _DROPOUTS)], _drops)
+    | dict.fromkeys([*_named(torch, "rrelu rrelu_"), *_named(F, "rrelu rrelu_")], _slopes_are_drawn)
+    | dict.fromkeys(_named(torch, "lstm gru rnn_tanh rnn_relu"), _drops_between_layers)
+    | dict.fromkeys(_named(F, "scaled_dot_product_attention"), _attention_drops)
+    | dict.fromkeys(_named(F, "multi_head_attention_forward"), _heads_drop)
+    | dict.fromkeys(_named(F, _POOLS), _regions_are_drawn)
+    | dict.fromkeys(_named(torch, "lobpcg"), _begins_at_random)
+)
+
+
+class _Whoever(TorchFunctionMode):
+    """Inside, torch's random functions draw from the thread's generators too."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in RANDOM or kwargs.get("generator") is not None or not RANDOM[func](*args, **kwargs):
+            return func(*args, **kwargs)
+        device = _device_of(args, kwargs)
+        if func in _GENERATED:
+            return func(*args, **kwargs | {"generator": _own(device)})
+        if func in _LIKE:
+            return _LIKE[func](*args, **kwargs)
+        with borrowed(device):
+            return func(*args, **kwargs)
+
+
+_LIKE: dict[Callable, Callable[..., Tensor]] = {torch.rand_like: rand_like, torch.randn_like: randn_like}
+
+
+def _device_of(args: tuple, kwargs: dict) -> torch.device:
+    """Where a function puts what it draws: where it is told to, or where the first tensor is that it is given."""
+    if kwargs.get("device") is not None:
+        return torch.device(kwargs["device"])
+    return next((a.device for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), torch.get_default_device())
+
+
+# ---- noise of each image
 
 
 class KeyedNoise(TorchFunctionMode):
@@ -50,7 +345,9 @@ class KeyedNoise(TorchFunctionMode):
 
     Every tensor of noise must be [draws, B, ...] with B = len(index), or [1, draws x B, ...] where draws are events of
     their own, as of a prior; a stream per image and call gives the draws one after another, so that they do not depend
-    on how they are cut into chunks. Call `chunk(draws)` before each.
+    on how they are cut into chunks. Call `chunk(draws)` before each. Normal and uniform numbers can be keyed so, and
+    what is made of them; every other random function of torch raises RuntimeError, as does noise of another shape. What
+    is given a generator is left alone, and so is a `seeded` inside.
 
     Example:
         >>> def normals(index, chunks):
@@ -68,14 +365,29 @@ class KeyedNoise(TorchFunctionMode):
         self.draws = 0
         self.call = 0
 
+    def __enter__(self) -> "KeyedNoise":
+        self.outside, _thread.own = _thread.own, None
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        _thread.own = self.outside
+
     def chunk(self, draws: int) -> int:
         """Begin the next chunk of this many draws; returns their number."""
         self.draws, self.call = draws, 0
         return draws
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        replaced = _REPLACED.get(func)
-        return replaced(self, *args, **(kwargs or {})) if replaced else func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func not in RANDOM or kwargs.get("generator") is not None or not RANDOM[func](*args, **kwargs):
+            return func(*args, **kwargs)
+        if func not in _KEYED:
+            raise RuntimeError(
+                f"{func.__name__} can't be keyed by image: inside KeyedNoise draw by rand, randn or bernoulli, "
+                "or sample by rsample"
+            )
+        return _KEYED[func](self, *args, **kwargs)
 
     def fill(self, like: Tensor, kind: str) -> Tensor:
         """Standard normal or uniform noise in the shape, type and device of `like`."""
@@ -95,6 +407,15 @@ class KeyedNoise(TorchFunctionMode):
         return np.random.SFC64(np.random.SeedSequence((self.seed, image, call)))
 
 
+def image_bits(image: int, what: str) -> np.random.BitGenerator:
+    """The bits of something fixed of an image, whatever the seed, apart from all noise of evaluations.
+
+    (numpy fills keys up with zeros: without what they are for, those of image i would be those of (seed i, image 0,
+    first call).)
+    """
+    return np.random.SFC64(np.random.SeedSequence((image, *what.encode())))
+
+
 def _normal_(noise: KeyedNoise, out: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: None = None) -> Tensor:
     return out.copy_(noise.fill(out, "normal").mul_(std).add_(mean))
 
@@ -103,21 +424,37 @@ def _uniform_(noise: KeyedNoise, out: Tensor, a: float = 0.0, b: float = 1.0, *,
     return out.copy_(noise.fill(out, "uniform").mul_(b - a).add_(a))
 
 
-def _bernoulli(noise: KeyedNoise, p: Tensor, *, generator: None = None) -> Tensor:
-    return (noise.fill(p, "uniform") < p).to(p.dtype)
+def _bernoulli(noise: KeyedNoise, x: Tensor, p: float | None = None, *, generator: None = None) -> Tensor:
+    return (noise.fill(x, "uniform") < (x if p is None else p)).to(x.dtype)
 
 
-def _multinomial(*_: Any, **__: Any) -> Tensor:
-    raise RuntimeError("torch.multinomial can't be keyed by image: draw a categorical by the Gumbel trick from rand")
+def _normal(
+    noise: KeyedNoise, mean: Any, std: Any = 1.0, size: Any = None, *, generator: None = None, **options: Any
+) -> Tensor:
+    tensors = [t for t in (mean, std) if isinstance(t, Tensor)]
+    if size is not None:
+        like = torch.empty(size, **options)
+    else:
+        like = tensors[0].new_empty(torch.broadcast_shapes(*(t.shape for t in tensors)))
+    return noise.fill(like, "normal") * std + mean
 
 
-_REPLACED: dict[Callable, Callable] = {
+def _randn(noise: KeyedNoise, *shape: Any, generator: None = None, **options: Any) -> Tensor:
+    return noise.fill(torch.empty(*shape, **options), "normal")
+
+
+def _rand(noise: KeyedNoise, *shape: Any, generator: None = None, **options: Any) -> Tensor:
+    return noise.fill(torch.empty(*shape, **options), "uniform")
+
+
+_KEYED: dict[Callable, Callable[..., Tensor]] = {
     Tensor.normal_: _normal_,
     Tensor.uniform_: _uniform_,
+    Tensor.bernoulli: _bernoulli,
     torch.bernoulli: _bernoulli,
-    torch.multinomial: _multinomial,
-    torch.randn: lambda noise, *shape, **kw: noise.fill(torch.empty(*shape, **kw), "normal"),
-    torch.rand: lambda noise, *shape, **kw: noise.fill(torch.empty(*shape, **kw), "uniform"),
-    torch.randn_like: lambda noise, like, **kw: noise.fill(torch.empty_like(like, **kw), "normal"),
-    torch.rand_like: lambda noise, like, **kw: noise.fill(torch.empty_like(like, **kw), "uniform"),
+    torch.normal: _normal,
+    torch.randn: _randn,
+    torch.rand: _rand,
+    torch.randn_like: lambda noise, like, **options: noise.fill(torch.empty_like(like, **options), "normal"),
+    torch.rand_like: lambda noise, like, **options: noise.fill(torch.empty_like(like, **options), "uniform"),
 }

@@ -11,6 +11,7 @@ from lowerbound.config import Component
 from lowerbound.distributions import residual
 from lowerbound.errors import ConfigError
 from lowerbound.model import ElboTerms
+from lowerbound.noise import rand_like, randn_like
 from lowerbound.stages import Loss, Score
 from lowerbound.units import nats
 
@@ -171,7 +172,7 @@ class GaussianNoise(Corruption):
 
     def __call__(self, h: Tensor, black_and_white: tuple[float, float]) -> Tensor:
         black, white = black_and_white
-        return h + self.scale * (white - black) * torch.randn_like(h)
+        return h + self.scale * (white - black) * randn_like(h)
 
 
 class Masking(Corruption):
@@ -180,7 +181,7 @@ class Masking(Corruption):
     fraction: float = Field(default=0.25, gt=0, lt=1)
 
     def __call__(self, h: Tensor, black_and_white: tuple[float, float]) -> Tensor:
-        return torch.where(torch.rand_like(h) < self.fraction, black_and_white[0], h)
+        return torch.where(rand_like(h) < self.fraction, black_and_white[0], h)
 
 
 class SaltAndPepper(Corruption):
@@ -190,7 +191,7 @@ class SaltAndPepper(Corruption):
 
     def __call__(self, h: Tensor, black_and_white: tuple[float, float]) -> Tensor:
         black, white = black_and_white
-        u = torch.rand_like(h)
+        u = rand_like(h)
         return h.masked_fill(u < self.fraction, white).masked_fill(u < self.fraction / 2, black)
 
 

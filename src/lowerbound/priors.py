@@ -6,16 +6,10 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributions import (
-    Categorical,
-    Distribution,
-    Independent,
-    MixtureSameFamily,
-    MultivariateNormal,
-    Normal,
-)
+from torch.distributions import Distribution, Independent, MixtureSameFamily
 
-from lowerbound.distributions import tempered
+from lowerbound import noise
+from lowerbound.distributions import Choice, MultivariateNormal, Normal, tempered
 from lowerbound.errors import ConfigError
 from lowerbound.model import Draw, Drawn, ExactModel, Model, Told
 from lowerbound.space import Shape, Space, Y
@@ -119,13 +113,13 @@ class GaussianMixture(Prior):
         super().__init__(config, space, given)
         shape: Shape = (config.components, *space.shape)
         self.logits = nn.Parameter(torch.zeros(config.components))
-        self.mean = nn.Parameter(torch.randn(shape))
+        self.mean = nn.Parameter(noise.randn(shape))
         self.log_scale = nn.Parameter(torch.zeros(shape))
 
     def distribution(self, y: Y = None) -> Distribution:
         normal = Normal(self.mean, self.log_scale.exp(), validate_args=False)
         return MixtureSameFamily(
-            Categorical(logits=self.logits, validate_args=False),
+            Choice(logits=self.logits, validate_args=False),
             Independent(normal, len(self.space.shape), validate_args=False),
             validate_args=False,
         )
@@ -177,11 +171,11 @@ class FullGaussianMixture(Prior):
         super().__init__(config, space, given)
         K, D = config.components, _length(config, space)
         self.logits = nn.Parameter(torch.zeros(K))
-        self.mean = nn.Parameter(torch.randn(K, D))
+        self.mean = nn.Parameter(noise.randn((K, D)))
         self.cholesky = Cholesky(D, K)
 
     def distribution(self, y: Y = None) -> Distribution:
-        weights = Categorical(logits=self.logits, validate_args=False)
+        weights = Choice(logits=self.logits, validate_args=False)
         normals = MultivariateNormal(self.mean, scale_tril=self.cholesky(), validate_args=False)
         return MixtureSameFamily(weights, normals, validate_args=False)
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowerbound import noise
 from lowerbound.data.base import Images
-from lowerbound.noise import key
+from lowerbound.noise import image_bits, key
 
 
 class Batch(NamedTuple):
@@ -97,10 +98,10 @@ class Batches(Shuffled):
         index = self.shuffled(step * size, size, seed)
         x, y = self._take(index)
         if self.flip:
-            mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
+            mirrored = noise.rand((len(x), 1, 1, 1), device=x.device) < 0.5
             x = torch.where(mirrored, x.flip(-1), x)
         if self.binarize:
-            x = (x > torch.randint(0, self.levels - 1, x.shape, dtype=torch.uint8, device=x.device)).to(torch.uint8)
+            x = (x > noise.randint(0, self.levels - 1, x.shape, dtype=torch.uint8, device=x.device)).to(torch.uint8)
         return x, y
 
     def in_order(self, size: int, limit: int | None = None) -> Iterator[Batch]:
@@ -126,5 +127,5 @@ def binarized(x: Tensor, levels: int, index: np.ndarray) -> Tensor:
     """The one fixed binary draw of each grey image, keyed by its index: uint8 [B, C, H, W] in {0, 1}."""
     draws = np.empty(tuple(x.shape), np.float32)
     for i, row in zip(index, draws, strict=True):
-        np.random.Generator(np.random.SFC64(int(i))).random(dtype=np.float32, out=row)
+        np.random.Generator(image_bits(int(i), "binarization")).random(dtype=np.float32, out=row)
     return (torch.from_numpy(draws).to(x.device) * (levels - 1) < x).to(torch.uint8)

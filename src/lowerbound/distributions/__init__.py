@@ -1,17 +1,22 @@
-"""Distributions that torch lacks: of pixels and codes, their KLs, temperatures, truncation."""
+"""Distributions that torch lacks: of pixels and codes, their KLs, temperatures, truncation; and torch's normals,
+drawing by `lowerbound.noise`."""
 
 from lowerbound.distributions.changed import Tempering, check_truncation, detached, tempered, truncated
 from lowerbound.distributions.discretized import DiscretizedNormal, LogisticMixture
 from lowerbound.distributions.divergence import closed_kl, kl_per_dimension
+from lowerbound.distributions.normal import Choice, MultivariateNormal, Normal
 from lowerbound.distributions.pixels import Bernoulli, Categorical, Dequantized, Noiseless, Pixels, Point, residual
 
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "Choice",
     "Dequantized",
     "DiscretizedNormal",
     "LogisticMixture",
+    "MultivariateNormal",
     "Noiseless",
+    "Normal",
     "Pixels",
     "Point",
     "Tempering",

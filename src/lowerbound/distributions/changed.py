@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch.distributions import Categorical as TorchCategorical
-from torch.distributions import Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
+from torch import distributions as td
+from torch.distributions import Distribution, Independent, MixtureSameFamily
 
 from lowerbound.distributions.discretized import DiscretizedNormal, LogisticMixture
+from lowerbound.distributions.normal import Choice, MultivariateNormal, Normal
 from lowerbound.distributions.pixels import FAR, Bernoulli, Categorical, Dequantized, Noiseless, Point
 from lowerbound.errors import ModelError
 
@@ -34,12 +35,12 @@ def detached(distribution: Any) -> Any:
 
 
 @tempered.register
-def _(d: Normal, t: float) -> Distribution:
+def _(d: td.Normal, t: float) -> Distribution:
     return Normal(d.loc, d.scale * t, validate_args=False)
 
 
 @detached.register
-def _(d: Normal) -> Normal:
+def _(d: td.Normal) -> Normal:
     return Normal(d.loc.detach(), d.scale.detach(), validate_args=False)
 
 
@@ -55,26 +56,26 @@ def _(d: Independent) -> Independent:
 
 
 @tempered.register
-def _(d: MultivariateNormal, t: float) -> Distribution:
+def _(d: td.MultivariateNormal, t: float) -> Distribution:
     return MultivariateNormal(d.loc, scale_tril=d.scale_tril * t, validate_args=False)
 
 
 @detached.register
-def _(d: MultivariateNormal) -> MultivariateNormal:
+def _(d: td.MultivariateNormal) -> MultivariateNormal:
     return MultivariateNormal(d.loc.detach(), scale_tril=d.scale_tril.detach(), validate_args=False)
 
 
 @tempered.register
-def _(d: TorchCategorical, t: float) -> Distribution:
+def _(d: td.Categorical, t: float) -> Distribution:
     if t > 0:
-        return TorchCategorical(logits=d.logits / t, validate_args=False)
+        return Choice(logits=d.logits / t, validate_args=False)
     heaviest = F.one_hot(d.logits.argmax(-1), d.logits.shape[-1]).to(d.logits)
-    return TorchCategorical(probs=heaviest, validate_args=False)
+    return Choice(probs=heaviest, validate_args=False)
 
 
 @detached.register
-def _(d: TorchCategorical) -> TorchCategorical:
-    return TorchCategorical(logits=d.logits.detach(), validate_args=False)
+def _(d: td.Categorical) -> Choice:
+    return Choice(logits=d.logits.detach(), validate_args=False)
 
 
 @tempered.register

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lowerbound import noise
 from lowerbound.distributions.pixels import FAR, Pixels, _pick, _take
 from lowerbound.space import Space
 from lowerbound.units import from_unit, to_unit, unit_bin
@@ -50,8 +51,8 @@ class DiscretizedNormal(Pixels):
         """The value nearest to a draw of the normal."""
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
-            noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-            return _nearest(self.loc + self.log_scale.exp() * noise, self.levels).to(self.space.dtype)
+            eps = noise.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+            return _nearest(self.loc + self.log_scale.exp() * eps, self.levels).to(self.space.dtype)
 
     @property
     def mean(self) -> Tensor:
@@ -152,7 +153,7 @@ class LogisticMixture(Pixels):
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
             chosen = _pick(self.logits, self._one_channel(shape), self.channel)
-            u = torch.rand(self._all_channels(shape), dtype=self.loc.dtype, device=self.loc.device)
+            u = noise.rand(self._all_channels(shape), dtype=self.loc.dtype, device=self.loc.device)
             return self._draw(chosen, torch.logit(u, eps=torch.finfo(u.dtype).eps / 2))  # u may be 0
 
     @property
@@ -173,13 +174,13 @@ class LogisticMixture(Pixels):
             chosen = self.logits.argmax(self.channel, keepdim=True)
             return self._draw(chosen, torch.zeros_like(self.loc.select(self.component, 0)))
 
-    def _draw(self, chosen: Tensor, noise: Tensor) -> Tensor:
+    def _draw(self, chosen: Tensor, logistic: Tensor) -> Tensor:
         """Components [..., 1, *grid] and logistic noise [..., C, *grid] -> the event."""
         index = chosen.unsqueeze(self.channel)
         parameters = (_take(p, index, self.component) for p in (self.loc, self.log_scale, self.coupling))
         loc, log_scale, coupling = (p.unbind(self.channel) for p in parameters)
         values: list[Tensor] = []
-        for c, e in enumerate(noise.unbind(self.channel)):
+        for c, e in enumerate(logistic.unbind(self.channel)):
             mean = _coupled(loc[c], coupling, [to_unit(v, self.levels) for v in values])
             values.append(_nearest(mean + log_scale[c].exp() * e, self.levels))
         return self._as_event(values).to(self.space.dtype)

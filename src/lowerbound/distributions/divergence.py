@@ -2,8 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence, register_kl
+from torch import distributions as td
+from torch.distributions import Distribution, Independent, kl_divergence, register_kl
 
+from lowerbound.distributions.normal import MultivariateNormal
 from lowerbound.distributions.pixels import Bernoulli, Categorical, _softplus
 
 
@@ -51,8 +53,8 @@ def _bernoulli_kl(q: Bernoulli, p: Bernoulli) -> Tensor:
     return q._sum(_bernoulli_terms(q, p))
 
 
-@register_kl(MultivariateNormal, Independent)
-def _full_diagonal_kl(q: MultivariateNormal, p: Independent) -> Tensor:
+@register_kl(td.MultivariateNormal, Independent)
+def _full_diagonal_kl(q: td.MultivariateNormal, p: Independent) -> Tensor:
     r"""½ Σ_d [(‖L_d‖² + (μ_d - m_d)²) / s_d² - 1] + Σ_d (log s_d - log L_dd), with q = N(μ, L Lᵀ), p = N(m, s²)."""
     normal = _only_normal(p)
     L = q.scale_tril
@@ -61,15 +63,15 @@ def _full_diagonal_kl(q: MultivariateNormal, p: Independent) -> Tensor:
     return terms.sum(-1)
 
 
-@register_kl(Independent, MultivariateNormal)
-def _diagonal_full_kl(q: Independent, p: MultivariateNormal) -> Tensor:
+@register_kl(Independent, td.MultivariateNormal)
+def _diagonal_full_kl(q: Independent, p: td.MultivariateNormal) -> Tensor:
     normal = _only_normal(q)
     full = MultivariateNormal(normal.loc, scale_tril=torch.diag_embed(normal.scale), validate_args=False)
     return kl_divergence(full, p)
 
 
-def _only_normal(d: Independent) -> Normal:
+def _only_normal(d: Independent) -> td.Normal:
     """The base of a vector of independent normals. Raises NotImplementedError, as torch does, for another one."""
-    if not isinstance(d.base_dist, Normal) or d.reinterpreted_batch_ndims != 1:
+    if not isinstance(d.base_dist, td.Normal) or d.reinterpreted_batch_ndims != 1:
         raise NotImplementedError("the KL with a full normal is closed for a vector of independent normals alone")
     return d.base_dist

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
+from lowerbound import noise
 from lowerbound.space import Space
 from lowerbound.units import from_unit, to_unit, unit_bin
 
@@ -112,7 +113,7 @@ class Bernoulli(Pixels):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
             p = self.logits.sigmoid().expand(self._extended_shape(torch.Size(sample_shape)))
-            return (torch.bernoulli(p) * (self.levels - 1)).to(self.space.dtype)
+            return (noise.bernoulli(p) * (self.levels - 1)).to(self.space.dtype)
 
     @property
     def mean(self) -> Tensor:
@@ -158,7 +159,7 @@ class Dequantized(Pixels):
         """One draw of the bound in nats, [...]."""
         mean = self.base.mean
         shape = torch.broadcast_shapes(value.shape, mean.shape)
-        u = torch.rand(shape, dtype=mean.dtype, device=mean.device)
+        u = noise.rand(shape, dtype=mean.dtype, device=mean.device)
         return self.base.log_prob(to_unit(value + u, self.levels + 1)) + self.space.dims * math.log(
             unit_bin(self.levels + 1)
         )
@@ -290,7 +291,7 @@ def _pick(logits: Tensor, shape: Sequence[int], axis: int) -> Tensor:
 
     `shape` is that of the indices without the axis, and of the noise.
     """
-    u = torch.rand(shape, dtype=logits.dtype, device=logits.device).unsqueeze(axis)
+    u = noise.rand(shape, dtype=logits.dtype, device=logits.device).unsqueeze(axis)
     below = logits.softmax(axis).cumsum(axis)
     last = below.narrow(axis, -1, 1)  # 1 but for rounding
     return (below <= u * last).sum(axis, keepdim=True).clamp_(max=logits.shape[axis] - 1)

@@ -5,8 +5,9 @@ import math
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent
 
+from lowerbound.distributions import Normal
 from lowerbound.errors import ConfigError
 from lowerbound.model import Draw, Drawn, ExactModel, Model, Told
 from lowerbound.networks.mlp import MLP

@@ -9,6 +9,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from lowerbound.model import Draw, Model, Told, rows_of, share_of
+from lowerbound.noise import multinomial
 
 Tuple = tuple[Tensor, ...]
 PARTICLES = 32  # draws of the coarser codes for each image, where finer levels keep codes too
@@ -91,5 +92,5 @@ def draw_rest(parts: Sequence[Part], y: Tuple, *, finest: bool = True) -> tuple[
 def _chosen(old: Tensor, log_w: Tensor, K: int) -> Tensor:
     """K of the draws [B * k, ...] of each image by their weights log_w [B, k], with replacement: [B * K, ...]."""
     B, k = log_w.shape
-    places = torch.multinomial(log_w.softmax(1), K, replacement=True)
+    places = multinomial(log_w.softmax(1), K)
     return old[(places + k * torch.arange(B, device=places.device)[:, None]).flatten()]

@@ -7,9 +7,9 @@ import torch
 from pydantic import Field
 from scipy.linalg import eigh
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
+from torch.distributions import Distribution, Independent, LowRankMultivariateNormal
 
-from lowerbound.distributions import Dequantized, tempered
+from lowerbound.distributions import Dequantized, MultivariateNormal, Normal, tempered
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import Draw, LatentModel, Model, Told
 from lowerbound.space import Density, Space, Y, conditions

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from lowerbound import noise
 from lowerbound.config import Component
 from lowerbound.distributions import Categorical, Point
 from lowerbound.errors import ConfigError, ModelError, UserError, did_you_mean
@@ -266,7 +267,9 @@ class VQVAE(LatentModel):
         """Without the finer levels for some of the images, so that the coarser learn to stand for an image alone."""
         if not (self.training and self.config.drop and len(vectors) > 1):
             return vectors
-        u = torch.rand(len(vectors[0]), 1, 1, 1, device=vectors[0].device) / self.config.drop  # above 1: nothing drops
+        u = (
+            noise.rand((len(vectors[0]), 1, 1, 1), device=vectors[0].device) / self.config.drop
+        )  # above 1: nothing drops
         cut = len(vectors) - 1  # with u in [0, 1): the levels that are kept are 1 + floor(u cut)
         return [v if l == 0 else torch.where(u * cut < l, 0.0, v) for l, v in enumerate(vectors)]
 

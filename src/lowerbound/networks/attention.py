@@ -1,10 +1,22 @@
 """Attention of each position to all earlier ones."""
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowerbound import noise
 from lowerbound.networks.causal import At, Cache, MaskedLinear, channel_of
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float, *, causal: bool) -> Tensor:
+    """softmax(q kᵀ / √C) v, the weights dropped out at this rate: [B, heads, T, C] each.
+
+    torch's attention takes no generator: those that drop out lend theirs, and do so one after another.
+    """
+    with noise.borrowed(q.device) if dropout else nullcontext():
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
 
 
 class CausalAttention(nn.Module):
@@ -37,7 +49,7 @@ class CausalAttention(nn.Module):
         shifted = torch.cat([self.before.expand(B, 1, -1), pairs[:, :-1]], 1)
         k, v = (self._split(part) for part in shifted.chunk(2, -1))
         dropout = self.dropout if self.training else 0.0  # of the weights
-        found = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)  # [B, heads, T, C / heads]
+        found = attend(q, k, v, dropout, causal=True)  # [B, heads, T, C / heads]
         return h + self.out(found.transpose(1, 2).reshape(B, H, W, C))
 
     def _split(self, t: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
+from lowerbound import noise
 from lowerbound.config import Component
 from lowerbound.devices import Reducible
 from lowerbound.errors import ConfigError, ModelError
@@ -31,6 +32,17 @@ class Network(Reducible):
         raise ConfigError(
             f"model.tied: {type(self).__name__} can't be turned around; use networks.mlp.MLP, or tied=false"
         )
+
+
+class Dropout(nn.Module):
+    """In training, elements that are left out with the probability `rate`, drawn by `lowerbound.noise`."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return noise.dropout(x, self.rate, self.training)
 
 
 def halvings(shape: Shape, strides: int) -> Shape:

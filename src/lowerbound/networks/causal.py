@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lowerbound import noise
 from lowerbound.config import Component
 from lowerbound.devices import Reducible
 from lowerbound.errors import ConfigError
@@ -162,7 +163,9 @@ def recomputed(layer: Callable[..., T], *inputs: Any, when: bool) -> T:
     Chen et al. (2016), Training Deep Nets with Sublinear Memory Cost, https://arxiv.org/abs/1604.06174.
     """
     if when and torch.is_grad_enabled():
-        return checkpoint(layer, *inputs, use_reentrant=False)  # pyright: ignore[reportReturnType]
+        return checkpoint(  # pyright: ignore[reportReturnType]
+            layer, *inputs, use_reentrant=False, preserve_rng_state=not noise.is_seeded(), context_fn=noise.twice
+        )
     return layer(*inputs)
 
 

@@ -5,7 +5,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lowerbound.networks.attention import CausalAttention
-from lowerbound.networks.base import Shape
+from lowerbound.networks.base import Dropout, Shape
 from lowerbound.networks.causal import (
     At,
     Cache,
@@ -150,7 +150,7 @@ class Layer(nn.Module):
         self.conv = MaskedConv(len(before), 2 * width, (1, side + 1), centre=may_see(both, before, strict=first))
         self.mix = MaskedLinear(width, width, may_see(hidden, hidden, strict=False))
         self.above, self.along = Shift(2 * width, context, places), Shift(2 * width, context, places)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def vertical(self, v: Tensor | None, c: Tensor | None, at: At | None = None) -> tuple[Tensor, Tensor]:
         """What the next layer's vertical stack is given, and what this layer's horizontal one is: [..., 2 width]."""
@@ -176,7 +176,7 @@ class OutBlock(nn.Module):
         super().__init__()
         self.first = MaskedLinear(len(hidden), len(inside), may_see(inside, hidden, strict=False))
         self.last = MaskedLinear(len(inside), len(hidden), may_see(hidden, inside, strict=False))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, h: Tensor) -> Tensor:
         return h + self.dropout(self.last(F.relu(self.first(F.relu(h)))))

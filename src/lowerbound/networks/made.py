@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lowerbound.networks.base import Shape
+from lowerbound.networks.base import Dropout, Shape
 from lowerbound.networks.causal import Cache, CausalNetwork, MaskedLinear, channel_of
 from lowerbound.networks.mlp import ACTIVATIONS, Activation, Widths
 
@@ -63,7 +63,7 @@ class MADE(CausalNetwork):
         beside = config.direct and bool(config.hidden)
         self.direct = Triangle(outputs.degree[:, None] > inputs.degree, bias=False) if beside else None
         self.activation = ACTIVATIONS[config.activation]()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def _maps(self, x: Tensor, c: Tensor | None) -> Tensor:
         B, H, W, _ = x.shape

@@ -5,7 +5,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lowerbound.networks.attention import CausalAttention
-from lowerbound.networks.base import Shape
+from lowerbound.networks.base import Dropout, Shape
 from lowerbound.networks.causal import (
     At,
     Cache,
@@ -105,7 +105,7 @@ class Block(nn.Module):
         self.conv = MaskedConv(half, half, kernel, right=kernel[1] // 2, centre=centre)
         self.up = MaskedLinear(half, config.width, may_see(wide, narrow, strict=False))
         self.shift = Shift(half, context, places)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         nn.init.zeros_(self.up.weight)
 
     def forward(self, h: Tensor, c: Tensor | None, at: At | None) -> Tensor:

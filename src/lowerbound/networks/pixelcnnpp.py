@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from lowerbound import noise
 from lowerbound.errors import ConfigError
-from lowerbound.networks.base import Shape
+from lowerbound.networks.base import Dropout, Shape
 from lowerbound.networks.causal import (
     At,
     Cache,
@@ -209,7 +210,7 @@ class Block(nn.Module):
         self.second = _convolution(stream, both, both, SQUARE * 100)  # a tenth: the sum begins as nearly h itself
         self.skip = _linear(both, hidden, masked=stream == Stream.LEFT) if skip else None
         self.shift = Shift(2 * config.width, context, size if config.places else None)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Both, skip: Both | None, link: Tensor | None, run: Run) -> Both:
         t = self.first(x.e, run.at)
@@ -247,7 +248,7 @@ class Enlarge(nn.Module):
         masked = seen is not None and not bool(seen.all())
         mask = seen.T[:, :, None, None].to(conv.weight) if seen is not None and masked else None
         self.register_buffer("mask", mask, persistent=False)
-        self.weight = nn.Parameter(torch.randn_like(conv.weight) / (width * columns / 2) ** 0.5)
+        self.weight = nn.Parameter(noise.randn_like(conv.weight) / (width * columns / 2) ** 0.5)
         self.bias = nn.Parameter(torch.zeros_like(conv.bias))
         self.side = columns - 2
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lowerbound.networks.base import Shape
+from lowerbound.networks.base import Dropout, Shape
 from lowerbound.networks.causal import At, Cache, CausalNetwork, MaskedConv, MaskedLinear, Shift, channel_of, may_see
 
 
@@ -130,7 +130,7 @@ class Layer(nn.Module):
         self.states = states
         self.up = MaskedLinear(config.width, 2 * config.width, seen)
         self.skip = MaskedLinear(config.width, 2 * config.width, seen, bias=False) if config.skip else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, h: Tensor, x: Tensor, c: Tensor | None, at: At | None) -> tuple[Tensor, Tensor | float]:
         states = self.dropout(self.states(h, x, c) if at is None else self.states.at(h, x, at))

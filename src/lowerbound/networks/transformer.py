@@ -5,8 +5,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from lowerbound import noise
 from lowerbound.errors import ConfigError
-from lowerbound.networks.base import Shape
+from lowerbound.networks.attention import attend
+from lowerbound.networks.base import Dropout, Shape
 from lowerbound.networks.causal import At, Cache, CausalNetwork, MaskedLinear, Shift, channel_of, may_see, recomputed
 
 
@@ -52,11 +54,11 @@ class Transformer(CausalNetwork):
             )
         (features, H, W), width = in_shape, config.width
         self.embed = nn.Linear(features, width)
-        self.first = nn.Parameter(torch.randn(width) * 0.02)  # in place of the input before the first position
-        self.rows = nn.Parameter(torch.randn(1, H, 1, width) * 0.02)
-        self.columns = nn.Parameter(torch.randn(1, 1, W, width) * 0.02)
+        self.first = nn.Parameter(noise.randn((width,)) * 0.02)  # in place of the input before the first position
+        self.rows = nn.Parameter(noise.randn((1, H, 1, width)) * 0.02)
+        self.columns = nn.Parameter(noise.randn((1, 1, W, width)) * 0.02)
         self.shift = Shift(width, context)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, out_shape[0])
@@ -115,7 +117,7 @@ class Layer(nn.Module):
         self.look = nn.Linear(width, 3 * width)  # queries, keys, values
         self.found = nn.Linear(width, width)
         self.inner, self.outer = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         with torch.no_grad():  # as many branches are summed (Radford et al. 2019, GPT-2, section 2.3)
             for linear in (self.found, self.outer):
                 linear.weight.div_((2 * config.layers) ** 0.5)
@@ -130,7 +132,7 @@ class Layer(nn.Module):
         if cache is not None:
             k, v = self._kept(cache, k, v, t)
         dropout = self.rate if self.training else 0.0
-        found = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=cache is None)
+        found = attend(q, k, v, dropout, causal=cache is None)
         return found.transpose(1, 2).flatten(2)
 
     def _kept(self, cache: Cache, k: Tensor, v: Tensor, t: int) -> tuple[Tensor, Tensor]:

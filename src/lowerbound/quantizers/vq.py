@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
+from lowerbound import noise
 from lowerbound.quantizers.base import (
     _COUNT_DECAY,
     _LLOYD,
@@ -83,7 +84,7 @@ class VQ(Quantizer):
         self.dim = config.dim
         self.learned = config.decay is None
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
-        vectors = torch.randn(config.codes, config.dim, dtype=dtype) / math.sqrt(config.dim)
+        vectors = noise.randn((config.codes, config.dim), dtype=dtype) / math.sqrt(config.dim)
         count = torch.full((config.codes,), _UNSEEN if config.initial else 1.0, dtype=dtype)
         self.register_buffer("count", count)  # N [K]: how often each is chosen in a batch
         if self.learned:
@@ -201,7 +202,7 @@ class VQ(Quantizer):
 
     def _revive(self, x: Tensor, even: Tensor) -> None:
         """Codes whose count is below the share of an even one go to random vectors of x, with an even count."""
-        chosen = _of_process_0(x[torch.randint(len(x), (self.config.codes,), device=x.device)])
+        chosen = _of_process_0(x[noise.randint(0, len(x), (self.config.codes,), device=x.device)])
         dead = self.count < self.config.revive * even
         if self.learned:
             self.weight.copy_(torch.where(dead[:, None], chosen, self.weight))

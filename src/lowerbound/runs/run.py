@@ -33,7 +33,7 @@ from lowerbound.directions import Direction, check_name
 from lowerbound.errors import RunError, UserError, did_you_mean
 from lowerbound.files import UNFINISHED, replacing
 from lowerbound.model import LatentModel, Model
-from lowerbound.noise import key, seeded
+from lowerbound.noise import key, never_quick, seeded
 from lowerbound.runs import lock
 from lowerbound.runs.facts import Facts
 from lowerbound.runs.log import Log
@@ -86,6 +86,8 @@ class Run:
             raise RunError(f"{path}/config.json is damaged, or no run's: {reason}") from None
         if newer:
             raise RunError(f"{path} was made by lowerbound {made_by}, newer than this one ({version('lowerbound')})")
+        if allow:
+            never_quick()
         with allowing(allow) if allow else nullcontext():
             recipe = parse(Recipe, config, f"{path}/config.json: config")
         return Run(path, name, recipe, parse(Facts, data, f"{path}/config.json: data"))

@@ -98,13 +98,13 @@ class Tuner:
         facts = Facts.of(images, recipe)
         with seeded(seed, "weights", device=self.device):
             model = self.config.build(facts.space, facts.given(recipe)).to(self.device)
-            if head is not None:
-                assert self.model is not None
-                model.begin_at(self.model, *map(torch.from_numpy, head))
-            run = Run.create(path, "classifier", recipe, facts)
-            batches = (as_batches(run, part, self.device) for part in (images, self.valid))
-            (stage,) = model.stages()
-            Loop(run, model, stage, tuple(batches), Progress(), threading.Event()).run_through()  # pyright: ignore
+        if head is not None:
+            assert self.model is not None
+            model.begin_at(self.model, *map(torch.from_numpy, head))
+        run = Run.create(path, "classifier", recipe, facts)
+        batches = (as_batches(run, part, self.device) for part in (images, self.valid))
+        (stage,) = model.stages()
+        Loop(run, model, stage, tuple(batches), Progress(), threading.Event()).run_through()  # pyright: ignore
         return run
 
 

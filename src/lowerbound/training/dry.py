@@ -51,7 +51,8 @@ def run(
     facts = Facts.of(images, config)
     with seeded(config.seed, "weights", device=where):
         model = config.model.build(facts.space, facts.given(config)).to(where)
-        batches = Batches(images, where, binarize=facts.binarizes, label=config.data.label, flip=config.data.flip)
+    batches = Batches(images, where, binarize=facts.binarizes, label=config.data.label, flip=config.data.flip)
+    with seeded(config.seed, "steps", quick=True):
         stages = [_stage(model, stage, batches, config) for stage in model.stages()]
     about = {
         "recipe": str(recipe),

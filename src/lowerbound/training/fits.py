@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowerbound import noise
 from lowerbound.chunks import rows_at_once
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import Model
@@ -138,7 +139,7 @@ def _(prior: Flow, z: Tensor, held_out: Tensor, seed: int, progress: Progress) -
                 if since == patience:
                     break
             optimizer.zero_grad()
-            prior.loss(z[torch.randint(len(z), (batch,))]).value.backward()
+            prior.loss(z[noise.randint(0, len(z), (batch,))]).value.backward()
             torch.nn.utils.clip_grad_norm_(prior.parameters(), 20.0)
             optimizer.step()
             schedule.step()

@@ -14,7 +14,7 @@ from lowerbound.data.batches import Batches
 from lowerbound.devices import reduced
 from lowerbound.errors import Interrupted, RunError, TrainingError
 from lowerbound.model import Model
-from lowerbound.noise import key, reseed
+from lowerbound.noise import key, reseed, seeded
 from lowerbound.processes import keep_freed
 from lowerbound.progress import Progress
 from lowerbound.runs.recipes import Training
@@ -82,7 +82,8 @@ class Loop:
         self.model.eval()
         self.trained.train()
         try:
-            self._train()
+            with seeded(self.seed, "train", quick=True):
+                self._train()
         finally:
             self.lines.close()
         self.run.load_weights(self.model)
@@ -126,7 +127,7 @@ class Loop:
 
     def _batch(self, step: int) -> tuple[Tensor, Any]:
         """What a step is given; its other noise is a function of the step from here on."""
-        reseed(key(self.seed, "step", step), self.device)
+        reseed(key(self.seed, "step", step))
         return self.images.training(step, self.config.batch, self.seed)
 
     @torch.no_grad()

@@ -62,7 +62,7 @@ def train(
     if old is not None and asked.again is None and config.train == old.recipe.train and asked.is_done(old):
         return old
     work = _Work.of(asked, config, old, where)
-    with held(path, progress), seeded(config.seed, "weights", device=where), _interruptible() as stop:
+    with held(path, progress), _interruptible() as stop:
         run = work.begin()
         shown = pictures and pictures(run, work.batches[1])
         done = [_run_stage(run, work.model, part, work.batches, shown, progress, stop) for part in work.stages]
