@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import zipfile
@@ -24,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Nothing is left under either name when it doesn't. Raises UserError where the disk is full or can't be written.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{secrets.randbelow(10**12)}{path.suffix}")  # each thread its own
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -97,7 +98,7 @@ def _parts(folder: Path, prepare: Prepare) -> tuple[Tensor, ...]:
 def _make(
     folder: Path, images: Batches, prepare: Prepare, mirrored: tuple[bool, ...], facts: dict[str, Any], told: Told
 ) -> None:
-    temporary = folder.with_name(f".{folder.name}.{os.getpid():08x}")
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
         temporary.mkdir(parents=True)
         _write(temporary, images, prepare, mirrored, told)

@@ -1,0 +1,170 @@
+"""A seed means the same beside other threads that draw, and the caller's random state is the caller's."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import lowerbound as lb
+from command import right
+from lowerbound.noise import KeyedNoise, dropout, rand, reseed, seeded
+
+pytestmark = pytest.mark.usefixtures("surroundings")
+
+SMALL = {"encoder": {"hidden": [16]}, "decoder": {"hidden": [16]}, "latent": 3}
+
+
+def train(out: Path, seed: int = 0) -> lb.Run:
+    options = {"steps": 30, "valid_every": 15, "log_every": 10}
+    return lb.train("vae", data="digits", out=out, seed=seed, model=SMALL, train=options, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> lb.Run:
+    return train(tmp_path_factory.mktemp("runs") / "vae")
+
+
+def beside_others(work: Callable[[int], Any], times: int, threads: int = 4) -> list[Any]:
+    """What `work(i)` gives in several threads, while another keeps drawing from torch's own generator."""
+    done = threading.Event()
+
+    def disturb() -> None:
+        while not done.is_set():
+            torch.rand(100)
+
+    other = threading.Thread(target=disturb)
+    other.start()
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(work, range(times)))
+    finally:
+        done.set()
+        other.join()
+
+
+def test_samples_in_threads_are_those_of_one(run: lb.Run):
+    alone = [lb.sample(run, 8, seed=seed, device="cpu").x for seed in range(4)]
+    for i, x in enumerate(beside_others(lambda i: lb.sample(run, 8, seed=i % 4, device="cpu").x, 40)):
+        assert np.array_equal(x, alone[i % 4])
+
+
+def test_trainings_in_threads_give_the_weights_of_each_alone(tmp_path: Path, run: lb.Run):
+    other = train(tmp_path / "other", seed=1)
+    made = beside_others(lambda i: train(tmp_path / str(i), seed=i), 2, threads=2)
+    for expected, found in zip((run, other), made, strict=True):
+        a, b = expected.load().state_dict(), found.load().state_dict()
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_an_encoder_in_joblib_threads(tmp_path: Path):
+    x = np.random.default_rng(0).normal(size=(60, 4))
+
+    def codes(_: int = 0) -> np.ndarray:
+        return lb.LatentEncoder(latent=2, train={"steps": 15}, random_state=0).fit(x).transform(x)
+
+    expected = codes()
+    found = joblib.Parallel(n_jobs=3, backend="threading")(joblib.delayed(codes)(i) for i in range(3))
+    assert all(np.array_equal(expected, z) for z in found or [])
+
+
+def test_one_run_evaluated_in_threads(run: lb.Run):
+    reports = beside_others(lambda i: lb.evaluate(run, split="valid", draws=2, device="cpu"), 6)
+    assert all(report == reports[0] for report in reports)
+
+
+def test_the_random_state_of_the_caller_stays(run: lb.Run, tmp_path: Path):
+    photo = tmp_path / "photo.png"
+    Image.fromarray((np.arange(64, dtype=np.uint8) * 3).reshape(8, 8)).save(photo)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    train(tmp_path / "again")
+    lb.sample(run, 2)
+    lb.evaluate(run, split="valid", draws=2)
+    lb.reconstruct(run, [photo])
+    lb.edit(run, [photo], set={0: 1.0}, code="sample", seed=7)
+    lb.traverse(run, quantiles=True, steps=3)
+    lb.doctor(run)
+    lb.encode(run, out=tmp_path / "codes.npz", split="valid")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_outside_of_a_seed_the_generator_is_torchs(run: lb.Run):
+    model = run.load()
+    torch.manual_seed(3)
+    first, other = model.sample(4), model.sample(4)
+    torch.manual_seed(3)
+    assert torch.equal(model.sample(4), first)
+    assert not torch.equal(first, other)
+
+
+def test_a_generator_gives_what_torchs_gives_after_its_seed():
+    layer = nn.Linear(3, 4)
+    for quick in (False, True):
+        with seeded(0, "x", quick=quick):
+            reseed(11)
+            found = rand((5,)), dropout(torch.ones(50), 0.5)
+        torch.manual_seed(11)
+        assert torch.equal(found[0], torch.rand(5))
+        assert torch.equal(found[1], torch.nn.functional.dropout(torch.ones(50), 0.5))
+    with seeded(0, "weights"):
+        reseed(11)
+        layer.reset_parameters()
+    torch.manual_seed(11)
+    expected = nn.Linear(3, 4)
+    assert torch.equal(layer.weight, expected.weight)
+
+
+DRAWING = (  # what can't be keyed by image
+    "randint randperm multinomial poisson exponential_ geometric_ cauchy_ log_normal_ random_ bernoulli_ dropout"
+)
+
+
+@pytest.mark.parametrize("name", DRAWING.split())
+def test_what_is_not_keyed_raises_inside_keyed_noise(name: str):
+    x = torch.full((2, 3), 0.5)
+    calls: dict[str, Callable[[], Any]] = {
+        "randint": lambda: torch.randint(0, 5, (2, 3)),
+        "randperm": lambda: torch.randperm(6),
+        "multinomial": lambda: torch.multinomial(x, 1),
+        "poisson": lambda: torch.poisson(x),
+        "dropout": lambda: torch.nn.functional.dropout(x),
+    }
+    with KeyedNoise(0, range(3)) as noise:
+        noise.chunk(2)
+        with pytest.raises(RuntimeError, match="can't be keyed by image"):
+            calls.get(name, lambda: getattr(x.clone(), name)(*([0.5] if name == "geometric_" else [])))()
+
+
+def test_a_normal_of_torchs_is_keyed():
+    def drawn(index: list[int]) -> torch.Tensor:
+        with KeyedNoise(4, index) as noise:
+            noise.chunk(2)
+            return torch.normal(torch.zeros(2, len(index)), torch.ones(2, len(index)))
+
+    assert torch.equal(drawn([3, 8])[:, 1], drawn([8])[:, 0])
+
+
+def test_edits_and_traversals_are_the_same_in_every_process(run: lb.Run, tmp_path: Path):
+    photo = tmp_path / "photo.png"
+    Image.fromarray((np.arange(64, dtype=np.uint8) * 3).reshape(8, 8)).save(photo)
+    edit = ["edit", str(run.path), str(photo), "--set", "0=1", "--from", "sample", "--seed", "7"]
+    walk = ["traverse", str(run.path), "--quantiles", "--steps", "3"]
+    for i in range(2):
+        for name, words in (("edit", edit), ("walk", walk)):
+            (run.path / "evaluation" / "codes.safetensors").unlink(missing_ok=True)  # so that it is measured anew
+            command = [sys.executable, "-c", "from lowerbound.cli import main; main()", *words]
+            subprocess.run([*command, "--out", str(tmp_path / f"{name}{i}.npz")], check=True, capture_output=True)
+    for name in ("edit", "walk"):
+        a, b = (np.load(tmp_path / f"{name}{i}.npz")["x"] for i in range(2))
+        assert np.array_equal(a, b), name
+    assert right("evaluate", run.path, "--draws", "2", "--json").json["metrics"]["nll"]["draws"] == 2
