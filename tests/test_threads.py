@@ -1,5 +1,6 @@
 """A seed means the same beside other threads that draw, and the caller's random state is the caller's."""
 
+import ast
 import subprocess
 import sys
 import threading
@@ -143,6 +144,26 @@ def test_what_is_not_keyed_raises_inside_keyed_noise(name: str):
         noise.chunk(2)
         with pytest.raises(RuntimeError, match="can't be keyed by image"):
             calls.get(name, lambda: getattr(x.clone(), name)(*([0.5] if name == "geometric_" else [])))()
+
+
+RANDOM = "rand randn randint randperm multinomial bernoulli normal rand_like randn_like randint_like dropout"
+IN_PLACE = "normal_ uniform_ bernoulli_ random_ exponential_ geometric_ cauchy_ log_normal_"
+PACKAGE = Path(lb.__file__).parent
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_package_draws_by_its_own_functions_alone(path: Path):
+    """Or from a generator that it names, or of weights that torch.nn begins with."""
+    if path.name == "noise.py" or "testing" in path.parts:
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        owner, name = ast.unparse(node.func.value), node.func.attr
+        drawn = (owner in ("torch", "F") and name in RANDOM.split()) or name in IN_PLACE.split()
+        named = owner in ("nn.init", "np.random") or any(k.arg == "generator" for k in node.keywords)
+        assert named or not drawn, f"{path.name}:{node.lineno}: {ast.unparse(node)}"
+        assert owner != "np.random" or name in ("default_rng", "Generator", "SFC64", "SeedSequence"), ast.unparse(node)
 
 
 def test_a_normal_of_torchs_is_keyed():

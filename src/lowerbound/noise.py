@@ -208,6 +208,11 @@ def randn_like(like: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
     return torch.empty_like(like, dtype=dtype, requires_grad=False).normal_(generator=_own(like.device))
 
 
+def exponential_like(like: Tensor) -> Tensor:
+    """Of rate 1."""
+    return torch.empty_like(like, requires_grad=False).exponential_(generator=_own(like.device))
+
+
 def randint(
     low: int, high: int, shape: Sequence[int], *, dtype: torch.dtype = torch.int64, device: Device = None
 ) -> Tensor:

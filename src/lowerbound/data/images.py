@@ -80,7 +80,8 @@ class Images(Annotated):
 
     def fingerprint_by(self, hashes: np.ndarray) -> str:
         """The same, where the hashes of the images' pixels, uint8 [N, HASH], are at hand."""
-        digest = hashlib.sha256(json.dumps([list(self.x.shape[1:]), self.levels, self.classes, self.factor_names]).encode())
+        facts = [list(self.x.shape[1:]), self.levels, self.classes, self.factor_names]
+        digest = hashlib.sha256(json.dumps(facts).encode())
         for values in (hashes, self.y, self.factors):
             digest.update(b"-" if values is None else hashlib.sha256(np.ascontiguousarray(values).data).digest())
         names = "" if self.paths is None else "\0".join(self.paths)

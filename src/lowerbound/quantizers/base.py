@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowerbound import noise
 from lowerbound.config import Component
 from lowerbound.errors import ModelError
 from lowerbound.space import Space
@@ -121,7 +122,7 @@ def seeds(x: Tensor, vectors: Tensor, free: Tensor) -> Tensor:
             distance = distance.minimum((x - taken[nearest(x, taken)]).square().sum(1))
         weight = torch.where(distance.isinf(), 1.0, distance)
         part = part[: len(x)]
-        taken = x[(weight / torch.empty_like(weight).exponential_()).topk(len(part)).indices]
+        taken = x[(weight / noise.exponential_like(weight)).topk(len(part)).indices]
         vectors[part] = taken
     return vectors
 

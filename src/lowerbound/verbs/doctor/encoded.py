@@ -12,7 +12,7 @@ from lowerbound.metrics.distances import frechet
 from lowerbound.metrics.extractors import PixelFeatures
 from lowerbound.model import Draw
 from lowerbound.models.vqvae import VQVAE
-from lowerbound.noise import KeyedNoise, key, seeded
+from lowerbound.noise import KeyedNoise, key, randint, seeded
 from lowerbound.sampling import drawing
 from lowerbound.units import bits_per_dim
 from lowerbound.verbs.doctor.examined import distances
@@ -62,7 +62,7 @@ def shuffled_places(codes: Tensor, n: int) -> Tensor:
     """Codes [N, h, w] -> [n, h, w], the code of each place that of any of the N images, drawn anew for each place."""
     flat = codes.flatten(1)
     with seeded(0, "shuffled"):
-        chosen = torch.randint(len(flat), (n, flat.shape[1]))
+        chosen = randint(0, len(flat), (n, flat.shape[1]))
     return torch.gather(flat, 0, chosen).view(n, *codes.shape[1:])
 
 
