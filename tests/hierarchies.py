@@ -53,6 +53,14 @@ class TwoLevels(LatentModel):
         return Density.worst(Density.BOUND, self.likelihood_head.density)
 
     @property
+    def likelihood_density(self) -> Density:
+        return self.likelihood_head.density
+
+    @property
+    def prior_densities(self) -> tuple[Density, ...]:
+        return (Density.EXACT, Density.EXACT)
+
+    @property
     def unbiased(self) -> bool:
         return True
 

@@ -2,8 +2,9 @@
 
 import enum
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -95,6 +96,55 @@ def conditions(y: Y, given: tuple[Space, ...]) -> tuple[Tensor, ...]:
     return parts
 
 
+def taken_events(x: Any, space: Space) -> Tensor:
+    """What a caller gives as events, a tensor or an array, as a tensor. Raises ModelError where these are none.
+
+    Booleans are binary values; other types are not guessed at.
+    """
+    x = _tensor(x, "events")
+    if x.dtype == torch.bool and space.levels == 2:
+        x = x.to(space.dtype)
+    check_events(x, space)
+    if not len(x):
+        raise ModelError("this batch is empty: expected at least one event")
+    return x
+
+
+def taken_conditions(n: int, y: Any, given: tuple[Space, ...]) -> Y:
+    """What a caller gives as the condition of n events, tensors or arrays or lists of labels, as tensors.
+
+    Raises ModelError where it is none.
+    """
+    if y is None or not given:
+        check_conditions(n, y, given)
+        return y
+    parts = tuple(y) if len(given) > 1 and isinstance(y, tuple | list) else y if isinstance(y, tuple) else (y,)
+    parts = tuple(_tensor(part, "the condition") for part in parts)
+    for part, space in zip(parts, given, strict=False):
+        if space.levels is not None and (part.is_floating_point() or part.dtype == torch.bool):
+            raise ModelError(f"label: expected whole numbers in [0, {space.levels}), got {part.dtype}")
+    whole = tuple(p.long() if s.levels is not None else p for p, s in zip(parts, given, strict=False))
+    y = whole[0] if len(whole) == 1 else whole
+    check_conditions(n, y, given)
+    return y
+
+
+def _tensor(values: Any, what: str) -> Tensor:
+    """Raises ModelError for what is no array of numbers."""
+    if isinstance(values, Tensor):
+        return values
+    try:
+        return torch.as_tensor(np.asarray(values))
+    except (TypeError, ValueError, RuntimeError):
+        raise ModelError(f"{what}: expected a tensor or an array of numbers, got {type(values).__name__}") from None
+
+
+def check_number_of(n: Any, name: str) -> None:
+    """Raise ModelError unless it is a whole number of at least 1."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ModelError(f"{name}: expected a whole number of at least 1, got {n}")
+
+
 def check_events(x: Tensor, space: Space) -> None:
     """Raise ModelError unless x is a batch of events of the space."""
     if tuple(x.shape[1:]) != space.shape:
@@ -103,7 +153,7 @@ def check_events(x: Tensor, space: Space) -> None:
         if not x.is_floating_point():
             raise ModelError(f"this model takes real numbers, got {x.dtype}")
         return
-    if x.is_floating_point():
+    if x.is_floating_point() or x.dtype == torch.bool:
         raise ModelError(f"this model takes whole numbers in [0, {space.levels}), got {x.dtype}")
     if x.numel() and not x.is_meta and not (int(x.min()) >= 0 and int(x.max()) < space.levels):
         raise ModelError(f"this model takes values in [0, {space.levels}), got {int(x.min())} to {int(x.max())}")
@@ -111,8 +161,7 @@ def check_events(x: Tensor, space: Space) -> None:
 
 def check_draw(n: int, y: Y, given: tuple[Space, ...], temperature: float) -> None:
     """Raise ModelError unless n events can be drawn given y at this temperature."""
-    if n < 1:
-        raise ModelError(f"n: expected a whole number of at least 1, got {n}")
+    check_number_of(n, "n")
     if not (math.isfinite(temperature) and temperature >= 0):
         raise ModelError(f"temperature: expected a number of at least 0, got {temperature}")
     check_conditions(n, y, given, wait=True)

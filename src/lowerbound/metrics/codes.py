@@ -54,11 +54,15 @@ def _values(
         K = len(usage.counts)
         found[f"usage.{name}"] = Value(usage.share, None, f"of {K} codes", "=", n, 1)
         found[f"perplexity.{name}"] = Value(usage.perplexity, None, f"of {K} codes", "=", n, 1)
-        found[f"unigram_bits.{name}"] = Value(usage.bits, None, "bits/code", "=", n, 1)
-    for name, level, space, learned in zip(model.names, nats, model.spaces, model.learned, strict=True):
+        found[f"unigram_bits.{name}"] = Value(usage.bits, None, "bits/code", ">=", n, 1)
+    of = zip(model.names, nats, model.spaces, model.learned, model.prior_densities, strict=True)
+    for name, level, space, learned, density in of:
         unit = "bits/code" if learned else "bits/code, uniform prior"
-        found[f"bits_per_code.{name}"] = Value.mean(bits_per_dim(level, space.dims), unit, given=given)
-        found[f"rate.{name}"] = Value.mean(bits_per_dim(level, model.space.dims), "bits/dim", given=given)
-    if model.likelihood_head.density is not Density.NONE:
-        found["rate.pixels"] = Value.mean(bits_per_dim(pixels, model.space.dims), "bits/dim", given=given)
+        found[f"bits_per_code.{name}"] = Value.mean(bits_per_dim(level, space.dims), unit, density.value, given=given)
+        found[f"rate.{name}"] = Value.mean(
+            bits_per_dim(level, model.space.dims), "bits/dim", density.value, given=given
+        )
+    if model.likelihood_density is not Density.NONE:
+        bits, relation = bits_per_dim(pixels, model.space.dims), model.likelihood_density.value
+        found["rate.pixels"] = Value.mean(bits, "bits/dim", relation, given=given)
     return found

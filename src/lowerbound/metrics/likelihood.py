@@ -17,8 +17,9 @@ NATS = "nats/image"
 
 class Bound(Metric):
     """The plain evidence lower bound (beta 1, no free bits) and its two parts, from the sampled ratio
-    log p(x, z) - log q(z|x): elbo = -(distortion + kl). The KL of each latent dimension, where it is a sum of them, is
-    in the saved report."""
+    log p(x, z) - log q(z|x): elbo = -(distortion + kl). A part has the relation of its own density: of a dequantized
+    likelihood, or a prior that is itself a bound, it is at most the value. The KL of each latent dimension, where it is
+    a sum of them, is in the saved report."""
 
     names: ClassVar[tuple[str, ...]] = ("elbo", "kl", "distortion")
 
@@ -41,10 +42,12 @@ class Bound(Metric):
             world.advance(len(batch.index))
         elbo, kl, distortion = np.concatenate(parts, 1)
         detail = {"per_dimension": np.concatenate(dimensions).mean(0).tolist()} if dimensions else None
+        prior = Density.worst(*model.prior_densities)
+        likelihood = model.likelihood_density
         return {
             "elbo": Value.mean(elbo, NATS, given=world.given),
-            "kl": Value.mean(kl, NATS, detail=detail, given=world.given),
-            "distortion": Value.mean(distortion, NATS, given=world.given),
+            "kl": Value.mean(kl, NATS, prior.value, detail=detail, given=world.given),
+            "distortion": Value.mean(distortion, NATS, likelihood.value, given=world.given),
         }
 
 

@@ -12,7 +12,7 @@ from lowerbound.config import Component
 from lowerbound.distributions import check_truncation
 from lowerbound.errors import ModelError, did_you_mean
 from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, told_nobody
-from lowerbound.space import Density, Space, Y, check_conditions, check_draw, check_events
+from lowerbound.space import Density, Space, Y, check_draw, check_number_of, taken_conditions, taken_events
 from lowerbound.stages import Loss, Stage, Turn
 
 AUTOREGRESSIVE = "an autoregressive model, such as pixelcnn-mnist,"  # what can do more with its values
@@ -49,6 +49,24 @@ class Model(nn.Module):
     def device(self) -> torch.device:
         """Where its weights are."""
         return next((w.device for w in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its weights, in which it computes; torch's default where it has none."""
+        floating = (w.dtype for w in (*self.parameters(), *self.buffers()) if w.is_floating_point())
+        return next(floating, torch.get_default_dtype())
+
+    def seen(self, x: Tensor) -> Tensor:
+        """Events as its networks see them: float [B, *feature_shape]."""
+        return self.space.features(x).to(self.dtype)
+
+    def taken(self, x: Any, y: Any = None) -> tuple[Tensor, Y]:
+        """Events and their condition as a caller gives them, numpy's too, as tensors: the door of all public methods.
+
+        Raises ModelError for what is no batch of events of the space, or no condition of each.
+        """
+        x = taken_events(x, self.space)
+        return x, taken_conditions(len(x), y, self.given)
 
     @property
     @abstractmethod
@@ -144,8 +162,7 @@ class Model(nn.Module):
         Raises ModelError for conditions that don't fit, for numbers out of range, and for what the model doesn't have.
         """
         self.check_how(how)
-        self._check_draw(n, y, how)
-        return self._draw(n, y, how, told)
+        return self._draw(n, self._checked_draw(n, y, how), how, told)
 
     def sample_naively(self, n: int, y: Y = None, temperature: float = 1.0, *, positions: int | None = None) -> Tensor:
         """The same by a pass over the whole event for every position: what remembering is measured against.
@@ -186,11 +203,15 @@ class Model(nn.Module):
             if name in kept:
                 raise ModelError(f"{option} {name}={value:g}: the codes of {name} are kept, not drawn")
 
-    def _check_draw(self, n: int, y: Y, how: Draw) -> None:
+    def _checked_draw(self, n: int, y: Any, how: Draw) -> Y:
+        """The condition of n events as tensors. Raises ModelError where they can't be drawn so."""
+        check_number_of(n, "n")
+        y = taken_conditions(n, y, self.given)
         for level in self.levels or ("",):
             tempering = how.at(level)
             check_draw(n, y, self.given, tempering.temperature)
             check_truncation(tempering.top_k, tempering.top_p)
+        return y
 
     def complete(self, x: Tensor, kept: Tensor, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:
         """Events like x [n, *space.shape] where `kept` (bool [H, W]) is true, and drawn given that elsewhere.
@@ -220,11 +241,10 @@ class Model(nn.Module):
         """log p(x), or its bound with this many draws, in nats: [B]. Raises ModelError where `density` is NONE."""
         if self.density is Density.NONE:
             raise ModelError(f"{type(self).__name__} as configured says nothing of log p(x): {self.why_no_density()}")
-        if draws < 1:
-            raise ModelError(f"draws: expected a whole number of at least 1, got {draws}")
-        check_events(x, self.space)
-        check_conditions(len(x), y, self.given)
-        log_w = self.log_weights(x, y, draws)
+        check_number_of(draws, "draws")
+        x, y = self.taken(x, y)
+        with torch.autocast(self.device.type, enabled=False):  # a sum of many terms
+            log_w = self.log_weights(x, y, draws)
         # Burda et al. 2016, eq. 8, where draws may be weighted
         return torch.logsumexp(log_w, 0) - math.log(len(log_w)) if self.unbiased else log_w.mean(0)
 

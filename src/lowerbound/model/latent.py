@@ -15,7 +15,7 @@ from lowerbound.errors import ModelError
 from lowerbound.model.base import BoundModel
 from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, rows_of, told_nobody
 from lowerbound.model.terms import ElboTerms
-from lowerbound.space import Space, Y, check_conditions, check_events
+from lowerbound.space import Density, Space, Y
 
 
 class LatentModel(BoundModel):
@@ -34,6 +34,16 @@ class LatentModel(BoundModel):
     @abstractmethod
     def latents(self) -> tuple[Space, ...]:
         """The space of each level of z."""
+
+    @property
+    @abstractmethod
+    def likelihood_density(self) -> Density:
+        """What log p(x|z) is worth."""
+
+    @property
+    @abstractmethod
+    def prior_densities(self) -> tuple[Density, ...]:
+        """What log p(z_l | z_<l, y) of each level is worth."""
 
     @abstractmethod
     def bottom_up(self, x: Tensor, y: Y = None) -> Any:
@@ -101,7 +111,7 @@ class LatentModel(BoundModel):
         Raises ModelError as `draw` does.
         """
         self.check_how(how, self.levels[: len(coarse)])
-        self._check_draw(n, y, how)
+        y = self._checked_draw(n, y, how)
         return self._draw_latents(n, y, how, told, coarse)
 
     def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
@@ -130,6 +140,7 @@ class LatentModel(BoundModel):
         """
         if levels is not None:
             raise ModelError(f"{type(self).__name__} has no levels of codes")
+        x, y = self.taken(x, y)
         return self.likelihood(tuple(q.mean for q in self.posteriors(x, y)), y).mean
 
     def log_p_coarse(self, coarse: tuple[Tensor, ...], y: Y = None) -> Tensor:
@@ -149,8 +160,7 @@ class LatentModel(BoundModel):
 
     def encode(self, x: Tensor, y: Y = None) -> Any:
         """The posterior q(z|x): one Distribution, or a tuple of them where there are several levels."""
-        check_events(x, self.space)
-        check_conditions(len(x), y, self.given)
+        x, y = self.taken(x, y)
         q = self.posteriors(x, y)
         return q[0] if len(q) == 1 else q
 
@@ -160,10 +170,12 @@ class LatentModel(BoundModel):
 
     def features(self, x: Tensor, y: Y = None) -> Tensor:
         """What downstream tasks are given of x: the posterior means of all levels, coarsest first, as [B, D]."""
+        x, y = self.taken(x, y)
         return torch.cat([q.mean.flatten(1) for q in self.posteriors(x, y)], 1)
 
     def vector_posterior(self, x: Tensor, y: Y = None) -> Distribution:
         """q(z|x) where z is a single vector [D]. Raises ModelError where it is several levels, or a map."""
+        x, y = self.taken(x, y)
         q = self.posteriors(x, y)
         shapes = [list(level.event_shape) for level in q]
         if len(shapes) != 1 or len(shapes[0]) != 1:
@@ -184,8 +196,7 @@ class LatentModel(BoundModel):
 
         Returns the means of p(x|z), rounded. Raises ModelError for an unknown direction, and without a vector latent.
         """
-        check_events(x, self.space)
-        check_conditions(len(x), y, self.given)
+        x, y = self.taken(x, y)
         z = self.vector_posterior(x, y).mean
         edited = self.decode(shifted(z, strengths, self.directions), y).mean
         if residual:
@@ -194,6 +205,7 @@ class LatentModel(BoundModel):
 
     def elbo(self, x: Tensor, y: Y = None) -> Tensor:
         """log p(x, z) - log q(z|x) for one draw of z, in nats: [B]."""
+        x, y = self.taken(x, y)
         return self.elbo_terms(x, y).log_weight[0]
 
     def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:

@@ -102,7 +102,7 @@ class Autoregressive(ExactModel):
         """Events, whole or of one position, as the network's input [B, F, *size]."""
         if self.embed is not None:
             return self.embed(x.long()).movedim(-1, 1).reshape(len(x), -1, *size)
-        return space.features(x).reshape(len(x), -1, *size)
+        return space.features(x).reshape(len(x), -1, *size).to(self.dtype)
 
     # ---- drawing
 
@@ -164,7 +164,7 @@ class Autoregressive(ExactModel):
         """
         self.check_how(how)
         check_events(x, self.space)
-        self._check_draw(len(x), y, how)
+        y = self._checked_draw(len(x), y, how)
         return Drawn(self._fill(x.to(self.device).clone(), self.first_drawn(kept), y, how.at(), told))
 
     def keeps(self, kept: Tensor) -> dict[str, Tensor]:

@@ -93,7 +93,7 @@ class Classifier(Model):
 
     def code(self, x: Tensor) -> Tensor:
         """What the linear layer is given: [B, D]."""
-        return self.posterior_head(self.encoder(self.space.features(x))).mean.flatten(1)
+        return self.posterior_head(self.encoder(self.seen(x))).mean.flatten(1)
 
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> Tensor:

@@ -107,6 +107,14 @@ class PPCA(LatentModel):
         return Density.EXACT if self.space.levels is None else Density.BOUND
 
     @property
+    def likelihood_density(self) -> Density:
+        return Density.EXACT if self.space.levels is None else Density.BOUND
+
+    @property
+    def prior_densities(self) -> tuple[Density, ...]:
+        return (Density.EXACT,)
+
+    @property
     def unbiased(self) -> bool:
         return True
 

@@ -91,11 +91,21 @@ class VAE(LatentModel):
             raise ConfigError(
                 "model.objective: the bound of this prior is noisy, so its draws can't be weighted; use ELBO"
             )
+        if isinstance(config.objective, Bound) and not self._reparameterizes():
+            raise ConfigError(
+                f"model.posterior: {config.posterior.type_name()} can't be reparameterized, so the bound's gradient "
+                "would not reach the encoder; use a posterior with rsample, such as families.DiagonalNormal"
+            )
         if self.has_point and isinstance(config.objective, Bound):
             raise ConfigError(
                 f"model.objective: {config.objective.type_name()} takes a posterior with a density, and "
                 f"{config.posterior.type_name()} has none; use objectives.Reconstruction, or families.DiagonalNormal"
             )
+
+    def _reparameterizes(self) -> bool:
+        """Whether draws of the posterior carry the gradient to its parameters."""
+        with torch.no_grad():
+            return self.has_point or self.posterior_head(torch.zeros(1, *self.posterior_head.in_shape)).has_rsample
 
     def _tied(self) -> nn.Module:
         """The decoder that goes back through the encoder. Raises ConfigError where its shapes are not the decoder's."""
@@ -134,6 +144,14 @@ class VAE(LatentModel):
         return Density.worst(Density.BOUND, *(part.density for part in parts))
 
     @property
+    def likelihood_density(self) -> Density:
+        return self.likelihood_head.density
+
+    @property
+    def prior_densities(self) -> tuple[Density, ...]:
+        return (self.prior.density,)
+
+    @property
     def unbiased(self) -> bool:
         return self.prior.unbiased
 
@@ -150,7 +168,7 @@ class VAE(LatentModel):
         return super().why_no_density()
 
     def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
-        objective, h = self.config.objective, self.space.features(x)
+        objective, h = self.config.objective, self.seen(x)
         if self.training:
             h = objective.seen(h, self.space.black_and_white)
         terms = self._terms(x, self.encoder(h, self.context(y)), y, objective.draws, self._own_prior_of)
@@ -179,7 +197,7 @@ class VAE(LatentModel):
         return (self.latent,)
 
     def bottom_up(self, x: Tensor, y: Y = None) -> Tensor:
-        return self.encoder(self.space.features(x), self.context(y))
+        return self.encoder(self.seen(x), self.context(y))
 
     def posterior(self, l: int, h: Tensor, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
         return self.posterior_head(h)
@@ -196,7 +214,7 @@ class VAE(LatentModel):
         c = self.context(y)
         if c is not None:
             c = c.expand(*batch, c.shape[-1]).reshape(-1, c.shape[-1])
-        h = self.decoder(code.reshape(-1, *self.latent.shape), c)
+        h = self.decoder(code.reshape(-1, *self.latent.shape).to(self.dtype), c)
         return self.likelihood_head(h.unflatten(0, batch))
 
     @property

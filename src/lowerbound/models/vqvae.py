@@ -154,6 +154,14 @@ class VQVAE(LatentModel):
         return self.likelihood_head.density is not Density.EXACT or any(p.noisy for p in self._priors)
 
     @property
+    def likelihood_density(self) -> Density:
+        return self.likelihood_head.density
+
+    @property
+    def prior_densities(self) -> tuple[Density, ...]:
+        return tuple(self._priors[l].density if learned else Density.EXACT for l, learned in enumerate(self.learned))
+
+    @property
     def unbiased(self) -> bool:
         return all(p.unbiased for p in self._priors)
 
@@ -183,7 +191,7 @@ class VQVAE(LatentModel):
 
     def _quantize(self, x: Tensor) -> list[Quantized]:
         """Every level, the coarsest first."""
-        h, maps, given, found = self.space.features(x), [], None, []
+        h, maps, given, found = self.seen(x), [], None, []
         for encoder in reversed(self.encoders):  # pyright: ignore[reportArgumentType, reportCallIssue]
             h = encoder(h)
             maps.append(h)
@@ -393,7 +401,7 @@ class VQVAE(LatentModel):
         """
         self.check_how(how)
         check_events(x, self.space)
-        self._check_draw(len(x), y, how)
+        y = self._checked_draw(len(x), y, how)
         codes, _ = draw_rest(self._parts(x, kept, how, told), conditions(y, self.given))
         drawn = self.render(codes, y, mean=how.mean)
         return Drawn(torch.where(kept.to(x.device), x.to(drawn.dtype), drawn), codes)
