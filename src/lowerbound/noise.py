@@ -68,6 +68,7 @@ class _Generators:
 
 class _Thread(threading.local):
     own: _Generators | None = None
+    lent: bool = False  # to torch's default, for one call
 
 
 _thread = _Thread()
@@ -138,16 +139,18 @@ def borrowed(device: torch.device) -> Iterator[None]:
     (attention's dropout). Draw nothing inside by the functions of this file.
     """
     own = _own(device)
-    if own is None:
+    if own is None or _thread.lent:
         yield
         return
     default = torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[own.device.index]
     with _lock:
         before = default.get_state()
         default.set_state(own.get_state())
+        _thread.lent = True
         try:
             yield
         finally:
+            _thread.lent = False
             own.set_state(default.get_state())
             default.set_state(before)
 

@@ -120,10 +120,10 @@ def taken_conditions(n: int, y: Any, given: tuple[Space, ...]) -> Y:
         return y
     parts = tuple(y) if len(given) > 1 and isinstance(y, tuple | list) else y if isinstance(y, tuple) else (y,)
     parts = tuple(_tensor(part, "the condition") for part in parts)
-    for part, space in zip(parts, given, strict=False):
+    for part, space in zip(conditions(parts, given), given, strict=True):
         if space.levels is not None and (part.is_floating_point() or part.dtype == torch.bool):
             raise ModelError(f"label: expected whole numbers in [0, {space.levels}), got {part.dtype}")
-    whole = tuple(p.long() if s.levels is not None else p for p, s in zip(parts, given, strict=False))
+    whole = tuple(p.long() if s.levels is not None else p for p, s in zip(parts, given, strict=True))
     y = whole[0] if len(whole) == 1 else whole
     check_conditions(n, y, given)
     return y

@@ -170,6 +170,7 @@ def truncated(d: Distribution, top_k: int | None = None, top_p: float | None = N
     ModelError for another distribution than Categorical and binary Bernoulli, and outside k >= 1, 0 < p <= 1.
 
     Example:
+        >>> from lowerbound.space import Space
         >>> d = Categorical(torch.tensor([[0.0, 2.0, 1.0]]), Space((), levels=3))
         >>> truncated(d, top_k=2).log_probs.exp()
         tensor([[0.0000, 0.7311, 0.2689]])

@@ -21,6 +21,7 @@ def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor | None:
     """KL(q || p) of every element of the event in nats, [..., *event]; None unless both have independent elements.
 
     Example:
+        >>> from lowerbound.distributions import Normal
         >>> q, p = (Independent(Normal(torch.full((5, 2), m), 1.0), 1) for m in (0.0, 2.0))
         >>> kl_per_dimension(q, p)[0]
         tensor([2., 2.])

@@ -144,6 +144,8 @@ class Dequantized(Pixels):
     Every call of `log_prob` draws u anew. Base: a distribution [*batch, *event] over s.
 
     Example:
+        >>> from torch.distributions import Independent
+        >>> from lowerbound.distributions import Normal
         >>> base = Independent(Normal(torch.zeros(5, 3), torch.ones(3), validate_args=False), 1, validate_args=False)
         >>> d = Dequantized(base, Space((3,), levels=256))
         >>> d.log_prob(torch.zeros(7, 5, 3, dtype=torch.uint8)).shape

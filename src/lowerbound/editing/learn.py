@@ -124,7 +124,7 @@ def auroc_interval(a: float, n: int, m: int, z: float = 1.96) -> tuple[float, fl
 
     Example:
         >>> [round(end, 2) for end in auroc_interval(1.0, 20, 20)]
-        [0.89, 1.0]
+        [0.9, 1.0]
     """
     N = (n + m) / 2 - 1
 

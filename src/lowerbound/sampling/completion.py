@@ -89,7 +89,7 @@ def kept(keep: str, size: tuple[int, ...]) -> Tensor:
             f"--keep {keep}: no such file; expected top:FRACTION of the rows, rows:N, or a picture of {W}x{H} pixels "
             "that is white where they are kept and black elsewhere"
         )
-    return torch.from_numpy(open_mask(keep, size))
+    return torch.from_numpy(open_mask(keep, (H, W)))
 
 
 def levels_kept(model: Model, keep: str) -> int:
