@@ -19,7 +19,7 @@ from torch import Tensor
 import lowerbound as lb
 from command import call, right, tree
 from lowerbound import pictures
-from lowerbound.chunks import log_density, reconstruct
+from lowerbound.chunks import log_density
 from lowerbound.config import parse
 from lowerbound.data.base import Data
 from lowerbound.data.batches import Batches, binarized
@@ -152,7 +152,7 @@ def test_a_model_without_a_likelihood_is_in_the_table(runs):
     model, images = runs["plain"].load(), open_data(runs["plain"], "test")
     x = torch.from_numpy(np.array(images.x))
     with torch.no_grad():
-        error = ((reconstruct(model, x) - x).double() / 16).square().flatten(1).sum(1)
+        error = ((model.reconstruct(x) - x).double() / 16).square().flatten(1).sum(1)
     assert plain["squared_error"]["value"] == pytest.approx(float(error.mean()), rel=1e-5)
     assert any(note.startswith("plain: nothing is said of log p(x)") for note in report["notes"])
     alone = compared(runs["plain"].path)

@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lowerbound.data.batches import Batch, Shuffled
-from lowerbound.model import LatentModel, Model
+from lowerbound.model import Model
 from lowerbound.noise import KeyedNoise
 from lowerbound.processes import keep_freed
 
@@ -60,8 +59,3 @@ def log_density(
         found.append((total - math.log(seen) if model.unbiased else total / seen).cpu().numpy())
         advance(len(batch.index))
     return np.concatenate(found)
-
-
-def reconstruct(model: LatentModel, x: Tensor, y: Tensor | None = None) -> Tensor:
-    """The mean of p(x|z) at the posterior mean, in pixel values, not rounded: float [B, C, H, W]."""
-    return model.likelihood(tuple(q.mean for q in model.posteriors(x, y)), y).mean

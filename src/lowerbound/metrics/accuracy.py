@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from lowerbound.chunks import reconstruct, rows_at_once
+from lowerbound.chunks import rows_at_once
 from lowerbound.data.base import Data, Images
 from lowerbound.errors import ConfigError
 from lowerbound.metrics import samples
@@ -120,7 +120,7 @@ def reconstructed(world: World, model: LatentModel, images: Images) -> np.ndarra
     """The means of p(x|z) at the posterior means: uint8 [N, C, H, W]."""
     assert world.run is not None
     batches = as_batches(world.run, images, world.batches.device).in_order(rows_at_once(model))
-    return np.concatenate([samples.shown(world, reconstruct(model, batch.x, batch.y)) for batch in batches])
+    return np.concatenate([samples.shown(world, model.reconstruct(batch.x, batch.y)) for batch in batches])
 
 
 # ---- classifiers

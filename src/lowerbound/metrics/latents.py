@@ -8,7 +8,6 @@ from pydantic import Field
 from lowerbound.chunks import rows_at_once
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.model import LatentModel
-from lowerbound.models.vqvae import VQVAE
 
 
 class ActiveUnits(Metric):
@@ -19,7 +18,8 @@ class ActiveUnits(Metric):
     threshold: float = Field(default=0.01, gt=0)
 
     def applies(self, world: World) -> bool:
-        return isinstance(world.model, LatentModel) and not isinstance(world.model, VQVAE)
+        model = world.model
+        return isinstance(model, LatentModel) and all(space.levels is None for space in model.latents)
 
     def __call__(self, world: World) -> dict[str, Value]:
         model = world.model

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowerbound.chunks import reconstruct, rows_at_once
+from lowerbound.chunks import rows_at_once
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.model import LatentModel
-from lowerbound.models.vqvae import VQVAE
 
 
 class Reconstruction(Metric):
@@ -50,10 +49,9 @@ class Reconstruction(Metric):
 
 def _reconstructions(model: LatentModel, x: Tensor, y: Tensor | None) -> Iterator[tuple[str, Tensor]]:
     """From all of z, with no suffix; and from the coarsest levels of codes alone."""
-    yield "", reconstruct(model, x, y)
-    if isinstance(model, VQVAE):
-        for l, name in enumerate(model.names[:-1]):
-            yield f".{name}", model.partial(x, model.names[: l + 1])
+    yield "", model.reconstruct(x, y)
+    for l, name in enumerate(model.levels[:-1]):
+        yield f".{name}", model.reconstruct(x, y, model.levels[: l + 1])
 
 
 def _values(squared: np.ndarray, similar: np.ndarray, model: LatentModel) -> dict[str, Value]:

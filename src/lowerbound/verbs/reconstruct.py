@@ -9,9 +9,7 @@ import numpy as np
 import torch
 
 from lowerbound import pictures
-from lowerbound.chunks import reconstruct as reconstruction
 from lowerbound.errors import ModelError, counted
-from lowerbound.models.vqvae import VQVAE
 from lowerbound.runs.inputs import latent_model, user_images
 from lowerbound.runs.run import Run
 from lowerbound.verbs.base import Device, Files, Label, Names, Option, Seed, Shown, Told, verb
@@ -75,15 +73,12 @@ def reconstruct(
     """
     out = pictures.check_out(out)
     model = latent_model(run, device)
-    if levels is not None and not isinstance(model, VQVAE):
+    if levels is not None and not model.levels:
         raise ModelError(f"--levels {','.join(levels)}: {type(model).__name__} has no levels of codes")
     x = user_images(run, images, progress)
     y = run.labels(len(x), label)
     with torch.no_grad():
-        if levels is not None and isinstance(model, VQVAE):
-            r = model.partial(x.to(device), levels)
-        else:
-            r = reconstruction(model, x.to(device), None if y is None else y.to(device))
+        r = model.reconstruct(x.to(device), None if y is None else y.to(device), levels)
     stems = tuple(Path(image).stem for image in images)
     made = Reconstructions(x.numpy(), r.cpu().numpy(), model.space.levels or 256, stems, out)
     if out is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from lowerbound import pictures
-from lowerbound.chunks import keyed_chunks, log_mean, reconstruct
+from lowerbound.chunks import keyed_chunks, log_mean
 from lowerbound.data.base import Images
 from lowerbound.data.batches import Batch, Batches
 from lowerbound.errors import ConfigError, DataError, ModelError, RunError
@@ -169,7 +169,7 @@ def divergence(model: LatentModel, batch: Batch, seed: int) -> np.ndarray | None
 def squared_error(model: LatentModel, batch: Batch) -> np.ndarray:
     """The sum over pixels, scaled to [0, 1], of the squared error of the reconstruction: float64 [B]."""
     assert model.space.levels is not None
-    difference = (reconstruct(model, batch.x, batch.y) - batch.x).double() / (model.space.levels - 1)
+    difference = (model.reconstruct(batch.x, batch.y) - batch.x).double() / (model.space.levels - 1)
     return difference.square().flatten(1).sum(1).cpu().numpy()
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from lowerbound.chunks import reconstruct, rows_at_once
+from lowerbound.chunks import rows_at_once
 from lowerbound.data.base import Images
 from lowerbound.data.batches import Batch, Batches
 from lowerbound.model import LatentModel, Model
@@ -67,7 +67,7 @@ def _how_many(model: Model, one: Batches) -> int:
 def _pass(model: Model, batch: Batch) -> None:
     """What an image costs that is measured."""
     if isinstance(model, LatentModel):
-        reconstruct(model, batch.x, batch.y)
+        model.reconstruct(batch.x, batch.y)
     elif model.density is not Density.NONE:
         model.log_density(batch.x, batch.y)
     else:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound.chunks import reconstruct
 from lowerbound.data.batches import Batches
 from lowerbound.model import LatentModel
 from lowerbound.verbs.doctor.check import LESS_BY_HEART, Check, difference
@@ -45,7 +44,7 @@ def checks(e: Examined) -> list[Check]:
 
 
 def _back(e: Examined, model: LatentModel, batches: Batches) -> _Came:
-    found = [(b.x.double().cpu(), reconstruct(model, b.x, b.y).double().cpu()) for b in e.in_order(batches)]
+    found = [(b.x.double().cpu(), model.reconstruct(b.x, b.y).double().cpu()) for b in e.in_order(batches)]
     return _Came(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
