@@ -23,7 +23,7 @@ from lowerbound.networks.made import MADE
 from lowerbound.networks.strided import Blocks, Down, Up, enlarged
 from lowerbound.priors import prior_given
 from lowerbound.quantizers import VQ, Quantized, Quantizer
-from lowerbound.space import Density, Space, Y, check_events, conditions
+from lowerbound.space import Density, Space, Y, check_events, conditions, taken_events
 from lowerbound.stages import Loss, Prepare, Stage, Turn
 
 
@@ -205,7 +205,7 @@ class VQVAE(LatentModel):
 
     def codes(self, x: Tensor) -> tuple[Tensor, ...]:
         """The codes of events x, the coarsest level first: int64 [B, h, w] each."""
-        check_events(x, self.space)
+        x = taken_events(x, self.space)
         return tuple(q.codes for q in self._quantize(x))
 
     @property
@@ -229,7 +229,7 @@ class VQVAE(LatentModel):
 
     def features(self, x: Tensor, y: Y = None) -> Tensor:
         """The code vectors of all levels, coarsest first: [B, D]."""
-        return torch.cat([q.z.flatten(1) for q in self._quantize(x)], 1)
+        return torch.cat([q.z.flatten(1) for q in self._quantize(taken_events(x, self.space))], 1)
 
     # ---- codes to images
 
@@ -261,7 +261,7 @@ class VQVAE(LatentModel):
         return self.likelihood(z, y)
 
     def reconstruct(self, x: Tensor, y: Y = None, levels: Sequence[str] | None = None) -> Tensor:
-        return super().reconstruct(x, y) if levels is None else self.partial(x, levels)
+        return self.likelihood(self.codes(x)).mean if levels is None else self.partial(x, levels)
 
     @torch.no_grad()
     def partial(self, x: Tensor, levels: Sequence[str]) -> Tensor:
