@@ -208,15 +208,15 @@ def test_a_saved_evaluation_that_does_not_fit_is_not_used(measured):
 
 
 def test_a_saved_evaluation_of_other_data_is_not_used(measured):
-    """Data of the same name and size are told apart by their fingerprint, where the evaluation has it."""
+    """Data of the same name and size are told apart by the fingerprint that `evaluate` saves; older ones have none."""
     file = measured.path / "evaluation" / "test.json"
     report = json.loads(file.read_text())
-    for fingerprint, said in (
-        (open_data(measured, "test").fingerprint, ""),
-        ("0", "its saved evaluation is of other data"),
-    ):
-        file.write_text(json.dumps(report | {"data": report["data"] | {"fingerprint": fingerprint}}))
-        assert reason(measured) == said
+    assert report["fingerprint"] == open_data(measured, "test").fingerprint
+    assert reason(measured) == ""
+    file.write_text(json.dumps(report | {"fingerprint": "0"}))
+    assert reason(measured) == "its saved evaluation is of other data"
+    file.write_text(json.dumps({k: v for k, v in report.items() if k != "fingerprint"}))
+    assert reason(measured) == ""
 
 
 def test_draws_are_those_that_were_used(tmp_path):

@@ -57,7 +57,7 @@ def _saved(entry: Entry, names: list[str], terms: Terms) -> dict[str, np.ndarray
     try:
         there = {k: report["data"][k] for k in ("n", "shape", "levels", "binarization")} | {"seed": report["seed"]}
         there["draws"] = report["metrics"]["nll"].get("draws")
-        fingerprint = report["data"].get("fingerprint")  # of data that are to be told by more than these
+        fingerprint = report.get("fingerprint")  # older ones have none
         found = {name: np.asarray(each[name], np.float64) for name in names}
     except (KeyError, TypeError, ValueError, AttributeError):
         raise RunError("its saved evaluation is damaged") from None
