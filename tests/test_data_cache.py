@@ -294,3 +294,9 @@ def test_memory_stays_flat(tmp_path, kind):
         assert out.split()[0] == str(n), out
         peaks.append(int(out.split()[1]) / 1024)
     assert peaks[1] - peaks[0] < 15, peaks  # MiB
+
+
+def test_a_cache_where_nothing_can_be_made(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc")
+    with pytest.raises(DataError, match="XDG_CACHE_HOME moves it"):
+        Data(source="digits").open("test")

@@ -84,7 +84,7 @@ def load(source: Source, preparation: Preparation, progress: Progress | None = N
     """The source's images, decoded now if they are not in the cache as they are now."""
     with _disk_errors():
         folder = root() / "images"
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         fingerprint = source.fingerprint()
         origin = _digest([1, source.origin, preparation])[:12]  # 1: of this way to name entries
         family = f"{re.sub(r'[^A-Za-z0-9._-]+', '_', source.name)[:40]}-{origin}"
@@ -300,6 +300,14 @@ def _disk_errors() -> Iterator[None]:
             what = e.filename or root()
             raise DataError(f"{what}: {e.strerror}; the image cache is {root()}, XDG_CACHE_HOME moves it") from None
         raise
+
+
+def _make(folder: Path) -> None:
+    """Raises DataError where there can be no such folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileNotFoundError, FileExistsError) as e:  # in /proc nothing can be made; or a file is in the way
+        raise DataError(f"{folder}: {e.strerror}; the image cache is {root()}, XDG_CACHE_HOME moves it") from None
 
 
 def _digest(values: Any) -> str:
