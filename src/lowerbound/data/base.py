@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from pydantic import Field
@@ -18,7 +18,7 @@ from lowerbound.data.bundled import bundled
 from lowerbound.data.cache import Progress
 from lowerbound.data.folder import Files
 from lowerbound.data.formats import foreign_name, is_image
-from lowerbound.data.images import Images, Shape, mean_pixel
+from lowerbound.data.images import Images, Shape
 from lowerbound.data.source import Preparation, Source
 from lowerbound.data.split import PARTS
 from lowerbound.errors import DataError, did_you_mean
@@ -175,28 +175,3 @@ def _reading(path: Path) -> Iterator[IO[bytes]]:
         raise DataError(f"{path}: {e}") from None
     except OSError as e:
         raise DataError(f"{path}: {e.strerror or e}") from None
-
-
-def summary(data: Data, *, progress: Progress | None = None) -> dict[str, Any]:
-    """What there is to say about a data set, as plain JSON values.
-
-    mean: the mean pixel of all images, per channel, in values from 0 to levels - 1.
-    """
-    images = data.open("all", progress=progress)
-    splits = {}
-    for part in PARTS:
-        with contextlib.suppress(DataError):  # a part may be empty
-            splits[part] = len(data.open(part))
-    counts = None if images.y is None else np.bincount(images.y, minlength=len(images.classes or ())).tolist()
-    return {
-        "name": images.name,
-        "n": len(images),
-        "splits": splits,
-        "shape": list(images.shape),
-        "levels": images.levels,
-        "classes": None if counts is None else dict(zip(images.classes or (), counts, strict=True)),
-        "factor_names": None if images.factor_names is None else list(images.factor_names),
-        "mean": mean_pixel(images.x),
-        "unreadable": [list(u) for u in images.unreadable],
-        "ignored": images.ignored,
-    }

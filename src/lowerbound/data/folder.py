@@ -120,6 +120,11 @@ class Files(Source):
             headers[i] = header
         return layout, headers
 
+    def only(self, rows: np.ndarray) -> "Files":
+        """Itself, once `contents` was called, left with these of its images [n]."""
+        self.names = [self.names[i] for i in rows.tolist()]
+        return self
+
     def _twice(self) -> str:
         return self.store.twice() if isinstance(self.store, Folder) else ""
 

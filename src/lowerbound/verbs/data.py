@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lowerbound import pictures
 from lowerbound.config import override
 from lowerbound.data import bundled
-from lowerbound.data.base import Data, summary
+from lowerbound.data.base import Data
+from lowerbound.data.survey import sheet, summary
 from lowerbound.errors import UserError
 from lowerbound.verbs import tables
 from lowerbound.verbs.base import File, Rows, Shown, Told, verb
@@ -46,9 +45,7 @@ def show_data(data: str, /, *changes: str, out: File = None, progress: Told = Fa
         raise UserError(f"--out {out}: expected a file ending in .png")
     config = override(Data(source=data), [c.removeprefix("data.") for c in changes])
     report = summary(config, progress=progress.count("decoding"))
-    images = config.open("train")
     if out is not None:
-        shown = np.linspace(0, len(images) - 1, min(64, len(images))).astype(int)
-        labels = None if images.y is None or images.classes is None else [images.classes[images.y[i]] for i in shown]
-        pictures.save_png(pictures.contact_sheet(images.x[shown], images.levels, labels), Path(out))
+        shown = sheet(config)
+        pictures.save_png(pictures.contact_sheet(shown.x, shown.levels, shown.labels), Path(out))
     return Summary(report | ({"out": str(out)} if out else {}))
