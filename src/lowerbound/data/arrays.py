@@ -22,7 +22,7 @@ from lowerbound.data.source import ArraySource, Contents, Preparation
 from lowerbound.data.split import PARTS, UNDECIDED
 from lowerbound.errors import DataError
 
-BLOCK = 2**22  # bytes of x read at a time
+BLOCK = 2**21  # bytes of x read at a time
 SUFFIXES = (".npz", ".npy")
 _X = frozenset(["x", "image", "images", "img", "imgs", "data"])
 _Y = frozenset(["y", "label", "labels", "target", "targets"])
