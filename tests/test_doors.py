@@ -101,6 +101,10 @@ def test_numbers_of_draws():
             vae().log_density(torch.zeros(1, 1, 2, 2).byte(), draws=wrong)  # pyright: ignore[reportArgumentType]
 
 
+def test_a_number_of_numpys():
+    assert len(vae().sample(np.int64(3))) == 3  # pyright: ignore[reportArgumentType]
+
+
 def test_booleans_are_binary_values():
     model, x = vae(space=Space((1, 2, 2), levels=2)), torch.rand(3, 1, 2, 2) < 0.5
     assert torch.equal(model.features(x), model.features(x.byte()))

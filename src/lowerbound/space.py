@@ -2,6 +2,7 @@
 
 import enum
 import math
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -141,7 +142,7 @@ def _tensor(values: Any, what: str) -> Tensor:
 
 def check_number_of(n: Any, name: str) -> None:
     """Raise ModelError unless it is a whole number of at least 1."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
         raise ModelError(f"{name}: expected a whole number of at least 1, got {n}")
 
 
