@@ -86,7 +86,7 @@ def complete(
     with seeded(seed, "labels", device=device):
         labels = labels_given(run, model, names, n, label, seed, log_p, progress)
     _tell(keep, stays, progress)
-    with seeded(seed, "complete", device=device):
+    with seeded(seed, "complete", device=device, quick=True):
         drawn = completion.complete(model, x, mask, n, labels.y, how, progress)
     made = Completed(
         originals=x.cpu().numpy(),
