@@ -10,8 +10,11 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent
 
 from lowerbound.config import components
+from lowerbound.data.base import Images
+from lowerbound.data.batches import Batches
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import DiagonalNormal, Family, SharedScaleNormal
+from lowerbound.metrics.base import World, measure
 from lowerbound.model import LatentModel, Model
 from lowerbound.models.vae import VAE
 from lowerbound.networks.context import Context
@@ -223,3 +226,9 @@ def test_the_relation_of_a_part_is_its_density():
     nested = VAE.Config(latent=1, encoder=SMALL, decoder=SMALL, likelihood=DiagonalNormal())
     assert vae(prior=nested).prior_densities == (Density.BOUND,)
     assert vae().prior_densities == (Density.EXACT,)
+
+
+def test_reports_print_the_relation_of_each_part():
+    images = Images("random", "test", torch.randint(0, 3, (6, 1, 2, 2), dtype=torch.uint8).numpy(), 3)
+    values = measure(World(vae(), Batches(images, torch.device("cpu"))), names=["distortion", "kl", "elbo"])
+    assert {name: value.relation for name, value in values.items()} == {"distortion": "<=", "kl": "=", "elbo": "="}
