@@ -30,6 +30,7 @@ from lowerbound.errors import ConfigError, ModelError
 from lowerbound.files import Rows
 from lowerbound.metrics.base import World, measure
 from lowerbound.metrics.classification import Classification
+from lowerbound.model import Model
 from lowerbound.models.classifier import Classifier
 from lowerbound.models.ppca import PPCA
 from lowerbound.progress import Progress
@@ -494,7 +495,7 @@ def test_typicality_looks_at_some_of_many(run, monkeypatch):
 def test_scores_do_not_depend_on_batches(run, monkeypatch):
     batches = as_batches(run, open_data(run, "valid"), CPU)
     whole = [s for _, s in scored(run.load(), batches, 3)]
-    monkeypatch.setattr(sys.modules["lowerbound.chunks"], "rows_at_once", lambda model: 40)
+    monkeypatch.setattr(Model, "rows", 40)
     cut = [s for _, s in scored(run.load(), batches, 3)]
     assert len(cut) > len(whole)
     for field in ("log_likelihood", "reconstruction_error", "kl"):

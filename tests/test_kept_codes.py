@@ -42,7 +42,7 @@ def test_kept_codes_and_pixels_stay(levels: int):
     drawn = model.complete(x, TOP)
     assert torch.equal(drawn.x[..., :2, :], x[..., :2, :])
     own = model.codes(filled(x, TOP))
-    for name, before, after in zip(model.names, own, drawn.z, strict=True):
+    for name, before, after in zip(model.levels, own, drawn.z, strict=True):
         kept = model.keeps(TOP)[name]
         assert torch.equal(after[:, kept], before[:, kept])
     assert any(kept.any() for kept in model.keeps(TOP).values())

@@ -346,7 +346,7 @@ def test_three_levels_have_the_sizes_of_their_factors():
     assert model.features(x).shape == (5, 2 * (2 + 8 + 32))
     for names in (("top",), ("middle", "bottom"), ("top", "middle", "bottom")):
         assert model.partial(x, names).shape == x.shape
-    assert torch.allclose(model.partial(x, model.names), model.decode(codes).mean, atol=1e-6)
+    assert torch.allclose(model.partial(x, model.levels), model.decode(codes).mean, atol=1e-6)
     with pytest.raises(ModelError, match="no level 'midle'; did you mean middle"):
         model.partial(x, ["midle"])
 

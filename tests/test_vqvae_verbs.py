@@ -133,7 +133,7 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 def means(model: VQVAE, codes: dict[str, np.ndarray]) -> np.ndarray:
     """The means of p(x|z) for codes of every level, rounded: [N, C, H, W]."""
     with torch.no_grad():
-        p = model.decode(tuple(torch.from_numpy(codes[f"codes_{name}"]) for name in model.names))
+        p = model.decode(tuple(torch.from_numpy(codes[f"codes_{name}"]) for name in model.levels))
     return p.mean.round().to(torch.uint8).numpy()
 
 
@@ -250,7 +250,7 @@ def test_kept_codes_stay_and_finer_ones_are_drawn(
     model = loaded(runs[run])
     own = model.codes(torch.from_numpy(made.originals))
     assert made.x.shape == (3, 5, 1, 8, 8)
-    for l, name in enumerate(model.names):
+    for l, name in enumerate(model.levels):
         same = made.codes[name] == own[l][:, None].numpy()
         assert same.all() == (l < kept)
         assert len(np.unique(own[l].flatten(1), axis=0)) > 1  # the images differ in it
@@ -414,14 +414,14 @@ def test_codes_in_a_file_decode_to_the_reconstructions(runs: dict[str, Path], ph
         n = lb.encode(runs[name], data=str(tmp_path / "data.npz"), split="all", out=out, device="cpu")
         found = arrays(out)
         assert n == 3
-        assert set(found) == {f"codes_{level}" for level in model.names}
-        assert all(found[f"codes_{level}"].dtype == np.int64 for level in model.names)
+        assert set(found) == {f"codes_{level}" for level in model.levels}
+        assert all(found[f"codes_{level}"].dtype == np.int64 for level in model.levels)
         x, r = lb.reconstruct(runs[name], photos, device="cpu")
         images = inputs.open_data(Run.open(runs[name]), "all", str(tmp_path / "data.npz")).x
         order = [int((np.array(images) == one).all((1, 2, 3)).argmax()) for one in x]  # of the split, which is its own
         assert sorted(order) == [0, 1, 2]
         assert np.array_equal(means(model, found)[order], r.round().astype(np.uint8))
-        assert np.array_equal(model.codes(torch.from_numpy(x))[-1].numpy(), found[f"codes_{model.names[-1]}"][order])
+        assert np.array_equal(model.codes(torch.from_numpy(x))[-1].numpy(), found[f"codes_{model.levels[-1]}"][order])
 
 
 def test_codes_come_with_the_labels_of_the_data(runs: dict[str, Path], tmp_path: Path):

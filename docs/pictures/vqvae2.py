@@ -27,14 +27,14 @@ def levels_picture(run: Run, model: VQVAE, x: Tensor) -> pictures.Table:
     """A row for each image: itself, the codes of each level, what the coarsest levels decode to."""
     codes = model.codes(x)
     maps = [pictures.code_maps(v.numpy(), run.facts.shape[-2:], run.facts.levels) for v in model.vectors(codes)]
-    parts = [model.partial(x, model.names[: l + 1]).numpy() for l in range(len(model.names))]
+    parts = [model.partial(x, model.levels[: l + 1]).numpy() for l in range(len(model.levels))]
     columns = [x.numpy(), *maps, *parts]
     channels = max(c.shape[1] for c in columns)
     whole = np.stack([np.broadcast_to(c, (len(c), channels, *c.shape[2:])) for c in columns], 1)
     grids = [
-        f"{name}: {space.shape[-2]}x{space.shape[-1]}" for name, space in zip(model.names, model.spaces, strict=True)
+        f"{name}: {space.shape[-2]}x{space.shape[-1]}" for name, space in zip(model.levels, model.spaces, strict=True)
     ]
-    named = [f"from {model.names[0]}", *(f"and {name}" for name in model.names[1:])]
+    named = [f"from {model.levels[0]}", *(f"and {name}" for name in model.levels[1:])]
     return pictures.Table(whole, run.facts.levels, columns=("image", *grids, *named))
 
 
@@ -46,8 +46,8 @@ def priors_picture(run: Run, model: VQVAE, codes: tuple[Tensor, ...], n: int) ->
     y = run.labels(n)
     drawn = drawing.draw(model, n, y).z
     rows = {"uniform codes": uniform, "each place on its own": shuffled}
-    for l in range(1, len(model.names)):
-        rows[f"prior of {' and '.join(model.names[:l])}"] = (*drawn[:l], *shuffled[l:])
+    for l in range(1, len(model.levels)):
+        rows[f"prior of {' and '.join(model.levels[:l])}"] = (*drawn[:l], *shuffled[l:])
     rows["all priors"] = drawn
     images = np.stack([drawing.pixels(model.render(z, y, mean=True)) for z in rows.values()])
     return pictures.Table(images, run.facts.levels, rows=tuple(rows))

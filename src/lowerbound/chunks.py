@@ -14,17 +14,12 @@ from lowerbound.processes import keep_freed
 Advance = Callable[[int], None]  # told how many images are done
 
 
-def rows_at_once(model: Model) -> int:
-    """How many events are measured at once: enough to keep all cores busy, few enough for bounded memory."""
-    return max(1, min(8192, 2**22 // model.footprint))
-
-
 def keyed_chunks(
     model: Model, images: Shuffled, draws: int, seed: int, limit: int | None = None
 ) -> Iterator[tuple[Batch, Iterator[int]]]:
     """Batches of images, each with the sizes of the chunks its draws are cut into, inside noise keyed by
     (seed, image index, draw)."""
-    rows = rows_at_once(model)
+    rows = model.rows
     keep_freed()
     for batch in images.in_order(max(1, rows // draws), limit):
         with KeyedNoise(seed, batch.index) as noise:

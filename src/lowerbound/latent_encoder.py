@@ -13,7 +13,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
 
-from lowerbound.chunks import rows_at_once
 from lowerbound.data.base import Images
 from lowerbound.data.batches import Batches
 from lowerbound.devices import pick_device
@@ -175,7 +174,7 @@ class LatentEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     @torch.no_grad()
     def _blocks(self, x: np.ndarray, work: Any) -> np.ndarray:
-        return np.concatenate([work(part).cpu().numpy() for part in self._tensor(x).split(rows_at_once(self.model_))])
+        return np.concatenate([work(part).cpu().numpy() for part in self._tensor(x).split(self.model_.rows)])
 
     def _tensor(self, x: np.ndarray) -> Tensor:
         parameter = next(self.model_.parameters())

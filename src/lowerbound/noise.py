@@ -86,7 +86,7 @@ def _drawing_from(own: _Generators | None) -> Iterator[None]:
 
 
 @contextmanager
-def seeded(*parts: int | str, device: torch.device | None = None, quick: bool = False) -> Iterator[None]:
+def seeded(*parts: int | str, quick: bool = False) -> Iterator[None]:
     """Inside, all random numbers of this thread are keyed by the parts, whoever draws them, on whatever device.
 
     Torch's generators are left as they are: neither what the caller nor what another thread draws is changed by it.

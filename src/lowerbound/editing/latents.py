@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
-from lowerbound.chunks import rows_at_once
 from lowerbound.data.base import Images
 from lowerbound.directions import Direction
 from lowerbound.distributions import Point, closed_kl
@@ -78,7 +77,7 @@ def codes(run: Run, model: LatentModel, device: torch.device | str = "cpu", prog
 def _measure(run: Run, model: LatentModel, device: torch.device, progress: Progress | None) -> dict[str, Tensor]:
     means, variances, kls, draws = [], [], [], []
     prior = None
-    for batch in as_batches(run, open_data(run, "valid", progress=progress), device).in_order(rows_at_once(model)):
+    for batch in as_batches(run, open_data(run, "valid", progress=progress), device).in_order(model.rows):
         q = model.vector_posterior(batch.x, batch.y)
         prior = _prior(model, batch.y) if not means else prior
         means.append(q.mean.double().cpu())
@@ -210,7 +209,7 @@ class Editor:
         """The means of p(x|z) for z [..., D], in chunks: [..., C, H, W]. y: one label [1] for all, or one of each."""
         flat = z.reshape(-1, z.shape[-1]).float()
         whole = None if y is None else y.expand(z.shape[:-1]).reshape(-1)
-        rows = rows_at_once(self.model)
+        rows = self.model.rows
         parts = [
             self.model.decode(flat[i : i + rows], None if whole is None else whole[i : i + rows]).mean
             for i in range(0, len(flat), rows)
@@ -220,7 +219,7 @@ class Editor:
     @torch.no_grad()
     def codes_of(self, images: Images) -> np.ndarray:
         """The posterior means of a part of a data set: float64 [N, D]."""
-        batches = as_batches(self.run, images, self.device).in_order(rows_at_once(self.model))
+        batches = as_batches(self.run, images, self.device).in_order(self.model.rows)
         return np.concatenate([self.encode(b.x, b.y).double().cpu().numpy() for b in batches])
 
     def check_dimension(self, d: int, option: str) -> None:

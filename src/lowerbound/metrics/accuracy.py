@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from lowerbound.chunks import rows_at_once
 from lowerbound.data.base import Data, Images
 from lowerbound.errors import ConfigError
 from lowerbound.metrics import samples
@@ -119,7 +118,7 @@ def labelled(images: Images, n: int, seed: int) -> np.ndarray:
 def reconstructed(world: World, model: LatentModel, images: Images) -> np.ndarray:
     """The means of p(x|z) at the posterior means: uint8 [N, C, H, W]."""
     assert world.run is not None
-    batches = as_batches(world.run, images, world.batches.device).in_order(rows_at_once(model))
+    batches = as_batches(world.run, images, world.batches.device).in_order(model.rows)
     return np.concatenate([samples.shown(world, model.reconstruct(batch.x, batch.y)) for batch in batches])
 
 
@@ -157,7 +156,7 @@ def correct(model: Classifier, x: np.ndarray, y: np.ndarray | None, device: torc
     """Whether the label of each image is the most probable, 1 or 0: [N]; `.top5`: among the five, of ten or more."""
     assert y is not None
     label = torch.from_numpy(np.asarray(y))
-    parts = torch.from_numpy(x).split(rows_at_once(model))
+    parts = torch.from_numpy(x).split(model.rows)
     ranked = torch.cat([model.logits(part.to(device)).topk(min(5, model.classes)).indices.cpu() for part in parts])
     right = (ranked == label[:, None]).double().numpy()
     return {"": right[:, 0]} | ({".top5": right.sum(1)} if model.classes >= 10 else {})

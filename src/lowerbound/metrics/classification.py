@@ -5,7 +5,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from lowerbound.chunks import rows_at_once
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.models.classifier import Classifier
 from lowerbound.space import conditions
@@ -23,7 +22,7 @@ class Classification(Metric):
         model = world.model
         assert isinstance(model, Classifier)
         right, nats = [], []
-        for batch in world.batches.in_order(rows_at_once(model)):
+        for batch in world.batches.in_order(model.rows):
             (label,) = conditions(batch.y, model.given)
             log_p = model.logits(batch.x).double().log_softmax(1)
             right.append((log_p.argmax(1) == label).double().cpu().numpy())

@@ -50,12 +50,12 @@ def _values(
     """nats [L, N] of each level's codes, pixels [N]."""
     found: dict[str, Value] = {}
     n = len(pixels)
-    for name, usage in zip(model.names, used, strict=True):
+    for name, usage in zip(model.levels, used, strict=True):
         K = len(usage.counts)
         found[f"usage.{name}"] = Value(usage.share, None, f"of {K} codes", "=", n, 1)
         found[f"perplexity.{name}"] = Value(usage.perplexity, None, f"of {K} codes", "=", n, 1)
         found[f"unigram_bits.{name}"] = Value(usage.bits, None, "bits/code", ">=", n, 1)
-    of = zip(model.names, nats, model.spaces, model.learned, model.prior_densities, strict=True)
+    of = zip(model.levels, nats, model.spaces, model.learned, model.prior_densities, strict=True)
     for name, level, space, learned, density in of:
         unit = "bits/code" if learned else "bits/code, uniform prior"
         found[f"bits_per_code.{name}"] = Value.mean(bits_per_dim(level, space.dims), unit, density.value, given=given)

@@ -5,7 +5,6 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from lowerbound.chunks import rows_at_once
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.model import LatentModel
 
@@ -25,7 +24,7 @@ class ActiveUnits(Metric):
         model = world.model
         assert isinstance(model, LatentModel)
         means = []
-        for batch in world.batches.in_order(rows_at_once(model)):
+        for batch in world.batches.in_order(model.rows):
             means.append(model.features(batch.x, batch.y).double().cpu().numpy())
             world.advance(len(batch.index))
         variance = np.concatenate(means).var(0)

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowerbound.chunks import rows_at_once
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.model import LatentModel
 
@@ -32,7 +31,7 @@ class Reconstruction(Metric):
         assert model.space.levels is not None
         squared: dict[str, list[np.ndarray]] = {}
         similar: dict[str, list[np.ndarray]] = {}
-        for batch in world.batches.in_order(rows_at_once(model)):
+        for batch in world.batches.in_order(model.rows):
             x = batch.x.double() / (model.space.levels - 1)
             for suffix, r in _reconstructions(model, batch.x, batch.y):
                 r = r.double() / (model.space.levels - 1)

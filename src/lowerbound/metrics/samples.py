@@ -64,7 +64,7 @@ def draw(world: World, n: int, y: Tensor | None, seed: int | None = None) -> np.
     model, means = world.model, world.model.has_means
     if not model.can_sample:
         model.sample(1)  # says why
-    with seeded(world.seed if seed is None else seed, "quality", device=world.batches.device, quick=True):
+    with seeded(world.seed if seed is None else seed, "quality", quick=True):
         x = drawing.draw(model, n, y, Draw(mean=means), world.progress).x
     return shown(world, x) if means else x.numpy()
 

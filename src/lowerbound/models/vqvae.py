@@ -98,7 +98,6 @@ class VQVAE(LatentModel):
         super().__init__(config, space, given)
         L, width = len(config.levels), config.width
         _check(config, space, given)
-        self.names = level_names(L)
         factors = [level.factor for level in config.levels]
         between = [coarse // fine for coarse, fine in pairwise(factors)]  # [L - 1]
         blocks = lambda: Blocks(width, config.inner, config.blocks, checkpoint=config.checkpoint)  # noqa: E731
@@ -142,7 +141,7 @@ class VQVAE(LatentModel):
     @property
     def learned(self) -> tuple[bool, ...]:
         """Of each level, whether its prior is a trained one, rather than uniform."""
-        return tuple(self.prior_learned.tolist()) or (False,) * len(self.names)
+        return tuple(self.prior_learned.tolist()) or (False,) * len(self.levels)
 
     @property
     def density(self) -> Density:
@@ -252,7 +251,7 @@ class VQVAE(LatentModel):
         """p(x|z) for codes of every level, the coarsest first, [..., B, h, w] each. Raises ModelError for others."""
         z = (z,) if isinstance(z, Tensor) else z
         if len(z) != len(self.spaces):
-            raise ModelError(f"decode: expected codes of {' and '.join(self.names)}, got {len(z)} grids")
+            raise ModelError(f"decode: expected codes of {' and '.join(self.levels)}, got {len(z)} grids")
         batch = z[0].shape[: max(1, z[0].dim() - len(self.spaces[0].shape))]
         for codes, space in zip(z, self.spaces, strict=True):
             if codes.shape != (*batch, *space.shape):
@@ -282,9 +281,9 @@ class VQVAE(LatentModel):
         return [v if l == 0 else torch.where(u * cut < l, 0.0, v) for l, v in enumerate(vectors)]
 
     def _level(self, name: str) -> int:
-        if name not in self.names:
-            raise ModelError(f"no level {name!r}{did_you_mean(name, self.names)}")
-        return self.names.index(name)
+        if name not in self.levels:
+            raise ModelError(f"no level {name!r}{did_you_mean(name, self.levels)}")
+        return self.levels.index(name)
 
     # ---- the bound
 
@@ -294,7 +293,7 @@ class VQVAE(LatentModel):
         vectors = self._dropped([q.z for q in quantized])
         distortion = -self.likelihood_head(self._decode(vectors)).log_prob(x)  # [B]
         added = torch.stack([q.loss for q in quantized])  # [L, B]
-        terms = {"distortion": distortion} | {f"commitment.{n}": a for n, a in zip(self.names, added, strict=True)}
+        terms = {"distortion": distortion} | {f"commitment.{n}": a for n, a in zip(self.levels, added, strict=True)}
         value = (distortion + self.space.dims * added.sum(0)).mean()
         return Loss(value, {name: term.detach() for name, term in terms.items()})
 
@@ -341,7 +340,7 @@ class VQVAE(LatentModel):
 
     @property
     def levels(self) -> tuple[str, ...]:
-        return self.names
+        return level_names(len(self.config.levels))
 
     @property
     def draws_pixels(self) -> bool:
@@ -371,7 +370,7 @@ class VQVAE(LatentModel):
 
     def _prior(self, l: int, how: Draw) -> tuple[Model, Draw]:
         """The prior of a level, and how it is drawn from. Raises ModelError where it can't be so drawn from."""
-        prior, its = self._priors[l], Draw(*how.at(self.names[l]))
+        prior, its = self._priors[l], Draw(*how.at(self.levels[l]))
         if (its.top_k is not None or its.top_p is not None) and not prior.truncates:
             raise ModelError(f"--top-k, --top-p: {type(prior).__name__} does not draw codes one after another")
         return prior, its
@@ -387,7 +386,7 @@ class VQVAE(LatentModel):
         if tuple(kept.shape) != self.space.shape[-2:]:
             wanted = list(self.space.shape[-2:])
             raise ModelError(f"the mask is of {list(kept.shape)}, expected the size of the images, {wanted}")
-        cells = {name: cells_kept(kept, space.shape[-2:]) for name, space in zip(self.names, self.spaces, strict=True)}
+        cells = {name: cells_kept(kept, space.shape[-2:]) for name, space in zip(self.levels, self.spaces, strict=True)}
         for prior, mask in zip(self._priors, cells.values(), strict=True):
             prior.keeps(mask)
         return cells
@@ -425,7 +424,7 @@ class VQVAE(LatentModel):
     def _check_can_draw(self) -> None:
         if not self.priors:
             raise ModelError("this VQ-VAE has no priors to draw its codes from; train one with model.priors")
-        missing = [f"prior.{name}" for name, learned in zip(self.names, self.learned, strict=True) if not learned]
+        missing = [f"prior.{name}" for name, learned in zip(self.levels, self.learned, strict=True) if not learned]
         if missing:
             raise ModelError(
                 f"this VQ-VAE can't be drawn from yet: {' and '.join(missing)} "
@@ -454,9 +453,9 @@ class VQVAE(LatentModel):
             self.prior_learned[l] = yes
 
         return Stage(
-            f"prior.{self.names[l]}",
+            f"prior.{self.levels[l]}",
             (Turn((prior,), prior.loss),),
-            prepare=Prepare(self.names, self.spaces, self.codes, given),
+            prepare=Prepare(self.levels, self.spaces, self.codes, given),
             model=prior,
             learned=learned,
         )

@@ -78,7 +78,7 @@ def draw_pictures(run: Run, device: torch.device | str = "cpu", progress: Progre
     model = run.load(device)
     levels = model.space.levels or 256
     if model.can_sample:
-        with seeded(run.recipe.seed, "pictures", device=torch.device(device)):
+        with seeded(run.recipe.seed, "pictures"):
             draw_samples(run, model, progress=progress)
             if model.passes:
                 draw_completions(run, model, device, progress)
@@ -115,7 +115,7 @@ class Live:
         slow, begun = model.cost > 0, time.monotonic()
         if len(model.space.shape) != 3 or self.drawing > self.SHARE * (begun - self.begun):
             return
-        with seeded(key(self.run.recipe.seed, stage.name), "pictures", device=self.valid.device):
+        with seeded(key(self.run.recipe.seed, stage.name), "pictures"):
             if model.can_sample and (not slow or self._is_quick(model)):
                 draw_samples(self.run, model, 16 if slow else 64)
             elif model.levels and isinstance(model, LatentModel) and stage.prepare is None:

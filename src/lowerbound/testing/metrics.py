@@ -2,10 +2,9 @@
 
 import json
 import math
-import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
@@ -130,18 +129,8 @@ def metric_gives_the_values_it_names(case: MetricCase) -> None:
 def metric_does_not_depend_on_batch_size(case: MetricCase) -> None:
     expected = case()
     for rows in (1, 3):
-        with _rows_at_once(rows):
+        with patch.object(Model, "rows", rows):
             _expect_same_values(f"with {rows} rows at once", case(), expected)
-
-
-@contextmanager
-def _rows_at_once(rows: int) -> Iterator[None]:
-    """Inside, metrics take so many rows at once."""
-    with ExitStack() as stack:
-        for module in list(sys.modules.values()):
-            if getattr(module, "rows_at_once", None) is not None:
-                stack.enter_context(patch.object(module, "rows_at_once", lambda model: rows))
-        yield
 
 
 def _expect_same_values(

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from lowerbound import pictures
-from lowerbound.chunks import rows_at_once
 from lowerbound.data.base import Data, Images
 from lowerbound.data.batches import Batches
 from lowerbound.errors import UserError
@@ -96,7 +95,7 @@ class Tuner:
             train=training(len(images)),
         )
         facts = Facts.of(images, recipe)
-        with seeded(seed, "weights", device=self.device):
+        with seeded(seed, "weights"):
             model = self.config.build(facts.space, facts.given(recipe)).to(self.device)
         if head is not None:
             assert self.model is not None
@@ -113,7 +112,7 @@ def _accuracy(model: Model, test: Batches) -> float:
     """The share of images whose label is the most probable one."""
     assert isinstance(model, Classifier)
     right = []
-    for batch in test.in_order(rows_at_once(model)):
+    for batch in test.in_order(model.rows):
         (label,) = conditions(batch.y, model.given)
         right.append((model.logits(batch.x).argmax(1) == label).double())
     return float(torch.cat(right).mean())

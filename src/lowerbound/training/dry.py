@@ -49,7 +49,7 @@ def run(
     where = pick_device(device)
     images = config.data.open("train", progress=(progress or Progress()).count("decoding"))
     facts = Facts.of(images, config)
-    with seeded(config.seed, "weights", device=where):
+    with seeded(config.seed, "weights"):
         model = config.model.build(facts.space, facts.given(config)).to(where)
     batches = Batches(images, where, binarize=facts.binarizes, label=config.data.label, flip=config.data.flip)
     with seeded(config.seed, "steps", quick=True):

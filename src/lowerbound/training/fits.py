@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from lowerbound import noise
-from lowerbound.chunks import rows_at_once
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import Model
 from lowerbound.models.flow import Flow
@@ -46,8 +45,8 @@ def codes(run: Run, model: VAE, split: str, seed: int = 0, progress: Progress | 
     draws = 1 if model.has_point else math.ceil(ENOUGH / len(images))
     every = math.ceil(len(images) * draws / MOST)
     told, found = (progress or Progress()).count("encoding"), []
-    with seeded(seed, "codes", split, device=device):
-        for batch in inputs.as_batches(run, images, device).in_order(rows_at_once(model)):
+    with seeded(seed, "codes", split):
+        for batch in inputs.as_batches(run, images, device).in_order(model.rows):
             kept = torch.from_numpy(batch.index % every == 0).to(device)
             if kept.any():
                 (q,) = model.posteriors(batch.x[kept])

@@ -148,7 +148,7 @@ class _Work:
         facts = Facts.of(images, config)
         if old is not None:
             _check_same_data(old, facts, asked)
-        with seeded(config.seed, "weights", device=device):
+        with seeded(config.seed, "weights"):
             model = config.model.build(facts.space, facts.given(config)).to(device)
         stages = _chosen(model.stages(), asked.stage)
         _check_settings(config.train, model.stages(), stages, len(images), device)

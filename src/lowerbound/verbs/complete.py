@@ -83,10 +83,10 @@ def complete(
     def log_p(i: Tensor, k: Tensor) -> Tensor:
         return model.log_p_kept(x[i], mask, k)
 
-    with seeded(seed, "labels", device=device):
+    with seeded(seed, "labels"):
         labels = labels_given(run, model, names, n, label, seed, log_p, progress)
     _tell(keep, stays, progress)
-    with seeded(seed, "complete", device=device, quick=True):
+    with seeded(seed, "complete", quick=True):
         drawn = completion.complete(model, x, mask, n, labels.y, how, progress)
     made = Completed(
         originals=x.cpu().numpy(),

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound.chunks import rows_at_once
 from lowerbound.data.base import Images
 from lowerbound.data.batches import Batch
 from lowerbound.errors import ModelError, RunError, counted
@@ -68,7 +67,7 @@ def encode(
     images = open_data(run, split, data, progress)
     told = progress.count("encoding")
     with replacing(out) as temporary, Rows(out.parent) as rows, torch.no_grad():
-        for batch in as_batches(run, images, torch.device(device)).in_order(rows_at_once(model)):
+        for batch in as_batches(run, images, torch.device(device)).in_order(model.rows):
             for name, values in _encoded(model, batch, scale).items():
                 rows.add(name, values.cpu().numpy())
             told(int(batch.index[-1]) + 1, len(images))
@@ -79,7 +78,7 @@ def encode(
 
 def _encoded(model: LatentModel, batch: Batch, scale: bool) -> dict[str, Tensor]:
     if isinstance(model, VQVAE):
-        return {f"codes_{name}": c for name, c in zip(model.names, model.codes(batch.x), strict=True)}
+        return {f"codes_{name}": c for name, c in zip(model.levels, model.codes(batch.x), strict=True)}
     found = {"z": model.features(batch.x, batch.y).float()}
     if scale:
         scales = [q.stddev.flatten(1) for q in model.posteriors(batch.x, batch.y)]

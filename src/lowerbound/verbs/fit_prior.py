@@ -9,7 +9,6 @@ import torch
 from rich import box
 from rich.table import Table
 
-from lowerbound.chunks import rows_at_once
 from lowerbound.data.batches import Batches
 from lowerbound.errors import ConfigError, ModelError, did_you_mean
 from lowerbound.metrics.base import World, measure
@@ -179,7 +178,7 @@ def sample_quality(run: Run, model: VAE, fitted: Model, seed: int = 0) -> dict[s
     train, valid = (_spread(b, n) for b in batches)
     features = PixelFeatures(train, model.space.levels or 2, seed=seed)
     reference = features(valid)
-    with seeded(seed, "quality", device=device):
+    with seeded(seed, "quality"):
         drawn = [features(_decoded(model, prior, n)) for prior in (model.own_prior, fitted)]
     former, after = (frechet(f, reference) for f in drawn)
     return {"former": former, "fitted": after, "floor": frechet(features(train), reference), "n": n}
@@ -194,5 +193,5 @@ def _spread(batches: Batches, n: int) -> np.ndarray:
 
 def _decoded(model: VAE, prior: Model, n: int) -> np.ndarray:
     """n samples with z from this prior: uint8 [n, C, H, W]."""
-    parts = torch.arange(n).split(rows_at_once(model))
+    parts = torch.arange(n).split(model.rows)
     return np.concatenate([model.likelihood((prior.sample(len(p)),)).sample().cpu().numpy() for p in parts])

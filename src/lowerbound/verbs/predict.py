@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound.chunks import rows_at_once
 from lowerbound.data.base import open_images
 from lowerbound.data.batches import binarized
 from lowerbound.errors import ConfigError, ModelError
@@ -55,7 +54,7 @@ def predict(
         return _rows(run, model.probabilities(x.to(device)), [str(path) for path in images])
     opened = open_data(run, split, data, progress, label=False)
     rows: list[Row] = []
-    for batch in as_batches(run, opened, torch.device(device), label=False).in_order(rows_at_once(model)):
+    for batch in as_batches(run, opened, torch.device(device), label=False).in_order(model.rows):
         names: list[Any] = batch.index.tolist()
         if opened.paths is not None:
             names = [opened.paths[i] for i in names]

@@ -181,7 +181,7 @@ def _drawn(
     check_number_of_images(n)
     judge = None if reject is None else rejection.open_judge(reject, run, accept, device)
     y = run.labels(n, label, seed)
-    with seeded(seed, "sample", device=device, quick=True):
+    with seeded(seed, "sample", quick=True):
         if reject is None or judge is None or y is None:
             return drawing.Samples.of(model, drawing.draw(model, n, y, how, progress), y), None
         drawn, kept, rejected = rejection.sample(model, y, judge, accept, how, progress)
@@ -218,7 +218,7 @@ def _redrawn(
         return model.log_p_coarse(tuple(level[i] for level in coarse), k)
 
     labels = labels_given(run, model, names, n, label, seed, log_p, progress)
-    with seeded(seed, "sample", device=device, quick=True):
+    with seeded(seed, "sample", quick=True):
         drawn = completion.redraw(model, coarse, n, labels.y, how, progress)
     with torch.no_grad():
         reconstructions = model.reconstruct(x)

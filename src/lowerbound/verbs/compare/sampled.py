@@ -36,7 +36,7 @@ def drawn(entry: Entry, terms: Terms) -> tuple[np.ndarray | None, Timing | None]
     y = None if y is None else y.to(terms.device)
 
     def draw() -> Tensor:
-        with seeded(terms.seed, "sample", device=terms.device, quick=True):
+        with seeded(terms.seed, "sample", quick=True):
             return drawing.draw(model, n, y).x
 
     seconds, x = timed(draw, terms.device)
@@ -50,7 +50,7 @@ def without_cache(model: Model, n: int, y: Tensor | None, terms: Terms) -> dict[
     H, W = model.space.shape[-2:]
     positions = min(POSITIONS, H * W)
     measured = model.passes // (H * W) * positions  # a pass for each channel where these are in order
-    with seeded(terms.seed, "sample", device=terms.device, quick=True):
+    with seeded(terms.seed, "sample", quick=True):
         seconds, _ = timed(lambda: model.sample_naively(n, y, positions=positions), terms.device)
     return {"seconds": seconds / n / measured * model.passes, "passes": model.passes, "measured_passes": measured}
 

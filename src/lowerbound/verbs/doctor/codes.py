@@ -26,7 +26,7 @@ def checks(e: Examined) -> list[Check]:
     if not isinstance(model, VQVAE):
         return []
     valid, train = (Encoded.of(model, e.in_order(batches)) for batches in (e.valid, e.train))
-    levels = tuple(_level(model, l, train, valid) for l in range(len(model.names)))
+    levels = tuple(_level(model, l, train, valid) for l in range(len(model.levels)))
     error = valid.error(model, valid.codes)
     variance = float(distances(valid.x, valid.x.mean(0)).mean())
     return Stages(levels, error, 1 - error / max(variance, 1e-12), **frechets(model, train, valid)).checks()
@@ -38,7 +38,7 @@ def _level(model: VQVAE, l: int, train: Encoded, valid: Encoded) -> "Codes":
     bits, train_bits = valid.bits[l], train.bits[l]  # [n]
     learned = model.learned[l]
     return Codes(
-        level=model.names[l],
+        level=model.levels[l],
         place=l,
         size=len(usage.counts),
         seen=valid.codes[l].numel(),

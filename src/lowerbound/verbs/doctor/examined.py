@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from lowerbound.chunks import rows_at_once
 from lowerbound.data.base import Images
 from lowerbound.data.batches import Batch, Batches
 from lowerbound.model import LatentModel, Model
@@ -47,7 +46,7 @@ class Examined:
 
     def in_order(self, batches: Batches) -> Iterator[Batch]:
         """As many at once as the model can measure."""
-        return batches.in_order(rows_at_once(self.model))
+        return batches.in_order(self.model.rows)
 
 
 def _spread(images: Images, n: int) -> Images:

@@ -13,7 +13,6 @@ from rich import box
 from rich.table import Table
 
 from lowerbound import pictures
-from lowerbound.chunks import rows_at_once
 from lowerbound.data.base import Images
 from lowerbound.errors import ConfigError, DataError, ModelError, RunError
 from lowerbound.model import LatentModel
@@ -74,7 +73,7 @@ class Probe:
     @torch.no_grad()
     def _features(self, images: Images) -> np.ndarray:
         told, found = self.progress.count("encoding"), []
-        for batch in as_batches(self.run, images, self.device).in_order(rows_at_once(self.model)):
+        for batch in as_batches(self.run, images, self.device).in_order(self.model.rows):
             found.append(self.model.features(batch.x).float().cpu().numpy())
             told(int(batch.index[-1]) + 1, len(images))
         return np.concatenate(found)
