@@ -45,7 +45,7 @@ ROOT = Path(__file__).parent.parent
 def trained(out: Path, *changes: str, recipe: str = "vae", data: Path | str | None = None) -> lb.Run:
     """A run, without the pictures and the evaluation that the command ends with."""
     small = ["model.encoder.hidden=[16]", "model.decoder.hidden=[16]", "model.latent=3", *QUICK]
-    return run_training(recipe, data=data, out=out, changes=[*(small if recipe == "vae" else []), *changes])
+    return run_training(recipe, data=data, out=out, changes=[*(small if recipe == "vae" else []), *changes]).run
 
 
 @pytest.fixture(scope="module")

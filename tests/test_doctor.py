@@ -42,7 +42,7 @@ SMALL = [
 
 def trained(out: Path | str, *changes: str, recipe: str = "vae", data: Path | None = None) -> lb.Run:
     small = SMALL if recipe == "vae" else []
-    return run_training(recipe, data=data, out=out, changes=[*small, *changes], overwrite=True)
+    return run_training(recipe, data=data, out=out, changes=[*small, *changes], overwrite=True).run
 
 
 def findings(run: lb.Run) -> dict[str, dict[str, Any]]:

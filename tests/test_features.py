@@ -51,7 +51,7 @@ SMALL = ["model.encoder.hidden=[16]", "model.decoder.hidden=[16]", "model.latent
 def trained(out: Path | str, *changes: str, recipe: str = "vae", data: Path | str | None = None) -> lb.Run:
     """A run, without the pictures and the evaluation that the command ends with."""
     small = SMALL if recipe == "vae" else []
-    return run_training(recipe, data=data, out=out, changes=[*small, *changes])
+    return run_training(recipe, data=data, out=out, changes=[*small, *changes]).run
 
 
 @pytest.fixture(autouse=True)

@@ -42,13 +42,13 @@ REAL = os.environ.get("LOWERBOUND_DATA")
 def run(tmp_path_factory: pytest.TempPathFactory) -> lb.Run:
     """A VAE of digits, given the label."""
     small = ["model.encoder.hidden=[64]", "model.decoder.hidden=[64]", "train.steps=200", "data.label=true"]
-    return run_training("vae", out=tmp_path_factory.mktemp("runs") / "digits", changes=small)
+    return run_training("vae", out=tmp_path_factory.mktemp("runs") / "digits", changes=small).run
 
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> lb.Run:
     small = ["data.source=digits", "model.latent=8", "model.encoder.widths=[8]", "train.epochs=5"]
-    return run_training("classifier", out=tmp_path_factory.mktemp("runs") / "classifier", changes=small)
+    return run_training("classifier", out=tmp_path_factory.mktemp("runs") / "classifier", changes=small).run
 
 
 # ---- names
@@ -389,7 +389,7 @@ def test_cas_of_one_kind_by_name(run: lb.Run):
 
 def test_a_model_of_binary_pixels_is_held_against_binary_images():
     small = ["data.source=digits", "data.label=false", "train.steps=20", "model.network.hidden=[32]"]
-    made = run_training("made-mnist", out="made", changes=[*small, "data.binarize=true"])
+    made = run_training("made-mnist", out="made", changes=[*small, "data.binarize=true"]).run
     report = right("evaluate", "made", "--metrics", "frechet", "--json").json["metrics"]
     assert report["frechet"]["recipe"]["levels"] == 2
     assert report["frechet.real"]["value"] < report["frechet"]["value"]
@@ -404,7 +404,7 @@ def test_a_model_of_binary_pixels_is_held_against_binary_images():
 
 def test_means_of_a_model_of_binary_pixels_are_held_against_grey_images():
     small = ["model.encoder.hidden=[64]", "model.decoder.hidden=[64]", "train.steps=300", "data.binarize=true"]
-    binary = run_training("vae", out="binary", changes=[*small, 'model.likelihood={"type": "families.Bernoulli"}'])
+    binary = run_training("vae", out="binary", changes=[*small, 'model.likelihood={"type": "families.Bernoulli"}']).run
     assert binary.facts.binarization == "dynamic"
     report = right("evaluate", "binary", "--metrics", "frechet,precision", "--json").json["metrics"]
     assert report["frechet"]["recipe"]["levels"] == 17
@@ -428,7 +428,7 @@ def test_mistakes(words: str, message: str, run: lb.Run):
 
 
 def test_what_has_no_labels_or_samples(classifier: lb.Run):
-    plain = run_training("vae", out="plain", changes=["train.steps=5"])
+    plain = run_training("vae", out="plain", changes=["train.steps=5"]).run
     done = call("evaluate", plain.path, "--metrics", "cas")
     assert done.status == 2
     assert "is not given labels" in done.err

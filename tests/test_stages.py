@@ -109,7 +109,9 @@ def finished(whole: Path, tmp_path: Path) -> Path:
 
 
 def train(recipe: Path, out: Path, *changes: str, told: Progress | None = None, **options: Any) -> Run:
-    return training.train(recipe, out=out, changes=list(changes), progress=told, device="cpu", pictures=Live, **options)
+    return training.train(
+        recipe, out=out, changes=list(changes), progress=told, device="cpu", pictures=Live, **options
+    ).run
 
 
 def same(a: Path, b: Path, stages: tuple[str, ...] = STAGES) -> None:

@@ -83,7 +83,7 @@ class Told(Progress):
 
 def train(out: Path, *changes: str, told: Progress | None = None, **options: Any) -> Run:
     words = [*TINY, *changes]
-    return training.train("vae", out=out, changes=words, progress=told, device="cpu", pictures=Live, **options)
+    return training.train("vae", out=out, changes=words, progress=told, device="cpu", pictures=Live, **options).run
 
 
 def tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -368,7 +368,7 @@ def test_resuming_takes_the_runs_own_options(tmp_path):
         train(out, told=Told(dies=30))
     told = Told()
     without = [c for c in TINY if not c.startswith(("train.steps", "train.log_every"))]
-    run = training.train("vae", out=out, changes=without, progress=told, resume=True)
+    run = training.train("vae", out=out, changes=without, progress=told, resume=True).run
     assert "train.steps=60" in told.said[0]
     assert (run.recipe.train.steps, run.recipe.train.log_every) == (60, 7)
 

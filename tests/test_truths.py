@@ -202,7 +202,7 @@ def test_training_ppca_is_its_fit(tmp_path, monkeypatch):
     """`train` calls the closed form once, on the training part alone, and the run holds what it found."""
     torch.set_default_dtype(torch.float32)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    run = train("ppca", out=tmp_path / "run", changes=["model.latent=3", "train.steps=50"], device="cpu")
+    run = train("ppca", out=tmp_path / "run", changes=["model.latent=3", "train.steps=50"], device="cpu").run
     images = Data(source="digits").open("train")
     model = PPCA.Config(latent=3).build(Space(images.shape, levels=17))
     model.fit([torch.from_numpy(images.x.copy())])

@@ -54,6 +54,10 @@ class Data(Component):
         """
         if split not in SPLITS:
             raise DataError(f"no split {split!r}{did_you_mean(split, SPLITS)}")
+        return self.whole(progress).of(split)
+
+    def whole(self, progress: Progress | None = None) -> cache.Stored:
+        """The data set, looked at once, of which each part can be had. Raises DataError."""
         source = find(self.source, self.preparation)
         stored = cache.load(source, self.preparation, progress)
         if self.strict and stored.images.unreadable:
@@ -61,7 +65,7 @@ class Data(Component):
             raise DataError(f"{self.source}: {path}: {reason}; data.strict=false leaves such files out")
         if self.label and stored.images.y is None:
             raise DataError(f"{self.source} has no labels{_because(stored.images)}; set data.label=false")
-        return stored.of(split)
+        return stored
 
     @property
     def preparation(self) -> Preparation:

@@ -11,7 +11,7 @@ from lowerbound.data.base import Images
 from lowerbound.errors import ModelError
 from lowerbound.metrics.base import World, check_names, measure
 from lowerbound.progress import Progress
-from lowerbound.runs.inputs import as_batches, open_data
+from lowerbound.runs.inputs import Held, as_batches, open_data
 from lowerbound.runs.run import Run
 from lowerbound.sampling.sheets import draw_pictures
 
@@ -50,15 +50,22 @@ def evaluated(
     images = images if limit is None else images.head(limit)
     batches = as_batches(run, images, torch.device(device))
     world = World(model, batches, run, data, seed, progress, _counter(progress, images))
-    values = measure(world, names=metrics, options=options)
+    return _report(run, world, metrics, options, save=limit is None and metrics is None)
+
+
+def _report(
+    run: Run, world: World, metrics: Sequence[str] | None, options: Mapping[str, Any], *, save: bool
+) -> dict[str, Any]:
+    """What is measured in a world, and of what; save: keep it in the run."""
+    images, values = world.images, measure(world, names=metrics, options=options)
     report = {
         "run": str(run.path),
         "model": run.recipe.model.type_name(),
-        "seed": seed,
+        "seed": world.seed,
         "version": version("lowerbound"),
         "data": {
             "name": images.name,
-            "split": split,
+            "split": images.split,
             "n": len(images),
             "shape": list(run.facts.shape),
             "levels": run.facts.levels,
@@ -66,7 +73,7 @@ def evaluated(
         },
         "metrics": {name: value.entry() for name, value in values.items()},
     }
-    if limit is None and metrics is None:
+    if save:
         detail = {name: report["metrics"][name] | (value.detail or {}) for name, value in values.items()}
         each = {name: value.each for name, value in values.items() if value.each is not None}
         run.save_evaluation(report | {"metrics": detail, "fingerprint": images.fingerprint}, each)
@@ -85,14 +92,16 @@ def _counter(progress: Progress, images: Images) -> Advance:
     return advance
 
 
-def finish(run: Run, *, device: torch.device | str = "cpu", progress: Progress | None = None) -> dict[str, Any]:
+def finish(held: Held, progress: Progress | None = None) -> dict[str, Any]:
     """What follows a training: all pictures, and a short evaluation on valid, which is returned.
 
     Short: 50 draws of MNIST's size, fewer of larger images.
     """
-    draw_pictures(run, device, progress)
-    draws = short_draws(run, open_data(run, "valid"))
-    return evaluated(run, split="valid", options={"draws": draws}, device=device, progress=progress)
+    progress = progress or Progress()
+    draw_pictures(held, progress)
+    images = held.valid.images
+    world = World(held.model, held.valid, held.run, progress=progress, advance=_counter(progress, images))
+    return _report(held.run, world, None, {"draws": short_draws(held.run, images)}, save=True)
 
 
 def short_draws(run: Run, images: Images) -> int:

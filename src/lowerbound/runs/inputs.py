@@ -1,6 +1,7 @@
 """The one way to open a run's data, or other images as the run prepares them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from lowerbound.data import decode
 from lowerbound.data.base import Data, Images, open_images
 from lowerbound.data.batches import Batches, binarized
 from lowerbound.errors import ModelError, RunError, UserError
-from lowerbound.model import LatentModel
+from lowerbound.model import LatentModel, Model
 from lowerbound.progress import Progress
 from lowerbound.runs.run import Run
 
@@ -47,6 +48,21 @@ def as_batches(run: Run, images: Images, device: torch.device, *, label: bool | 
     """label: whether they are given with their labels; None: as the run's model is."""
     label = run.recipe.data.label if label is None else label
     return Batches(images, device, binarize=run.facts.binarizes, label=label)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A run, its model in eval mode, and its validation images: what is measured and shown after a training."""
+
+    run: Run
+    model: Model
+    valid: Batches
+
+    @staticmethod
+    def of(run: Run, device: torch.device | str, progress: Progress | None = None) -> "Held":
+        """What lies in the run's folder, opened."""
+        valid = open_data(run, "valid", progress=progress)
+        return Held(run, run.load(device), as_batches(run, valid, torch.device(device)))
 
 
 def user_images(run: Run, paths: Sequence[str | Path], progress: Progress | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from lowerbound.data.batches import Batch, Batches
 from lowerbound.model import LatentModel, Model
 from lowerbound.noise import key, seeded
 from lowerbound.progress import Progress
-from lowerbound.runs.inputs import as_batches, open_data
+from lowerbound.runs.inputs import Held
 from lowerbound.runs.run import Run
 from lowerbound.sampling import completion, drawing
 from lowerbound.sampling.drawing import to_device
@@ -55,13 +55,14 @@ def by_levels(model: LatentModel, x: Tensor) -> pictures.Table:
     return pictures.Table(shown.cpu().numpy(), model.space.levels or 256, rows=rows)
 
 
-def draw_completions(run: Run, model: Model, device: torch.device | str, progress: Progress | None = None) -> None:
+def draw_completions(held: Held, progress: Progress | None = None) -> None:
     """completions.png: of eight validation images the upper half is kept, and the rest drawn a few times.
 
     Of models that are slow to draw there are fewer: no more images are drawn than samples.
     """
+    model = held.model
     most = drawing.affordable(model)
-    batch = next(as_batches(run, open_data(run, "valid"), torch.device(device)).in_order(min(8, most)))
+    batch = next(held.valid.in_order(min(8, most)))
     n = max(1, most // 10)
     mask = completion.rows_kept(0.5, model.space.shape[-2:])
     y = None if batch.y is None else batch.y[:, None].expand(-1, n)
@@ -69,34 +70,32 @@ def draw_completions(run: Run, model: Model, device: torch.device | str, progres
     done = completion.Completion(
         batch.x.cpu().numpy(), mask.numpy(), drawing.pixels(drawn.x), model.space.levels or 256
     )
-    done.save(run.picture("completions.png"))
+    done.save(held.run.picture("completions.png"))
 
 
-def draw_pictures(run: Run, device: torch.device | str = "cpu", progress: Progress | None = None) -> None:
+def draw_pictures(held: Held, progress: Progress | None = None) -> None:
     """Everything in pictures/: samples, their means, reconstructions, completions, the manifold where z is a plane,
     curves."""
-    model = run.load(device)
-    levels = model.space.levels or 256
+    run, model = held.run, held.model
     if model.can_sample:
         with seeded(run.recipe.seed, "pictures"):
             draw_samples(run, model, progress=progress)
             if model.passes:
-                draw_completions(run, model, device, progress)
+                draw_completions(held, progress)
     if isinstance(model, LatentModel):
-        batches = as_batches(run, open_data(run, "valid"), torch.device(device))
-        draw_reconstructions(run, model, next(batches.in_order(16)))
+        draw_reconstructions(run, model, next(held.valid.in_order(16)))
         if model.is_plane:
-            pictures.save_png(_manifold(model, levels, device), run.picture("manifold.png"))
+            pictures.save_png(_manifold(model), run.picture("manifold.png"))
     if records := list(run.log.records()):
         pictures.curves(records, run.picture("curves.png"))
 
 
-def _manifold(model: LatentModel, levels: int, device: torch.device | str) -> np.ndarray:
+def _manifold(model: LatentModel) -> np.ndarray:
     @torch.no_grad()
     def decode_mean(z: np.ndarray) -> np.ndarray:
-        return model.decode(torch.from_numpy(z).float().to(device)).mean.cpu().numpy()
+        return model.decode(torch.from_numpy(z).float().to(model.device)).mean.cpu().numpy()
 
-    return pictures.manifold(decode_mean, levels=levels)
+    return pictures.manifold(decode_mean, levels=model.space.levels or 256)
 
 
 class Live:

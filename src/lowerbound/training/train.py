@@ -19,6 +19,7 @@ from lowerbound.noise import seeded
 from lowerbound.progress import Progress
 from lowerbound.runs import fitted, recipes
 from lowerbound.runs.facts import Facts
+from lowerbound.runs.inputs import Held
 from lowerbound.runs.lock import held
 from lowerbound.runs.recipes import Recipe, Training
 from lowerbound.runs.run import Run, clear, occupied, weights_code
@@ -44,8 +45,8 @@ def train(
     device: str | torch.device = "auto",
     pictures: Show | None = None,
     progress: Progress | None = None,
-) -> Run:
-    """Train a recipe into a run folder: every stage.
+) -> Held:
+    """Train a recipe into a run folder: every stage. Gives back what it holds: the run, its model, its images.
 
     `changes`: dotted KEY=VALUE lines or nested tables. Raises UserError; Interrupted after saving on Ctrl-C.
     """
@@ -60,7 +61,7 @@ def train(
     old = asked.former()
     config = asked.config(old)
     if old is not None and asked.again is None and config.train == old.recipe.train and asked.is_done(old):
-        return old
+        return Held.of(old, where, progress)
     work = _Work.of(asked, config, old, where)
     with held(path, progress), _interruptible() as stop:
         run = work.begin()
@@ -68,7 +69,8 @@ def train(
         done = [_run_stage(run, work.model, part, work.batches, shown, progress, stop) for part in work.stages]
     if not any(done):
         progress.say(f"{path} is finished; nothing to resume")
-    return run
+    work.model.zero_grad()  # gradients would only take memory
+    return Held(run, work.model.eval(), work.batches[1])
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,8 @@ class _Work:
     def of(asked: _Asked, config: Recipe, old: Run | None, device: torch.device) -> "_Work":
         """Raises UserError for whatever can't be trained; nothing is written."""
         told = asked.progress.count("decoding")
-        images, valid = config.data.open("train", progress=told), config.data.open("valid")
+        data = config.data.whole(told)
+        images, valid = data.of("train"), data.of("valid")
         for line in images.remarks():
             asked.progress.say(line)
         facts = Facts.of(images, config)

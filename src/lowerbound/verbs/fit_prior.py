@@ -103,7 +103,7 @@ def _fit(
 ) -> Fitted:
     if prior == "none":
         remove_prior(run)
-        finish(run, device=device, progress=progress)
+        finish(inputs.Held.of(run, device), progress)
         return Fitted({"run": str(run.path), "prior": None})
     model = _unfitted(run).load(device)
     assert isinstance(model, VAE)
@@ -114,7 +114,7 @@ def _fit(
     held_out = held_out.to(device)
     nats = {"former": _mean_density(model.own_prior, held_out), "fitted": _mean_density(fitted, held_out)}
     _store(run, model, fitted)
-    after = finish(run, device=device, progress=progress)["metrics"]
+    after = finish(inputs.Held.of(run, device), progress)["metrics"]
     report = {
         "run": str(run.path),
         "prior": fitted.config.type_name(),

@@ -100,7 +100,7 @@ def train(
     if dry_run:
         costs = dry.run(recipe, data=data, changes=wanted, device=device, progress=progress)
         return cast(Any, Costs(costs))
-    run = run_training(
+    held = run_training(
         recipe,
         data=data,
         out=out,
@@ -113,4 +113,4 @@ def train(
         pictures=Live,
         progress=progress,
     )
-    return Trained(run, finish(run, device=device, progress=progress))
+    return Trained(held.run, finish(held, progress))
