@@ -1,5 +1,7 @@
 """Every component of the package passes its battery: a new class is tested before its author writes a test."""
 
+import importlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -210,4 +212,18 @@ def test_the_batteries_find_what_is_broken(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_battery_names_component_and_check():
     with pytest.raises(AssertionError, match=r"models\.vae\.VAE: model .*: "):
-        testing._run(VAE.Config(), [testing.model_samples_are_events], None)
+        testing.run_checks(VAE.Config(), [testing.model_samples_are_events], None)
+
+
+def test_a_new_check_is_in_its_battery_and_public_without_an_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = Path(shutil.copytree(Path(testing.__file__).parent, tmp_path / "batteries"))
+    for file in folder.glob("*.py"):
+        text = file.read_text(encoding="utf-8").replace("lowerbound.testing", "batteries")
+        new = "def quantizer_is_new(case: QuantizerCase) -> None: ...\n\n\nQUANTIZER_CHECKS ="
+        file.write_text(text.replace("QUANTIZER_CHECKS =", new), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    batteries = importlib.import_module("batteries")
+    assert batteries.QUANTIZER_CHECKS[-1] is batteries.quantizer_is_new
+    assert set(batteries.__all__) == {*testing.__all__, "quantizer_is_new"}
+    assert {"check_model", "model_loss_is_of_float32_in_half_precision", "LABEL", "ModelCase"} < set(testing.__all__)
+    assert "VAE" not in testing.__all__  # which a battery imports

@@ -1,6 +1,7 @@
 """Public batteries: what holds of every model, family, network, quantizer, data set and metric, a user's own included.
 
     check_model(MyModel.Config(width=4), Space((1, 2, 2), levels=2))     # or the class alone: its example() is taken
+    check_training(MyModel.Config)
     check_family(MyFamily())
     check_network(MyNetwork.Config)
     check_causal_network(MyCausalNetwork.Config)
@@ -9,216 +10,32 @@
     check_metric(MyMetric())
 
 Each runs its named checks (`MODEL_CHECKS`, …) on tiny instances, and raises AssertionError with the component, the
-check and what is wrong.
+check and what is wrong. What a file of this folder defines without an underscore is public here.
 """
 
-from lowerbound.testing.base import ERRORS, MANY, all_events, condition, events, lattice, run_checks
-from lowerbound.testing.causal import (
-    CAUSAL_CHECKS,
-    CausalCase,
-    causal_network_draws_from_its_cache_what_a_full_pass_would,
-    causal_network_gradients_reach_every_parameter,
-    causal_network_is_reached_everywhere_by_its_context,
-    causal_network_neither_syncs_nor_leaves_its_device,
-    causal_network_puts_out_the_shape_asked_for,
-    causal_network_round_trips_through_a_file,
-    causal_network_round_trips_through_json,
-    causal_network_rows_are_independent,
-    causal_network_sees_what_comes_before_and_nothing_else,
-    check_causal_network,
-    dependence,
-)
-from lowerbound.testing.data import (
-    DATASET_CHECKS,
-    check_dataset,
-    dataset_knows_its_splits,
-    dataset_makes_batches,
-    dataset_opens_again_the_same,
-    dataset_opens_to_images,
-    dataset_parts_are_the_whole,
-    dataset_round_trips_through_json,
-)
-from lowerbound.testing.families import (
-    FAMILY_CHECKS,
-    SPACES,
-    FamilyCase,
-    check_family,
-    family_can_be_cut_from_the_graph,
-    family_gradients_reach_what_is_learned_once,
-    family_has_a_temperature,
-    family_has_the_shapes_of_its_space,
-    family_is_a_probability,
-    family_is_finite_far_away,
-    family_neither_syncs_nor_leaves_its_device,
-    family_round_trips_through_json,
-    family_rows_are_independent,
-    family_samples_are_events,
-    family_samples_carry_gradients_over_real_numbers,
-    takes,
-)
-from lowerbound.testing.metrics import (
-    METRIC_CHECKS,
-    MetricCase,
-    check_metric,
-    metric_does_not_depend_on_batch_size,
-    metric_gives_the_values_it_names,
-    metric_is_found_by_its_names,
-    metric_noise_is_keyed_by_seed,
-    metric_round_trips_through_json,
-    metric_takes_the_first_images,
-)
-from lowerbound.testing.models import (
-    LABEL,
-    MODEL_CHECKS,
-    ModelCase,
-    check_model,
-    model_closed_kl_is_the_mean_of_the_sampled_one,
-    model_density_is_what_it_says,
-    model_draws_are_as_many_as_asked,
-    model_gradients_reach_every_parameter,
-    model_is_a_probability,
-    model_latents_have_the_shapes_they_should,
-    model_loss_is_a_scalar_with_terms_per_event,
-    model_loss_neither_syncs_nor_leaves_its_device,
-    model_noise_does_not_depend_on_chunks,
-    model_refuses_what_it_cannot_take,
-    model_round_trips_through_a_file,
-    model_round_trips_through_json,
-    model_rows_are_independent,
-    model_samples_are_events,
-    model_trains_every_parameter_in_one_turn,
-    model_uses_its_condition,
-)
-from lowerbound.testing.networks import (
-    NETWORK_CHECKS,
-    NetworkCase,
-    check_network,
-    network_gradients_reach_every_parameter,
-    network_neither_syncs_nor_leaves_its_device,
-    network_puts_out_the_shape_asked_for,
-    network_round_trips_through_a_file,
-    network_round_trips_through_json,
-    network_rows_are_independent,
-    network_uses_its_input_and_its_context,
-)
-from lowerbound.testing.quantizers import (
-    QUANTIZER_CHECKS,
-    QuantizerCase,
-    check_quantizer,
-    quantizer_decodes_its_codes_to_what_it_puts_out,
-    quantizer_gradients_reach_its_input_and_its_parameters,
-    quantizer_has_the_shapes_of_its_space,
-    quantizer_is_the_same_in_every_precision,
-    quantizer_moves_in_training_alone,
-    quantizer_neither_syncs_nor_leaves_its_device,
-    quantizer_refuses_vectors_of_another_width,
-    quantizer_round_trips_through_a_file,
-    quantizer_round_trips_through_json,
-    quantizer_rows_are_independent,
-    quantizer_takes_any_batch,
-    quantizer_training_repeats,
-    quantizer_uses_its_input,
-)
+import ast
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "CAUSAL_CHECKS",
-    "DATASET_CHECKS",
-    "ERRORS",
-    "FAMILY_CHECKS",
-    "LABEL",
-    "MANY",
-    "METRIC_CHECKS",
-    "MODEL_CHECKS",
-    "NETWORK_CHECKS",
-    "QUANTIZER_CHECKS",
-    "SPACES",
-    "CausalCase",
-    "FamilyCase",
-    "MetricCase",
-    "ModelCase",
-    "NetworkCase",
-    "QuantizerCase",
-    "all_events",
-    "causal_network_draws_from_its_cache_what_a_full_pass_would",
-    "causal_network_gradients_reach_every_parameter",
-    "causal_network_is_reached_everywhere_by_its_context",
-    "causal_network_neither_syncs_nor_leaves_its_device",
-    "causal_network_puts_out_the_shape_asked_for",
-    "causal_network_round_trips_through_a_file",
-    "causal_network_round_trips_through_json",
-    "causal_network_rows_are_independent",
-    "causal_network_sees_what_comes_before_and_nothing_else",
-    "check_causal_network",
-    "check_dataset",
-    "check_family",
-    "check_metric",
-    "check_model",
-    "check_network",
-    "check_quantizer",
-    "condition",
-    "dataset_knows_its_splits",
-    "dataset_makes_batches",
-    "dataset_opens_again_the_same",
-    "dataset_opens_to_images",
-    "dataset_parts_are_the_whole",
-    "dataset_round_trips_through_json",
-    "dependence",
-    "events",
-    "family_can_be_cut_from_the_graph",
-    "family_gradients_reach_what_is_learned_once",
-    "family_has_a_temperature",
-    "family_has_the_shapes_of_its_space",
-    "family_is_a_probability",
-    "family_is_finite_far_away",
-    "family_neither_syncs_nor_leaves_its_device",
-    "family_round_trips_through_json",
-    "family_rows_are_independent",
-    "family_samples_are_events",
-    "family_samples_carry_gradients_over_real_numbers",
-    "lattice",
-    "metric_does_not_depend_on_batch_size",
-    "metric_gives_the_values_it_names",
-    "metric_is_found_by_its_names",
-    "metric_noise_is_keyed_by_seed",
-    "metric_round_trips_through_json",
-    "metric_takes_the_first_images",
-    "model_closed_kl_is_the_mean_of_the_sampled_one",
-    "model_density_is_what_it_says",
-    "model_draws_are_as_many_as_asked",
-    "model_gradients_reach_every_parameter",
-    "model_is_a_probability",
-    "model_latents_have_the_shapes_they_should",
-    "model_loss_is_a_scalar_with_terms_per_event",
-    "model_loss_neither_syncs_nor_leaves_its_device",
-    "model_noise_does_not_depend_on_chunks",
-    "model_refuses_what_it_cannot_take",
-    "model_round_trips_through_a_file",
-    "model_round_trips_through_json",
-    "model_rows_are_independent",
-    "model_samples_are_events",
-    "model_trains_every_parameter_in_one_turn",
-    "model_uses_its_condition",
-    "network_gradients_reach_every_parameter",
-    "network_neither_syncs_nor_leaves_its_device",
-    "network_puts_out_the_shape_asked_for",
-    "network_round_trips_through_a_file",
-    "network_round_trips_through_json",
-    "network_rows_are_independent",
-    "network_uses_its_input_and_its_context",
-    "quantizer_decodes_its_codes_to_what_it_puts_out",
-    "quantizer_gradients_reach_its_input_and_its_parameters",
-    "quantizer_has_the_shapes_of_its_space",
-    "quantizer_is_the_same_in_every_precision",
-    "quantizer_moves_in_training_alone",
-    "quantizer_neither_syncs_nor_leaves_its_device",
-    "quantizer_refuses_vectors_of_another_width",
-    "quantizer_round_trips_through_a_file",
-    "quantizer_round_trips_through_json",
-    "quantizer_rows_are_independent",
-    "quantizer_takes_any_batch",
-    "quantizer_training_repeats",
-    "quantizer_uses_its_input",
-    "takes",
-]
+if TYPE_CHECKING:  # which names there are is known once the files are imported
 
-_run = run_checks  # for the tests of the batteries themselves
+    def __getattr__(name: str) -> Any: ...
+
+
+def _defined(file: ModuleType) -> Iterator[str]:
+    """The functions, classes and constants that a file defines, not those that it imports."""
+    for node in ast.parse(inspect.getsource(file)).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+
+
+_files = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
+_public = {n: getattr(file, n) for file in _files for n in _defined(file) if not n.startswith("_")}
+globals().update(_public)
+__all__ = sorted(_public)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -1,8 +1,10 @@
 """What the batteries share: how checks are run, what they expect, and the tiny worlds they look at."""
 
+import inspect
 import itertools
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
@@ -17,9 +19,18 @@ from lowerbound.errors import UserError
 from lowerbound.noise import seeded
 from lowerbound.space import Space, Y
 
-C = TypeVar("C", bound=Component)
+_C = TypeVar("_C", bound=Component)
 ERRORS = 5.0  # standard errors that chance is allowed; every check draws the same noise each time
 MANY = 4000  # draws of an estimate
+
+
+def checks_in(file: str, prefix: str) -> tuple[Callable[[Any], None], ...]:
+    """The checks of a battery: the functions of its file whose names begin so, as they are written there.
+
+    file: its `__name__`; to be called below them.
+    """
+    functions = (f for f in vars(sys.modules[file]).values() if inspect.isfunction(f) and f.__module__ == file)
+    return tuple(f for f in functions if f.__name__.startswith(prefix))
 
 
 def run_checks(component: Component | type[Component], checks: Iterable[Callable], case: Any, name: str = "") -> None:
@@ -111,7 +122,7 @@ def expect_at_most_one(total: Tensor) -> bool:
 # ---- configurations and modules
 
 
-def expect_round_trip(component: C, base: type[C]) -> None:
+def expect_round_trip(component: _C, base: type[_C]) -> None:
     values = json.loads(json.dumps(dump(component)))
     with allowing([type(component).__module__.partition(".")[0]]):
         again = parse(base, values)

@@ -10,6 +10,7 @@ from lowerbound.networks.causal import CausalNetwork
 from lowerbound.noise import seeded
 from lowerbound.space import Space
 from lowerbound.testing.base import (
+    checks_in,
     double,
     events,
     example,
@@ -194,15 +195,4 @@ def causal_network_can_be_computed_in_half_precision(case: CausalCase) -> None:
         expect_half_precision(network, lambda: network(x, c))
 
 
-CAUSAL_CHECKS = (
-    causal_network_round_trips_through_json,
-    causal_network_round_trips_through_a_file,
-    causal_network_puts_out_the_shape_asked_for,
-    causal_network_sees_what_comes_before_and_nothing_else,
-    causal_network_draws_from_its_cache_what_a_full_pass_would,
-    causal_network_is_reached_everywhere_by_its_context,
-    causal_network_rows_are_independent,
-    causal_network_gradients_reach_every_parameter,
-    causal_network_neither_syncs_nor_leaves_its_device,
-    causal_network_can_be_computed_in_half_precision,
-)
+CAUSAL_CHECKS = checks_in(__name__, "causal_network_")

@@ -9,7 +9,7 @@ from lowerbound.data.base import Data, Images
 from lowerbound.data.batches import Batches
 from lowerbound.data.split import PARTS
 from lowerbound.errors import DataError
-from lowerbound.testing.base import expect, expect_error, expect_round_trip, run_checks
+from lowerbound.testing.base import checks_in, expect, expect_error, expect_round_trip, run_checks
 
 
 def check_dataset(data: Data) -> None:
@@ -79,11 +79,4 @@ def dataset_knows_its_splits(data: Data) -> None:
     expect_error(DataError, "an unknown split", lambda: data.open("trian"))
 
 
-DATASET_CHECKS = (
-    dataset_round_trips_through_json,
-    dataset_opens_to_images,
-    dataset_parts_are_the_whole,
-    dataset_opens_again_the_same,
-    dataset_makes_batches,
-    dataset_knows_its_splits,
-)
+DATASET_CHECKS = checks_in(__name__, "dataset_")

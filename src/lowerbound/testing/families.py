@@ -16,6 +16,7 @@ from lowerbound.space import Density, Space
 from lowerbound.testing.base import (
     MANY,
     all_events,
+    checks_in,
     double,
     events,
     expect,
@@ -203,16 +204,4 @@ def family_neither_syncs_nor_leaves_its_device(case: FamilyCase) -> None:
     expect(value.device.type == "meta" and value.shape == (4,), f"log_prob is {value.shape} on {value.device}")
 
 
-FAMILY_CHECKS = (
-    family_round_trips_through_json,
-    family_has_the_shapes_of_its_space,
-    family_samples_are_events,
-    family_is_a_probability,
-    family_samples_carry_gradients_over_real_numbers,
-    family_is_finite_far_away,
-    family_gradients_reach_what_is_learned_once,
-    family_rows_are_independent,
-    family_has_a_temperature,
-    family_can_be_cut_from_the_graph,
-    family_neither_syncs_nor_leaves_its_device,
-)
+FAMILY_CHECKS = checks_in(__name__, "family_")

@@ -22,7 +22,7 @@ from lowerbound.runs.facts import Facts
 from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.runs.recipes import Recipe
 from lowerbound.runs.run import Run
-from lowerbound.testing.base import events, expect, expect_round_trip, run_checks
+from lowerbound.testing.base import checks_in, events, expect, expect_round_trip, run_checks
 from lowerbound.testing.models import ModelCase
 from lowerbound.training import classifiers
 
@@ -172,17 +172,6 @@ def metric_is_found_by_its_names(case: MetricCase) -> None:
     expect(found >= set(unasked), f"measure gives {sorted(found)} unasked")
 
 
-METRIC_CHECKS = (
-    metric_round_trips_through_json,
-    metric_gives_the_values_it_names,
-    metric_does_not_depend_on_batch_size,
-    metric_noise_is_keyed_by_seed,
-    metric_takes_the_first_images,
-    metric_is_found_by_its_names,
-)
-COSTLY_CHECKS = (
-    metric_round_trips_through_json,
-    metric_gives_the_values_it_names,
-    metric_noise_is_keyed_by_seed,
-    metric_is_found_by_its_names,
-)
+METRIC_CHECKS = checks_in(__name__, "metric_")
+_MANY_PASSES = (metric_does_not_depend_on_batch_size, metric_takes_the_first_images)
+COSTLY_CHECKS = tuple(check for check in METRIC_CHECKS if check not in _MANY_PASSES)

@@ -18,6 +18,7 @@ from lowerbound.stages import Stage
 from lowerbound.testing.base import (
     MANY,
     all_events,
+    checks_in,
     condition,
     double,
     events,
@@ -383,22 +384,4 @@ def model_closed_kl_is_the_mean_of_the_sampled_one(case: ModelCase) -> None:
             expect_mean("log q - log p", (terms.log_qz - terms.log_pz - terms.kl).flatten(1), 0.0)
 
 
-MODEL_CHECKS = (
-    model_round_trips_through_json,
-    model_round_trips_through_a_file,
-    model_trains_every_parameter_in_one_turn,
-    model_loss_is_a_scalar_with_terms_per_event,
-    model_gradients_reach_every_parameter,
-    model_loss_is_of_float32_in_half_precision,
-    model_loss_neither_syncs_nor_leaves_its_device,
-    model_samples_are_events,
-    model_density_is_what_it_says,
-    model_draws_are_as_many_as_asked,
-    model_rows_are_independent,
-    model_noise_does_not_depend_on_chunks,
-    model_refuses_what_it_cannot_take,
-    model_uses_its_condition,
-    model_is_a_probability,
-    model_latents_have_the_shapes_they_should,
-    model_closed_kl_is_the_mean_of_the_sampled_one,
-)
+MODEL_CHECKS = checks_in(__name__, "model_")

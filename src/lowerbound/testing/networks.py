@@ -9,6 +9,7 @@ from lowerbound.networks.base import Network, Shape
 from lowerbound.noise import seeded
 from lowerbound.space import Space
 from lowerbound.testing.base import (
+    checks_in,
     double,
     events,
     example,
@@ -106,13 +107,4 @@ def network_can_be_computed_in_half_precision(case: NetworkCase) -> None:
         expect_half_precision(network, lambda: network(x, c))
 
 
-NETWORK_CHECKS = (
-    network_round_trips_through_json,
-    network_round_trips_through_a_file,
-    network_puts_out_the_shape_asked_for,
-    network_uses_its_input_and_its_context,
-    network_rows_are_independent,
-    network_gradients_reach_every_parameter,
-    network_neither_syncs_nor_leaves_its_device,
-    network_can_be_computed_in_half_precision,
-)
+NETWORK_CHECKS = checks_in(__name__, "network_")

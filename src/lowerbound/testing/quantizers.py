@@ -11,6 +11,7 @@ from lowerbound.noise import seeded
 from lowerbound.quantizers import Quantizer
 from lowerbound.space import Space
 from lowerbound.testing.base import (
+    checks_in,
     double,
     events,
     expect,
@@ -200,18 +201,4 @@ def quantizer_refuses_vectors_of_another_width(case: QuantizerCase) -> None:
         expect_error(ModelError, "vectors without a batch", lambda call=call: call(wide[0, :-1]))
 
 
-QUANTIZER_CHECKS = (
-    quantizer_round_trips_through_json,
-    quantizer_round_trips_through_a_file,
-    quantizer_has_the_shapes_of_its_space,
-    quantizer_decodes_its_codes_to_what_it_puts_out,
-    quantizer_uses_its_input,
-    quantizer_gradients_reach_its_input_and_its_parameters,
-    quantizer_rows_are_independent,
-    quantizer_is_the_same_in_every_precision,
-    quantizer_moves_in_training_alone,
-    quantizer_training_repeats,
-    quantizer_takes_any_batch,
-    quantizer_neither_syncs_nor_leaves_its_device,
-    quantizer_refuses_vectors_of_another_width,
-)
+QUANTIZER_CHECKS = checks_in(__name__, "quantizer_")
