@@ -332,7 +332,7 @@ def test_a_kept_classifier_is_a_run_of_its_own(classifier):
 
 def test_a_classifier_begins_at_the_encoder_and_its_probe(run):
     vae = run.load()
-    config = Classifier.config_of(vae)
+    config = Classifier.Config.of(vae)
     label = testing.LABEL._replace(levels=10)
     classifier = config.build(run.facts.space, (label,))
     weight, bias = torch.randn(10, 3), torch.randn(10)

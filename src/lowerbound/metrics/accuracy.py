@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from lowerbound.config import parse
 from lowerbound.data.base import Data, Images
 from lowerbound.errors import ConfigError
 from lowerbound.metrics import samples
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.metrics.samples import shares
-from lowerbound.model import LatentModel
-from lowerbound.models.classifier import Classifier
+from lowerbound.model import Classifying, LatentModel
 from lowerbound.networks.base import Network, Shape
 from lowerbound.networks.conv import Conv
 from lowerbound.networks.mlp import MLP
 from lowerbound.noise import key
 from lowerbound.runs.inputs import as_batches
 from lowerbound.runs.run import Run
-from lowerbound.training.classifiers import TRAINING, Tuner, rows
+from lowerbound.training.classifiers import CLASSIFIER, TRAINING, Tuner, rows
 
 MOST = 10_000  # images that a classifier is trained on
 
@@ -129,10 +129,10 @@ def _tuner(world: World, run: Run, train: Images) -> Tuner:
     """What trains the classifiers. Nothing is chosen by its validation images."""
     changes = {"label": True, "binarize": False, "flip": False}
     data: Data = run.recipe.data.model_copy(update=changes)
-    config = Classifier.Config(latent=(64,), encoder=_encoder(run.facts.shape))
+    values = {"type": CLASSIFIER, "latent": 64, "encoder": _encoder(run.facts.shape)}
     valid = replace(train.head(128), levels=samples.levels(world))
     valid = replace(valid, x=samples.pixels(world, train, np.arange(len(valid))))
-    return Tuner(run, None, config, data.absolute(), valid, world.batches.device)
+    return Tuner(run, None, parse(Classifying.Config, values), data.absolute(), valid, world.batches.device)
 
 
 def _encoder(shape: Shape) -> Network.Config:
@@ -145,14 +145,14 @@ def _encoder(shape: Shape) -> Network.Config:
 
 
 @torch.enable_grad()
-def _trained(tuner: Tuner, images: Images, seed: int) -> Classifier:
+def _trained(tuner: Tuner, images: Images, seed: int) -> Classifying:
     with tempfile.TemporaryDirectory(prefix="lowerbound-") as folder:
         model = tuner.trained(Path(folder) / "run", images, seed).load(tuner.device)
-    assert isinstance(model, Classifier)
+    assert isinstance(model, Classifying)
     return model
 
 
-def correct(model: Classifier, x: np.ndarray, y: np.ndarray | None, device: torch.device) -> dict[str, np.ndarray]:
+def correct(model: Classifying, x: np.ndarray, y: np.ndarray | None, device: torch.device) -> dict[str, np.ndarray]:
     """Whether the label of each image is the most probable, 1 or 0: [N]; `.top5`: among the five, of ten or more."""
     assert y is not None
     label = torch.from_numpy(np.asarray(y))

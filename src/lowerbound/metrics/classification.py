@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from lowerbound.metrics.base import Metric, Value, World
-from lowerbound.models.classifier import Classifier
+from lowerbound.model import Classifying
 from lowerbound.space import conditions
 
 
@@ -16,11 +16,11 @@ class Classification(Metric):
     names: ClassVar[tuple[str, ...]] = ("accuracy", "cross_entropy")
 
     def applies(self, world: World) -> bool:
-        return isinstance(world.model, Classifier)
+        return isinstance(world.model, Classifying)
 
     def __call__(self, world: World) -> dict[str, Value]:
         model = world.model
-        assert isinstance(model, Classifier)
+        assert isinstance(model, Classifying)
         right, nats = [], []
         for batch in world.batches.in_order(model.rows):
             (label,) = conditions(batch.y, model.given)

@@ -6,7 +6,7 @@ import numpy as np
 
 from lowerbound.chunks import keyed_chunks
 from lowerbound.metrics.base import Metric, Value, World
-from lowerbound.models.vqvae import VQVAE
+from lowerbound.model import CodeModel
 from lowerbound.quantizers import Usage
 from lowerbound.space import Density
 from lowerbound.units import bits_per_dim
@@ -26,12 +26,12 @@ class Codes(Metric):
     names: ClassVar[tuple[str, ...]] = ("usage", "perplexity", "unigram_bits", "bits_per_code", "rate")
 
     def applies(self, world: World) -> bool:
-        return isinstance(world.model, VQVAE)
+        return isinstance(world.model, CodeModel)
 
     def __call__(self, world: World) -> dict[str, Value]:
         model = world.model
-        assert isinstance(model, VQVAE)
-        used = [Usage(space.levels or 1) for space in model.spaces]
+        assert isinstance(model, CodeModel)
+        used = [Usage(space.levels or 1) for space in model.latents]
         nats, pixels = [], []
         for batch, chunks in keyed_chunks(model, world.batches, 1, world.seed):
             for draws in chunks:
@@ -45,7 +45,7 @@ class Codes(Metric):
 
 
 def _values(
-    model: VQVAE, used: list[Usage], nats: np.ndarray, pixels: np.ndarray, given: str | None
+    model: CodeModel, used: list[Usage], nats: np.ndarray, pixels: np.ndarray, given: str | None
 ) -> dict[str, Value]:
     """nats [L, N] of each level's codes, pixels [N]."""
     found: dict[str, Value] = {}
@@ -55,7 +55,7 @@ def _values(
         found[f"usage.{name}"] = Value(usage.share, None, f"of {K} codes", "=", n, 1)
         found[f"perplexity.{name}"] = Value(usage.perplexity, None, f"of {K} codes", "=", n, 1)
         found[f"unigram_bits.{name}"] = Value(usage.bits, None, "bits/code", ">=", n, 1)
-    of = zip(model.levels, nats, model.spaces, model.learned, model.prior_densities, strict=True)
+    of = zip(model.levels, nats, model.latents, model.learned, model.prior_densities, strict=True)
     for name, level, space, learned, density in of:
         unit = "bits/code" if learned else "bits/code, uniform prior"
         found[f"bits_per_code.{name}"] = Value.mean(bits_per_dim(level, space.dims), unit, density.value, given=given)

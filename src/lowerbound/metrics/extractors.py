@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowerbound.errors import ConfigError
-from lowerbound.models.classifier import Classifier
+from lowerbound.model import Classifying
 from lowerbound.runs.run import Run
 
 AT_ONCE = 64  # images
@@ -96,7 +96,7 @@ def opened(where: str | Path, given: Input, levels: int, device: torch.device) -
 
 def _classifier(run: Run, levels: int, device: torch.device) -> Extractor:
     model = run.load(device)
-    if not isinstance(model, Classifier):
+    if not isinstance(model, Classifying):
         raise ConfigError(
             f"--extractor {run.path}: expected the run of a Classifier (such as recipe classifier), or a file ending "
             f"in {', '.join(FILES)}; got a {type(model).__name__}"

@@ -3,6 +3,7 @@
 from lowerbound.model.base import AUTOREGRESSIVE, BoundModel, ExactModel, Model
 from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, rows_of, share_of, told_nobody
 from lowerbound.model.latent import LatentModel, with_residual
+from lowerbound.model.roles import Classifying, CodeModel
 from lowerbound.model.terms import ElboTerms
 
 __all__ = [
@@ -10,6 +11,8 @@ __all__ = [
     "PLAIN",
     "BoundModel",
     "ByLevel",
+    "Classifying",
+    "CodeModel",
     "Draw",
     "Drawn",
     "ElboTerms",

@@ -35,6 +35,14 @@ class Model(nn.Module):
         def example(cls) -> tuple["Model.Config", Space, tuple[Space, ...]]:
             """The smallest valid instance: configuration, space, condition. The batteries run over it."""
 
+        def as_trained(self) -> "Model.Config":
+            """The configuration without a prior that was fitted after training; itself where there is none."""
+            return self
+
+        def of_stage(self, stage: str) -> tuple[str, ...]:
+            """The beginnings of the keys that say what one of its stages alone trains: such as priors.0."""
+            return ()
+
         def binary(self) -> bool:
             """Whether the model is one of binary values, so that grey images are binarized for it."""
             return False
@@ -250,6 +258,10 @@ class Model(nn.Module):
 
     def why_no_density(self) -> str:
         return "one of its parts has no density"
+
+    def why_no_fitted_prior(self) -> str:
+        """What a density fitted to codes after training can take the place of a prior in; "" where it can in this."""
+        return f"a VAE or an autoencoder, and this is a {self.config.type_name()}"
 
 
 class ExactModel(Model):

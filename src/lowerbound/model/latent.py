@@ -31,6 +31,11 @@ class LatentModel(BoundModel):
     directions: Mapping[str, Direction] = MappingProxyType({})  # the named ones of the run it was loaded from
 
     @property
+    def has_point(self) -> bool:
+        """Whether z, of real numbers, is a function of x, so that nothing is said of how it is distributed."""
+        return False
+
+    @property
     @abstractmethod
     def latents(self) -> tuple[Space, ...]:
         """The space of each level of z."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Family, Head, Point
-from lowerbound.model import PLAIN, Draw, Drawn, Model, Told, told_nobody
+from lowerbound.model import PLAIN, Classifying, Draw, Drawn, LatentModel, Model, Told, told_nobody
 from lowerbound.models.vae import VAE, latent_shape
 from lowerbound.networks.base import Network
 from lowerbound.networks.mlp import MLP
@@ -17,12 +17,12 @@ from lowerbound.space import Density, Space, Y, check_conditions, check_events, 
 from lowerbound.stages import Loss
 
 
-class Classifier(Model):
+class Classifier(Classifying):
     r"""Probabilities of a label given the image.
 
     .. math:: p(y|x) = \mathrm{softmax}(W E_q[z|x] + b)_y
 
-    It has the networks of a VAE's posterior, and may begin with its weights (`of`). What it is given while it is
+    It has the networks of a VAE's posterior, and may begin with its weights (`begin_at`). What it is given while it is
     trained is what it predicts: one label. It says nothing of x itself: no density, no samples.
 
     Example:
@@ -32,7 +32,7 @@ class Classifier(Model):
         torch.Size([5, 10])
     """
 
-    class Config(Model.Config):
+    class Config(Classifying.Config):
         latent: tuple[int, ...] = Field(default=(64,), min_length=1)  # the shape of the code
         posterior: Family = Point()  # how the encoder puts it out; its mean is taken
         encoder: Network.Config = MLP.Config()
@@ -43,6 +43,13 @@ class Classifier(Model):
             return Classifier(self, space, given)
 
         @classmethod
+        def of(cls, model: Model) -> "Classifier.Config":
+            if not isinstance(model, VAE):
+                raise ModelError(f"{type(model).__name__} has no encoder network to fine-tune")
+            config = model.config
+            return cls(latent=config.latent, posterior=config.posterior, encoder=config.encoder)
+
+        @classmethod
         def example(cls) -> tuple["Classifier.Config", Space, tuple[Space, ...]]:
             label = Space((), levels=3, ordered=False)
             return cls(latent=(2,), encoder=MLP.Config(hidden=(4,))), Space((1, 2, 2), levels=2), (label,)
@@ -51,22 +58,14 @@ class Classifier(Model):
         super().__init__(config, space, given)
         if len(given) != 1 or given[0].levels is None or given[0].shape:
             raise ConfigError("model: a Classifier learns one label from each image; set data.label=true")
-        self.classes: int = given[0].levels
         self.posterior_head = Head(config.posterior, Space(config.latent))
         self.encoder = config.encoder.build(space.feature_shape, self.posterior_head.in_shape)
         self.linear = nn.Linear(math.prod(config.latent), self.classes)
 
-    @staticmethod
-    def config_of(model: Model) -> "Classifier.Config":
-        """The configuration of the classifier that has a model's encoder. Raises ModelError where it has none."""
-        if not isinstance(model, VAE):
-            raise ModelError(f"{type(model).__name__} has no encoder network to fine-tune")
-        config = model.config
-        return Classifier.Config(latent=config.latent, posterior=config.posterior, encoder=config.encoder)
-
     @torch.no_grad()
-    def begin_at(self, model: VAE, weight: Tensor, bias: Tensor) -> None:
+    def begin_at(self, model: LatentModel, weight: Tensor, bias: Tensor) -> None:
         """Take a VAE's encoder, and the linear layer W [classes, D], b [classes] on its features."""
+        assert isinstance(model, VAE)
         self.encoder.load_state_dict(model.encoder.state_dict())
         self.posterior_head.load_state_dict(model.posterior_head.state_dict())
         self.linear.weight.copy_(weight)

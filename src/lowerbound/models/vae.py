@@ -61,6 +61,9 @@ class VAE(LatentModel):
 
         _shape = field_validator("latent", mode="before")(latent_shape)
 
+        def as_trained(self) -> "VAE.Config":
+            return self if self.fitted_prior is None else self.model_copy(update={"fitted_prior": None})
+
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "VAE":
             return VAE(self, space, given)
 
@@ -131,7 +134,6 @@ class VAE(LatentModel):
 
     @property
     def has_point(self) -> bool:
-        """Whether z is a function of x, so that nothing is said of how z is distributed."""
         return self.posterior_head.density is Density.NONE
 
     @property
@@ -154,6 +156,12 @@ class VAE(LatentModel):
     @property
     def unbiased(self) -> bool:
         return self.prior.unbiased
+
+    def why_no_fitted_prior(self) -> str:
+        if len(self.latent.shape) != 1:
+            shape = list(self.latent.shape)
+            return f"a single vector of latents, and this model has a map of {shape}; train one with model.latent=20"
+        return "a model without a condition; train one with data.label=false" if self.given else ""
 
     def why_no_density(self) -> str:
         if self.has_point:

@@ -15,7 +15,7 @@ from lowerbound.config import Component
 from lowerbound.distributions import Categorical, Point
 from lowerbound.errors import ConfigError, ModelError, UserError, did_you_mean
 from lowerbound.families import Bernoulli, Family, Head, Noiseless
-from lowerbound.model import PLAIN, Draw, Drawn, ElboTerms, LatentModel, Model, Told, told_nobody
+from lowerbound.model import PLAIN, CodeModel, Draw, Drawn, ElboTerms, Model, Told, told_nobody
 from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.kept import Part, cells_kept, draw_rest, filled
 from lowerbound.networks.base import halvings
@@ -47,7 +47,7 @@ def level_names(levels: int) -> tuple[str, ...]:
     return ("top", *between, "bottom")
 
 
-class VQVAE(LatentModel):
+class VQVAE(CodeModel):
     r"""Images as grids of codes z_1, ..., z_L from a codebook each, the coarsest first, and a prior that draws them.
 
     .. math:: \log p(x|y) \ge \log p(x|z) + \sum_l \log P(z_l | z_{<l}, y), \quad z = \mathrm{codes}(x)
@@ -81,6 +81,10 @@ class VQVAE(LatentModel):
 
         def binary(self) -> bool:
             return isinstance(self.likelihood, Bernoulli)
+
+        def of_stage(self, stage: str) -> tuple[str, ...]:
+            names = level_names(len(self.levels))
+            return tuple(f"priors.{l}." for l, name in enumerate(names) if stage == f"prior.{name}")
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "VQVAE":
             return VQVAE(self, space, given)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.errors import ModelError
-from lowerbound.model import PLAIN, Draw, Model
-from lowerbound.models.classifier import Classifier
+from lowerbound.model import PLAIN, Classifying, Draw, Model
 from lowerbound.progress import Progress
 from lowerbound.runs.run import Run
 from lowerbound.sampling.drawing import Samples, draw
@@ -42,7 +41,7 @@ class Rejection:
 
 @torch.no_grad()
 def sample(
-    model: Model, y: Tensor, judge: Classifier, accept: float, how: Draw = PLAIN, progress: Progress | None = None
+    model: Model, y: Tensor, judge: Classifying, accept: float, how: Draw = PLAIN, progress: Progress | None = None
 ) -> tuple[Samples, np.ndarray, np.ndarray]:
     r"""An image for each label of y [n]: of each class the share `accept` to which p(class | image) is highest.
 
@@ -85,13 +84,13 @@ def best(p: Tensor, asked: Tensor, y: Tensor) -> Tensor:
     return chosen
 
 
-def _of_class(judge: Classifier, x: np.ndarray, asked: Tensor, part: Tensor) -> Tensor:
+def _of_class(judge: Classifying, x: np.ndarray, asked: Tensor, part: Tensor) -> Tensor:
     """The probability of the class asked for, of a part of the images: [P]."""
     p = judge.probabilities(torch.from_numpy(x[part.numpy()]).to(judge.device)).cpu()
     return p.gather(1, asked[part, None])[:, 0]
 
 
-def open_judge(judge: Run, run: Run, accept: float, device: torch.device | str) -> Classifier:
+def open_judge(judge: Run, run: Run, accept: float, device: torch.device | str) -> Classifying:
     """The classifier of a run, for the images of another. Raises ModelError where it can't judge them."""
     if not 0 < accept <= 1:
         raise ModelError(f"--accept {accept:g}: expected a share above 0 and of at most 1")
@@ -101,7 +100,7 @@ def open_judge(judge: Run, run: Run, accept: float, device: torch.device | str) 
             "with data.label=true"
         )
     model = judge.load(device)
-    if not isinstance(model, Classifier):
+    if not isinstance(model, Classifying):
         raise ModelError(
             f"--reject {judge.path}: {type(model).__name__} gives no labels; expected a run of the recipe classifier, "
             "or of `lowerbound probe RUN --finetune --out CLASSIFIER`"

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 
 from lowerbound import pictures
+from lowerbound.config import resolve
 from lowerbound.data.base import Data, Images
 from lowerbound.data.batches import Batches
 from lowerbound.errors import UserError
-from lowerbound.model import LatentModel, Model
-from lowerbound.models.classifier import Classifier
-from lowerbound.models.vae import VAE
+from lowerbound.model import Classifying, LatentModel, Model
 from lowerbound.noise import seeded
 from lowerbound.optimization import AdamW, Cosine
 from lowerbound.progress import Progress
@@ -29,6 +28,7 @@ from lowerbound.runs.run import Run
 from lowerbound.space import conditions
 from lowerbound.training.loop import Loop
 
+CLASSIFIER = "models.classifier.Classifier"  # what is trained
 BATCH = 128
 STEPS = 400  # at least, however few images there are
 EPOCHS = 2  # at least, however many
@@ -48,8 +48,8 @@ class Tuner:
     """Trains classifiers on labelled images, prepared as a run's were."""
 
     run: Run
-    model: VAE | None  # that they may begin at
-    config: Classifier.Config
+    model: LatentModel | None  # that they may begin at
+    config: Classifying.Config
     data: Data
     valid: Images
     device: torch.device
@@ -57,8 +57,7 @@ class Tuner:
     @staticmethod
     def of(run: Run, model: LatentModel, data: str | None, device: torch.device) -> "Tuner":
         """Raises ModelError for a model without an encoder network."""
-        config = Classifier.config_of(model)
-        assert isinstance(model, VAE)
+        config = resolve(CLASSIFIER, Classifying.Config).of(model)
         changes = {"label": True, "binarize": run.facts.binarizes or None} | ({} if data is None else {"source": data})
         prepared = run.recipe.data.model_copy(update=changes).absolute()
         return Tuner(run, model, config, prepared, open_data(run, "valid", data), device)
@@ -99,6 +98,7 @@ class Tuner:
             model = self.config.build(facts.space, facts.given(recipe)).to(self.device)
         if head is not None:
             assert self.model is not None
+            assert isinstance(model, Classifying)
             model.begin_at(self.model, *map(torch.from_numpy, head))
         run = Run.create(path, "classifier", recipe, facts)
         batches = (as_batches(run, part, self.device) for part in (images, self.valid))
@@ -110,7 +110,7 @@ class Tuner:
 @torch.no_grad()
 def _accuracy(model: Model, test: Batches) -> float:
     """The share of images whose label is the most probable one."""
-    assert isinstance(model, Classifier)
+    assert isinstance(model, Classifying)
     right = []
     for batch in test.in_order(model.rows):
         (label,) = conditions(batch.y, model.given)

@@ -7,7 +7,6 @@ from typing import Any
 from lowerbound.config import dump
 from lowerbound.data.bundled import bundled
 from lowerbound.errors import ConfigError
-from lowerbound.models.vqvae import VQVAE, level_names
 from lowerbound.progress import Progress
 from lowerbound.runs import recipes
 from lowerbound.runs.recipes import Recipe, Training
@@ -77,9 +76,7 @@ def _own(recipe: Recipe, stage: str | None) -> tuple[str, ...]:
     """The beginnings of the keys that are of a stage alone: train.stages.prior.top., model.priors.0."""
     if stage is None:
         return ()
-    levels = recipe.model.levels if isinstance(recipe.model, VQVAE.Config) else ()
-    priors = [f"prior.{name}" for name in level_names(len(levels))] if levels else []
-    return f"train.stages.{stage}.", *(f"model.priors.{l}." for l, name in enumerate(priors) if name == stage)
+    return f"train.stages.{stage}.", *(f"model.{key}" for key in recipe.model.of_stage(stage))
 
 
 def _flat(table: dict[str, Any], path: str = "") -> dict[str, Any]:

@@ -11,8 +11,7 @@ from lowerbound.data.base import Images
 from lowerbound.data.batches import Batch
 from lowerbound.errors import ModelError, RunError, counted
 from lowerbound.files import Rows, replacing
-from lowerbound.model import LatentModel
-from lowerbound.models.vqvae import VQVAE
+from lowerbound.model import CodeModel, LatentModel
 from lowerbound.runs.inputs import as_batches, latent_model, open_data
 from lowerbound.runs.run import Run
 from lowerbound.verbs.base import Device, Option, Seed, Shown, Told, verb
@@ -62,7 +61,7 @@ def encode(
     if out.suffix != ".npz":
         raise RunError(f"--out {out}: expected a file ending in .npz")
     model = latent_model(run, device)
-    if scale and isinstance(model, VQVAE):
+    if scale and isinstance(model, CodeModel):
         raise ModelError("--scale: the codes of a VQ-VAE are whole numbers, without a standard deviation")
     images = open_data(run, split, data, progress)
     told = progress.count("encoding")
@@ -77,7 +76,7 @@ def encode(
 
 
 def _encoded(model: LatentModel, batch: Batch, scale: bool) -> dict[str, Tensor]:
-    if isinstance(model, VQVAE):
+    if isinstance(model, CodeModel):
         return {f"codes_{name}": c for name, c in zip(model.levels, model.codes(batch.x), strict=True)}
     found = {"z": model.features(batch.x, batch.y).float()}
     if scale:

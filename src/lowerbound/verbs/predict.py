@@ -10,7 +10,7 @@ from torch import Tensor
 from lowerbound.data.base import open_images
 from lowerbound.data.batches import binarized
 from lowerbound.errors import ConfigError, ModelError
-from lowerbound.models.classifier import Classifier
+from lowerbound.model import Classifying
 from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.runs.run import Run
 from lowerbound.verbs.base import Device, Files, Seed, Told, verb
@@ -43,7 +43,7 @@ def predict(
     if bool(images) == (data is not None):
         raise ConfigError("predict: expected image files, or --data with a data set, and not both")
     model = run.load(device)
-    if not isinstance(model, Classifier):
+    if not isinstance(model, Classifying):
         raise ModelError(
             f"{run.path}: {type(model).__name__} gives no labels; `lowerbound probe {run.path} --finetune --out RUN` "
             "makes a classifier of its encoder"

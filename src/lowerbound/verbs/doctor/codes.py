@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from lowerbound.models.vqvae import VQVAE
+from lowerbound.model import CodeModel
 from lowerbound.quantizers import Usage
 from lowerbound.verbs.doctor.check import ERRORS, Check
 from lowerbound.verbs.doctor.encoded import Encoded, frechets
@@ -23,7 +23,7 @@ LEAST_ERROR = 1e-3  # likewise, of the squared error of an image
 
 def checks(e: Examined) -> list[Check]:
     model = e.model
-    if not isinstance(model, VQVAE):
+    if not isinstance(model, CodeModel):
         return []
     valid, train = (Encoded.of(model, e.in_order(batches)) for batches in (e.valid, e.train))
     levels = tuple(_level(model, l, train, valid) for l in range(len(model.levels)))
@@ -32,8 +32,8 @@ def checks(e: Examined) -> list[Check]:
     return Stages(levels, error, 1 - error / max(variance, 1e-12), **frechets(model, train, valid)).checks()
 
 
-def _level(model: VQVAE, l: int, train: Encoded, valid: Encoded) -> "Codes":
-    usage = Usage(model.spaces[l].levels or 1)
+def _level(model: CodeModel, l: int, train: Encoded, valid: Encoded) -> "Codes":
+    usage = Usage(model.latents[l].levels or 1)
     usage.add(valid.codes[l])
     bits, train_bits = valid.bits[l], train.bits[l]  # [n]
     learned = model.learned[l]

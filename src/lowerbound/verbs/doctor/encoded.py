@@ -10,8 +10,7 @@ from torch import Tensor
 from lowerbound.data.batches import Batch
 from lowerbound.metrics.distances import frechet
 from lowerbound.metrics.extractors import PixelFeatures
-from lowerbound.model import Draw
-from lowerbound.models.vqvae import VQVAE
+from lowerbound.model import CodeModel, Draw
 from lowerbound.noise import KeyedNoise, key, randint, seeded
 from lowerbound.sampling import drawing
 from lowerbound.units import bits_per_dim
@@ -29,9 +28,9 @@ class Encoded(NamedTuple):
     bits: Tensor  # [L, N], per code
 
     @staticmethod
-    def of(model: VQVAE, batches: Iterable[Batch]) -> "Encoded":
+    def of(model: CodeModel, batches: Iterable[Batch]) -> "Encoded":
         xs, ys, codes, bits = [], [], [], []
-        dims = torch.tensor([[s.dims] for s in model.spaces])
+        dims = torch.tensor([[s.dims] for s in model.latents])
         for batch in batches:
             z = model.codes(batch.x)
             with KeyedNoise(0, batch.index) as noise:
@@ -44,17 +43,17 @@ class Encoded(NamedTuple):
         y = None if ys[0] is None else torch.cat(ys)
         return Encoded(torch.cat(xs), y, tuple(map(torch.cat, zip(*codes, strict=True))), torch.cat(bits, 1))
 
-    def error(self, model: VQVAE, codes: tuple[Tensor, ...]) -> float:
+    def error(self, model: CodeModel, codes: tuple[Tensor, ...]) -> float:
         """The mean squared distance of the images from what codes decode to."""
         return float(distances(self.x, torch.from_numpy(_means(model, codes))).mean())
 
-    def error_without(self, model: VQVAE, level: int) -> float:
+    def error_without(self, model: CodeModel, level: int) -> float:
         """The same with the codes of a level shuffled."""
         n = len(self.x)
         return self.error(model, tuple(shuffled_places(c, n) if k == level else c for k, c in enumerate(self.codes)))
 
 
-def _means(model: VQVAE, codes: tuple[Tensor, ...]) -> np.ndarray:
+def _means(model: CodeModel, codes: tuple[Tensor, ...]) -> np.ndarray:
     return drawing.pixels(model.render(tuple(c.to(model.device) for c in codes), mean=True).cpu())
 
 
@@ -66,7 +65,7 @@ def shuffled_places(codes: Tensor, n: int) -> Tensor:
     return torch.gather(flat, 0, chosen).view(n, *codes.shape[1:])
 
 
-def frechets(model: VQVAE, train: Encoded, valid: Encoded) -> dict[str, float]:
+def frechets(model: CodeModel, train: Encoded, valid: Encoded) -> dict[str, float]:
     """Squared Fréchet distances to the validation images of samples, of pictures whose codes are each drawn from
     another image, and of training images (floor), in few components since there are few of them; none before the
     priors are trained."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.data.batches import Batches
-from lowerbound.models.classifier import Classifier
+from lowerbound.model import Classifying
 from lowerbound.space import conditions
 from lowerbound.verbs.doctor.check import ERRORS, LESS_BY_HEART, Check, difference, stderr
 from lowerbound.verbs.doctor.examined import Examined
@@ -17,7 +17,7 @@ GAP = 0.1  # of the labels, that are right for training images alone
 
 def checks(e: Examined) -> list[Check]:
     model = e.model
-    if not isinstance(model, Classifier):
+    if not isinstance(model, Classifying):
         return []
     train, _ = _right(e, model, e.train)
     valid, labels = _right(e, model, e.valid)
@@ -25,7 +25,7 @@ def checks(e: Examined) -> list[Check]:
     return Labelled(train, valid, commonest).checks()
 
 
-def _right(e: Examined, model: Classifier, batches: Batches) -> tuple[np.ndarray, Tensor]:
+def _right(e: Examined, model: Classifying, batches: Batches) -> tuple[np.ndarray, Tensor]:
     """Of each image whether its label is found, bool [n], and the label."""
     found = [(model.logits(b.x).argmax(1), conditions(b.y, model.given)[0]) for b in e.in_order(batches)]
     given, labels = (torch.cat(parts) for parts in zip(*found, strict=True))

@@ -8,8 +8,6 @@ import torch
 
 from lowerbound.families import LOG_SCALE
 from lowerbound.model import LatentModel
-from lowerbound.models.vae import VAE
-from lowerbound.models.vqvae import VQVAE
 from lowerbound.noise import KeyedNoise
 from lowerbound.objectives import ELBO, Bound
 from lowerbound.verbs.doctor.check import Check
@@ -25,14 +23,16 @@ AT_BOUND = 0.01  # of the log-scales
 def checks(e: Examined) -> list[Check]:
     """Of a model whose z is of real numbers."""
     model = e.model
-    return _measured(e, model).checks() if isinstance(model, LatentModel) and not isinstance(model, VQVAE) else []
+    if not isinstance(model, LatentModel) or any(space.levels is not None for space in model.latents):
+        return []
+    return _measured(e, model).checks()
 
 
 def _measured(e: Examined, model: LatentModel) -> "Latents":
     means, kls, each, at_bound = [], [], [], []
     for batch in e.in_order(e.valid):
         means.append(model.features(batch.x, batch.y).double().cpu())
-        if isinstance(model, VAE) and model.has_point:
+        if model.has_point:
             continue
         with KeyedNoise(0, batch.index) as noise:
             terms = model.elbo_terms(batch.x, batch.y, noise.chunk(1))

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from lowerbound.model import Draw
-from lowerbound.models.vae import VAE
 from lowerbound.noise import seeded
 from lowerbound.runs import fitted
 from lowerbound.sampling import drawing
@@ -43,7 +42,7 @@ def _drawn(e: Examined) -> np.ndarray:
 
 
 def _remedy(e: Examined) -> str:
-    fits = isinstance(e.model, VAE) and not fitted.is_fitted(e.run.recipe) and len(e.model.latent.shape) == 1
+    fits = not e.model.why_no_fitted_prior() and not fitted.is_fitted(e.run.recipe)
     fit = f"lowerbound fit-prior {e.run.path} --prior mixture; where reconstructions are bad too, "
     return (fit if fits else "") + "a longer training, a smaller train.optimizer.lr"
 

@@ -1,0 +1,57 @@
+"""What only some models answer, so that whoever asks need not know their classes."""
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from lowerbound.model.base import Model
+from lowerbound.model.latent import LatentModel
+from lowerbound.space import Y
+
+
+class Classifying(Model):
+    """A model p(y|x) of the label that it is given while it is trained: no density of x, no samples."""
+
+    class Config(Model.Config, abstract=True):
+        @classmethod
+        @abstractmethod
+        def of(cls, model: Model) -> "Classifying.Config":
+            """That of the classifier with a model's encoder. Raises ModelError where it has none."""
+
+    @property
+    def classes(self) -> int:
+        """How many labels there are."""
+        return self.given[0].levels or 0
+
+    @abstractmethod
+    def logits(self, x: Tensor) -> Tensor:
+        """log p(y|x) up to a constant: [B, classes]."""
+
+    @abstractmethod
+    def probabilities(self, x: Tensor) -> Tensor:
+        """p(y|x) of every class: [B, classes]."""
+
+    @abstractmethod
+    def code(self, x: Tensor) -> Tensor:
+        """What its last layer, which is linear, is given: [B, D]."""
+
+    @abstractmethod
+    def begin_at(self, model: LatentModel, weight: Tensor, bias: Tensor) -> None:
+        """Take the encoder of a model that `Config.of` was given, and the last layer W [classes, D], b [classes]."""
+
+
+class CodeModel(LatentModel):
+    """A model whose every latent is a grid of codes, whole numbers, which are a function of x; `levels` names them."""
+
+    @property
+    @abstractmethod
+    def learned(self) -> tuple[bool, ...]:
+        """Of each level, whether its prior is a trained one, rather than uniform."""
+
+    @abstractmethod
+    def codes(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The codes of events x, the coarsest level first: int64 [B, h, w] each."""
+
+    @abstractmethod
+    def log_p_codes(self, codes: tuple[Tensor, ...], y: Y = None) -> Tensor:
+        """log P(z_l | z_<l, y) of each level, in nats: [L, B]."""
