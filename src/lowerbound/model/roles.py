@@ -54,4 +54,7 @@ class CodeModel(LatentModel):
 
     @abstractmethod
     def log_p_codes(self, codes: tuple[Tensor, ...], y: Y = None) -> Tensor:
-        """log P(z_l | z_<l, y) of each level, in nats: [L, B]."""
+        """log P(z_l | z_<l, y) of each level, in nats: [L, B]; -n log K where its prior is not trained.
+
+        codes: of all levels, or of the coarsest alone.
+        """

@@ -83,8 +83,7 @@ class VQVAE(CodeModel):
             return isinstance(self.likelihood, Bernoulli)
 
         def of_stage(self, stage: str) -> tuple[str, ...]:
-            names = level_names(len(self.levels))
-            return tuple(f"priors.{l}." for l, name in enumerate(names) if stage == f"prior.{name}")
+            return tuple(f"priors.{l}." for l, n in enumerate(level_names(len(self.levels))) if stage == f"prior.{n}")
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "VQVAE":
             return VQVAE(self, space, given)
@@ -144,7 +143,6 @@ class VQVAE(CodeModel):
 
     @property
     def learned(self) -> tuple[bool, ...]:
-        """Of each level, whether its prior is a trained one, rather than uniform."""
         return tuple(self.prior_learned.tolist()) or (False,) * len(self.levels)
 
     @property
@@ -323,14 +321,10 @@ class VQVAE(CodeModel):
         )
 
     def log_p_codes(self, codes: tuple[Tensor, ...], y: Y = None) -> Tensor:
-        """log P(z_l | z_<l, y) of each level, in nats: [L, B]; -n log K where its prior is not trained.
-
-        codes: of all levels, or of the coarsest alone.
-        """
         return self._log_pz(codes, y, 1)[0].T
 
     def _log_pz(self, codes: tuple[Tensor, ...], y: Y, draws: int) -> Tensor:
-        """The same for this many draws of the noise that a prior may have: [K, B, L]."""
+        """What `log_p_codes` gives, for this many draws of the noise that a prior may have: [K, B, L]."""
         given, found = conditions(y, self.given), []
         for l, (z, space, learned) in enumerate(zip(codes, self.spaces, self.learned, strict=False)):
             if learned:
