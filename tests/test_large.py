@@ -77,9 +77,9 @@ def test_a_dry_run_of_every_stage(here: Path, recipe: str, levels: int):
 
 def test_slow_steps_are_timed_less_often(monkeypatch: pytest.MonkeyPatch):
     few = ["train.steps=5"]
-    assert dry.run("vae", data="digits", changes=few)["timed steps"] == 7
+    assert dry.run("vae", data="digits", changes=few).stages[0].timed == 7
     monkeypatch.setattr(dry, "_SECONDS", 0.0)
-    assert dry.run("vae", data="digits", changes=few)["timed steps"] == 1
+    assert dry.run("vae", data="digits", changes=few).stages[0].timed == 1
 
 
 # --- memory
@@ -154,7 +154,7 @@ from lowerbound.runs.facts import Facts
 from lowerbound.training import dry
 torch.set_num_threads(1)
 recipe, data, *changes = sys.argv[1:]
-report = dry.run(recipe, data=data, changes=changes)
+report = dry.run(recipe, data=data, changes=changes).json()
 config = recipes.load(recipe, [f"data.source={data}", *changes])
 facts = Facts.of(config.data.open("train"), config)
 model = config.model.build(facts.space, facts.given(config)).eval()

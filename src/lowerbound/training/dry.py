@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,6 +32,57 @@ _TIMED, _SECONDS = 7, 20.0  # so many steps are timed, or as many as begin withi
 _IMAGES = 4  # are turned into what a later stage is trained on
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What the training of one stage takes."""
+
+    stage: str
+    parameters: int
+    weights: float  # MB: of weights and optimizer
+    activations: float  # MB: of a batch, kept for the backward pass
+    flop: float  # 10⁹ a step
+    steps: int
+    epochs: float
+    timed: int  # steps
+    rate: float  # images per second
+    minutes: float  # expected
+
+    def json(self) -> dict[str, Any]:
+        """By the names that they have in a report, without the stage's own."""
+        return {name: getattr(self, field) for field, name in _NAMES.items()}
+
+
+_NAMES = {
+    "parameters": "parameters",
+    "weights": "memory of weights and optimizer, MB",
+    "activations": "memory of a batch's activations, MB",
+    "flop": "GFLOP per step",
+    "steps": "steps",
+    "epochs": "epochs",
+    "timed": "timed steps",
+    "rate": "images per second",
+    "minutes": "expected minutes",
+}
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a training takes, stage by stage."""
+
+    recipe: str
+    data: str
+    stages: tuple[Cost, ...]
+
+    def json(self) -> dict[str, Any]:
+        """What there is to say of all; of several stages, a list of them under `stages`, and the sums."""
+        about = {"recipe": self.recipe, "data": self.data}
+        if len(self.stages) == 1:
+            return about | self.stages[0].json()
+        named = [{"stage": cost.stage, **cost.json()} for cost in self.stages]
+        parameters, minutes = (sum(getattr(c, name) for c in self.stages) for name in ("parameters", "minutes"))
+        return about | {"parameters": parameters, "stages": named, "expected minutes": minutes}
+
+
 def run(
     recipe: str | Path,
     *,
@@ -38,11 +90,10 @@ def run(
     changes: Changes = (),
     device: str | torch.device = "auto",
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Costs:
     """Parameters, memory, counted FLOPs of a step (forward and backward), steps, and the time expected for them.
 
-    Of a model of several stages, a list of that under `stages`, and the sums. What a later stage is trained on comes
-    from the untrained model. Of steps that take long, fewer are timed: the report says how many.
+    What a later stage is trained on comes from the untrained model. Of steps that take long, fewer are timed.
     """
     config = recipes.load(recipe, changes)
     config = config if data is None else recipes.override(config, {"data": {"source": str(data)}})
@@ -53,19 +104,11 @@ def run(
         model = config.model.build(facts.space, facts.given(config)).to(where)
     batches = Batches(images, where, binarize=facts.binarizes, label=config.data.label, flip=config.data.flip)
     with seeded(config.seed, "steps", quick=True):
-        stages = [_stage(model, stage, batches, config) for stage in model.stages()]
-    about = {
-        "recipe": str(recipe),
-        "data": f"{facts.name}, {facts.images} images of {list(facts.shape)}",
-    }
-    if len(stages) == 1:
-        return about | stages[0]
-    named = [{"stage": s.name, **cost} for s, cost in zip(model.stages(), stages, strict=True)]
-    summed = {k: sum(cost[k] for cost in stages) for k in ("parameters", "expected minutes")}
-    return about | {"parameters": summed["parameters"], "stages": named} | summed
+        stages = tuple(_stage(model, stage, batches, config) for stage in model.stages())
+    return Costs(str(recipe), f"{facts.name}, {facts.images} images of {list(facts.shape)}", stages)
 
 
-def _stage(model: Model, stage: Stage, batches: Batches, config: Recipe) -> dict[str, Any]:
+def _stage(model: Model, stage: Stage, batches: Batches, config: Recipe) -> Cost:
     """The costs of one stage."""
     training = config.train.of(stage.name)
     check_precision(training.precision, batches.device)
@@ -100,17 +143,18 @@ def _stage(model: Model, stage: Stage, batches: Batches, config: Recipe) -> dict
     parameters = sum(p.numel() for mover in movers.each for p in mover.parameters)
     copies = 3 + (training.averaging is not None)  # gradients, two moments, the average
     weights = sum(p.numel() for p in model.parameters())
-    return {
-        "parameters": parameters,
-        "memory of weights and optimizer, MB": round(4 * (weights + copies * parameters) / 1e6, 1),
-        "memory of a batch's activations, MB": round(kept.bytes / 1e6, 1),
-        "GFLOP per step": round(counter.get_total_flops() / 1e9, 3),
-        "steps": total,
-        "epochs": round(total * training.batch / epoch, 2),
-        "timed steps": len(seconds),
-        "images per second": _figure(training.batch / median(seconds)),
-        "expected minutes": round(total * median(seconds) / 60, 2),
-    }
+    return Cost(
+        stage=stage.name,
+        parameters=parameters,
+        weights=round(4 * (weights + copies * parameters) / 1e6, 1),
+        activations=round(kept.bytes / 1e6, 1),
+        flop=round(counter.get_total_flops() / 1e9, 3),
+        steps=total,
+        epochs=round(total * training.batch / epoch, 2),
+        timed=len(seconds),
+        rate=_figure(training.batch / median(seconds)),
+        minutes=round(total * median(seconds) / 60, 2),
+    )
 
 
 class _Kept:

@@ -11,7 +11,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_args, get_origin, overload
 
@@ -50,12 +50,28 @@ class Shown(ABC):
         return 0
 
 
+ASIDE = {"json": None}  # of a field that is no part of the JSON
+
+
+def called(key: str) -> dict[str, Any]:
+    """Of a field that has this name in the JSON."""
+    return {"json": key}
+
+
 class Report(Shown, Mapping[str, Any]):
     """A report of numbers: its JSON are its fields, and it reads as the mapping of them. Subclasses are frozen
-    dataclasses with `eq=False`."""
+    dataclasses with `eq=False`.
+
+    A field with a default is left out where it has it; `metadata` of ASIDE or `called` say what else is otherwise.
+    """
 
     def json(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # pyright: ignore[reportArgumentType]
+        found: dict[str, Any] = {}
+        for field in fields(self):  # pyright: ignore[reportArgumentType]
+            key, value = field.metadata.get("json", field.name), getattr(self, field.name)
+            if key is not None and (field.default is MISSING or value != field.default):
+                found[key] = value
+        return found
 
     def shown(self) -> Any:
         return tables.plain(self.json())

@@ -1,6 +1,6 @@
 """Data sets: what there is, and what is in one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,7 @@ from lowerbound.data import bundled
 from lowerbound.data.base import Data
 from lowerbound.data.survey import sheet, summary
 from lowerbound.errors import UserError
-from lowerbound.verbs import tables
-from lowerbound.verbs.base import File, Rows, Shown, Told, verb
+from lowerbound.verbs.base import File, Report, Rows, Told, called, verb
 
 
 @verb
@@ -20,17 +19,27 @@ def list_data() -> Rows:
     return Rows([row._asdict() for row in bundled.names()])
 
 
-@dataclass(frozen=True)
-class Summary(Shown):
-    """What is in a data set."""
+@dataclass(frozen=True, eq=False)
+class Summary(Report):
+    """What is in a data set; see `data.survey.summary`."""
 
-    report: dict[str, Any]
-
-    def json(self) -> dict[str, Any]:
-        return self.report
-
-    def shown(self) -> Any:
-        return tables.plain(self.report)
+    name: str
+    n: int
+    splits: dict[str, int]
+    shape: list[int] | None
+    levels: int
+    classes: dict[str, int] | None
+    factor_names: list[str] | None
+    mean: list[float] | None
+    unreadable: list[list[str]]
+    ignored: int
+    layout: str
+    remarks: list[str] = field(metadata=called("notes"))
+    sizes: dict[str, int] | None = None
+    other_sizes: int | None = None
+    modes: dict[str, int] | None = None
+    crop: dict[str, Any] | None = None
+    out: str | None = None
 
 
 @verb
@@ -45,7 +54,8 @@ def show_data(data: str, /, *changes: str, out: File = None, progress: Told = Fa
         raise UserError(f"--out {out}: expected a file ending in .png")
     config = override(Data(source=data), [c.removeprefix("data.") for c in changes])
     report = summary(config, progress=progress.count("decoding"))
+    report["remarks"] = report.pop("notes")
     if out is not None:
         shown = sheet(config)
         pictures.save_png(pictures.contact_sheet(shown.x, shown.levels, shown.labels), Path(out))
-    return Summary(report | ({"out": str(out)} if out else {}))
+    return Summary(**report, out=str(out) if out else None)

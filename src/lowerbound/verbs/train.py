@@ -1,7 +1,6 @@
 """Train a recipe into a run folder, then write pictures and a short evaluation."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -36,20 +35,15 @@ class Trained(Run, Shown):
         return [f"{self.path}: model.safetensors, log.jsonl{drawn}, …"]
 
 
-@dataclass(frozen=True)
-class Costs(Shown):
+class Costs(dry.Costs, Shown):
     """What a training will cost: what there is to say of all, then of each stage."""
 
-    report: dict[str, Any]
-
-    def json(self) -> dict[str, Any]:
-        return self.report
-
     def shown(self) -> Any:
-        whole = tables.plain({k: v for k, v in self.report.items() if k != "stages"})
-        if "stages" not in self.report:
+        report = self.json()
+        whole = tables.plain({k: v for k, v in report.items() if k != "stages"})
+        if "stages" not in report:
             return whole
-        columns = self.report["stages"]
+        columns = report["stages"]
         table = Printed("stage", *(stage["stage"] for stage in columns), box=box.SIMPLE)
         for name in list(columns[0])[1:]:
             table.add_row(name, *(tables.cell(stage[name]) for stage in columns))
@@ -99,7 +93,7 @@ def train(
     wanted = [*changes, {name: table for name, table in tables_of.items() if table is not None}]
     if dry_run:
         costs = dry.run(recipe, data=data, changes=wanted, device=device, progress=progress)
-        return cast(Any, Costs(costs))
+        return cast(Any, Costs(costs.recipe, costs.data, costs.stages))
     held = run_training(
         recipe,
         data=data,

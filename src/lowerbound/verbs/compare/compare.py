@@ -1,6 +1,6 @@
 """One table over runs of any family: what each says of log p(x), what it costs, and what else it can do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lowerbound.errors import ConfigError
-from lowerbound.verbs.base import Device, File, Report, Runs, Seed, SomeWhole, Told, Whole, verb
+from lowerbound.verbs.base import ASIDE, Device, File, Report, Runs, Seed, SomeWhole, Told, Whole, called, verb
 from lowerbound.verbs.compare import outputs, page
 from lowerbound.verbs.compare.anchors import anchors
 from lowerbound.verbs.compare.entries import Entry, Terms, check_runs, opened
@@ -35,11 +35,8 @@ class Comparison(Report):
     reference: str | None  # the name of the run that the differences are to
     runs: list[dict[str, Any]]
     anchors: list[dict[str, Any]]
-    to_know: list[str]  # the `notes` of the document
-    written: tuple[str, ...] = ()  # files
-
-    def json(self) -> dict[str, Any]:
-        return {k: v for k, v in super().json().items() if k not in ("to_know", "written")} | {"notes": self.to_know}
+    to_know: list[str] = field(metadata=called("notes"))
+    written: tuple[str, ...] = field(default=(), metadata=ASIDE)  # files
 
     def notes(self) -> tuple[str, ...]:
         return self.written

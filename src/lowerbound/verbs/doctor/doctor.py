@@ -1,6 +1,6 @@
 """What is wrong with a run: `lowerbound doctor`. A file for each thing measures it and judges it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -10,10 +10,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from lowerbound.progress import Progress
 from lowerbound.runs.run import Run
 from lowerbound.verbs import tables
-from lowerbound.verbs.base import Device, Report, Told, verb
+from lowerbound.verbs.base import ASIDE, Device, Report, Told, verb
 from lowerbound.verbs.doctor import (
     codes,
     labels,
@@ -38,26 +37,28 @@ class Diagnosis(Report):
     a message, a remedy, and the value that is beyond a threshold.
     """
 
-    report: dict[str, Any]
-    strict: bool = False
-
-    def json(self) -> dict[str, Any]:
-        return self.report
+    run: str
+    model: str
+    version: str
+    data: dict[str, Any]  # name, and how many images of each split were measured
+    findings: list[dict[str, Any]]
+    checked: list[dict[str, Any]]  # name, value and threshold of all that was
+    strict: bool = field(default=False, metadata=ASIDE)
 
     def status(self) -> int:
-        return int(self.strict and any(f["severity"] == "problem" for f in self.report["findings"]))
+        return int(self.strict and any(f["severity"] == "problem" for f in self.findings))
 
     def shown(self) -> Any:
         table = Table(box=box.SIMPLE, show_header=False)
-        for f in sorted(self["findings"], key=lambda f: f["severity"] != "problem"):
+        for f in sorted(self.findings, key=lambda f: f["severity"] != "problem"):
             table.add_row(f["severity"], f["name"], Text(f["message"]))
             table.add_row(
                 "", f"{tables.cell(f['value'])}, bound {tables.cell(f['threshold'])}", Text(f"do: {f['remedy']}")
             )
-        names = ", ".join(dict.fromkeys(c["name"] for c in self["checked"]))
-        n = ", ".join(f"{n:,} of {split}" for split, n in self["data"]["images"].items())
-        looked = Text(f"checked{f' on {n} images of ' + self['data']['name'] if n else ''}: {names}")
-        return Group(table if self["findings"] else Text("nothing wrong found"), looked)
+        names = ", ".join(dict.fromkeys(c["name"] for c in self.checked))
+        n = ", ".join(f"{n:,} of {split}" for split, n in self.data["images"].items())
+        looked = Text(f"checked{f' on {n} images of ' + self.data['name'] if n else ''}: {names}")
+        return Group(table if self.findings else Text("nothing wrong found"), looked)
 
 
 @verb
@@ -81,34 +82,23 @@ def doctor(
 
     Raises RunError or DataError where there is no such run, or no such data.
     """
-    return Diagnosis(diagnosis(run, data=data, device=device, progress=progress), strict)
-
-
-def diagnosis(
-    run: Run,
-    *,
-    data: str | None = None,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """What is wrong with a run, and what was looked at: the report of `doctor --json`."""
-    where = torch.device(device)
     checks = training.checks(run)
-    model, found = weights.loaded(run, where)
+    model, found = weights.loaded(run, device)
     checks += found
     looked: dict[str, int] = {}
     if model is not None:
-        examined = Examined.of(run, model, data, where, progress or Progress())
+        examined = Examined.of(run, model, data, device, progress)
         looked = {"train": len(examined.train), "valid": len(examined.valid)}
         checks += examine(examined)
-    return {
-        "run": str(run.path),
-        "model": run.recipe.model.type_name(),
-        "version": version("lowerbound"),
-        "data": {"name": run.facts.name if data is None else data, "images": looked},
-        "findings": [_finding(check) for check in checks if check.wrong],
-        "checked": [{"name": c.name, "value": float(c.value), "threshold": float(c.threshold)} for c in checks],
-    }
+    return Diagnosis(
+        run=str(run.path),
+        model=run.recipe.model.type_name(),
+        version=version("lowerbound"),
+        data={"name": run.facts.name if data is None else data, "images": looked},
+        findings=[_finding(check) for check in checks if check.wrong],
+        checked=[{"name": c.name, "value": float(c.value), "threshold": float(c.threshold)} for c in checks],
+        strict=strict,
+    )
 
 
 @torch.no_grad()

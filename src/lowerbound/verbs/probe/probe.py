@@ -1,7 +1,7 @@
 """What an encoder's features are worth for telling labels, against raw pixels and PCA, over budgets of labels."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -83,18 +83,24 @@ class Probe:
 class Accuracies(Report):
     """Methods down, labels per class across: the accuracy in %, with its standard deviation over the seeds."""
 
-    report: dict[str, Any]
-
-    def json(self) -> dict[str, Any]:
-        return self.report
+    run: str
+    model: str
+    seed: int
+    version: str
+    data: dict[str, Any]  # name, split, n, classes
+    features: int
+    protocol: dict[str, str]  # of each method
+    results: list[dict[str, Any]]  # method, labels, images, accuracy, std, each
+    out: str | None = None
+    picture: str | None = None
 
     def notes(self) -> tuple[str, ...]:
-        return (self.report["picture"],)
+        return () if self.picture is None else (self.picture,)
 
     def shown(self) -> Any:
-        data, rows = self["data"], self["results"]
+        data, rows = self.data, self.results
         columns = list(dict.fromkeys(row["labels"] for row in rows))
-        facts = f"{data['name']}, {data['split']}, n={data['n']}, {self['features']} features"
+        facts = f"{data['name']}, {data['split']}, n={data['n']}, {self.features} features"
         table = Table("accuracy, %; labels per class", *map(str, columns), box=box.SIMPLE, title=facts)
         for method in dict.fromkeys(row["method"] for row in rows):
             found = {row["labels"]: row for row in rows if row["method"] == method}
@@ -153,25 +159,27 @@ def probe(
                 for method, accuracy in _tuned(tuner, world, subset, key(seed, "tuning", i), kept):
                     measured.setdefault((method, k), []).append(accuracy)
             progress.note(f"{_words(k)}, seed {i + 1} of {seeds}", last=i + 1 == seeds)
-    report = _report(world, measured, seed) | ({} if out is None else {"out": str(out)})
+    report = _report(world, measured, seed, None if out is None else str(out))
     name = "probe" if data is None else f"probe-{world.train.name}"
-    run.write_json(f"evaluation/{name}.json", report)
+    run.write_json(f"evaluation/{name}.json", report.json())
     draw(report, run.picture(f"{name}.png"))
-    return Accuracies(report | {"picture": str(run.picture(f"{name}.png"))})
+    return replace(report, picture=str(run.picture(f"{name}.png")))
 
 
-def _report(world: Probe, measured: dict[tuple[str, int | None], list[float]], seed: int) -> dict[str, Any]:
+def _report(
+    world: Probe, measured: dict[tuple[str, int | None], list[float]], seed: int, out: str | None
+) -> Accuracies:
     classes = _counts(world.train) > 0
-    return {
-        "run": str(world.run.path),
-        "model": world.run.recipe.model.type_name(),
-        "seed": seed,
-        "version": version("lowerbound"),
-        "data": {"name": world.train.name, "split": "test", "n": len(world.test), "classes": int(classes.sum())},
-        "features": world.spaces[0].test.shape[1],
-        "protocol": PROTOCOL
-        | ({"fine-tuned": classifiers.PROTOCOL} if any(m == "fine-tuned" for m, _ in measured) else {}),
-        "results": [
+    tuned = any(method == "fine-tuned" for method, _ in measured)
+    return Accuracies(
+        run=str(world.run.path),
+        model=world.run.recipe.model.type_name(),
+        seed=seed,
+        version=version("lowerbound"),
+        data={"name": world.train.name, "split": "test", "n": len(world.test), "classes": int(classes.sum())},
+        features=world.spaces[0].test.shape[1],
+        protocol=PROTOCOL | ({"fine-tuned": classifiers.PROTOCOL} if tuned else {}),
+        results=[
             {
                 "method": method,
                 "labels": "all" if k is None else k,
@@ -182,7 +190,8 @@ def _report(world: Probe, measured: dict[tuple[str, int | None], list[float]], s
             }
             for (method, k), each in measured.items()
         ],
-    }
+        out=out,
+    )
 
 
 def _words(k: int | None) -> str:
@@ -299,11 +308,11 @@ _LINES = {
 }
 
 
-def draw(report: dict[str, Any], out: Path) -> None:
+def draw(report: Accuracies, out: Path) -> None:
     """Accuracy over the labels per class, one line for each method, bars of one standard deviation over the seeds."""
-    data = report["data"]
+    data = report.data
     by_method: dict[str, list[dict[str, Any]]] = {}
-    for row in report["results"]:
+    for row in report.results:
         by_method.setdefault(row["method"], []).append(row)
     series = []
     for i, (name, (color, style, marker)) in enumerate(_LINES.items()):
@@ -313,6 +322,6 @@ def draw(report: dict[str, Any], out: Path) -> None:
         ]
         if points:
             series.append(pictures.Series(name, points, color, style, marker))
-    ticks = {row["images"] / data["classes"]: str(row["labels"]) for row in report["results"]}
-    title = f"{data['name']}: {data['n']:,} test images, {report['features']} features"
+    ticks = {row["images"] / data["classes"]: str(row["labels"]) for row in report.results}
+    title = f"{data['name']}: {data['n']:,} test images, {report.features} features"
     pictures.lines(series, out, title=title, x="labels per class", y="accuracy, %", ticks=ticks)
