@@ -4,18 +4,19 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lowerbound.config import Component
 from lowerbound.data import cache, decode
 from lowerbound.data.archives import SUFFIXES, check_size
 from lowerbound.data.arrays import SUFFIXES as ARRAYS
 from lowerbound.data.arrays import Arrays
-from lowerbound.data.bundled import bundled
+from lowerbound.data.bundled import Bundled, bundled, lying_in
 from lowerbound.data.cache import Progress
+from lowerbound.data.factors import as_labels
 from lowerbound.data.folder import Files
 from lowerbound.data.formats import foreign_name, is_image
 from lowerbound.data.images import Images, Shape
@@ -36,12 +37,21 @@ class Data(Component):
 
     source: str = Field(default="digits", min_length=1)  # a bundled name, else a path
     size: int | None = Field(default=None, gt=0)  # shorter side to this many pixels, centre crop
+    crop: float | None = Field(default=None, gt=0, le=1)  # before it, the middle square of this share of that side
     gray: bool = False
-    label: bool = False  # condition the model on the label
+    # condition the model on the label; or, by their names, on a factor of the data or several: Smiling,Male
+    label: bool | str = Field(default=False, union_mode="left_to_right")
     flip: bool = False  # mirror half of the images while training
     strict: bool = False  # the first unreadable file is an error
     levels: int | None = Field(default=None, ge=2, le=256)  # values a pixel takes; None: what the data set says, or 256
     binarize: bool | None = None  # draw binary pixels while training; None: where the likelihood needs it
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _check_label(cls, value: Any) -> Any:
+        if not isinstance(value, bool | str) and value not in (0, 1):
+            raise ValueError(f"expected true, false, or the name of a factor of the data, got {value!r}")
+        return value
 
     @classmethod
     def hint(cls, text: str) -> str:
@@ -63,13 +73,15 @@ class Data(Component):
         if self.strict and stored.images.unreadable:
             path, reason = stored.images.unreadable[0]
             raise DataError(f"{self.source}: {path}: {reason}; data.strict=false leaves such files out")
+        if isinstance(self.label, str):
+            stored = stored._replace(images=as_labels(stored.images, self.label))
         if self.label and stored.images.y is None:
-            raise DataError(f"{self.source} has no labels{_because(stored.images)}; set data.label=false")
+            raise DataError(f"{self.source} has no labels{_because(stored.images)}")
         return stored
 
     @property
     def preparation(self) -> Preparation:
-        return Preparation(self.size, self.gray, self.levels)
+        return Preparation(self.size, self.gray, self.levels, self.crop)
 
     def absolute(self) -> "Data":
         """The same with an absolute path, to be opened from another working directory."""
@@ -77,9 +89,25 @@ class Data(Component):
             return self
         return self.model_copy(update={"source": str(Path(self.source).expanduser().resolve())})
 
+    def settled(self) -> "Data":
+        """The same with the size and crop that the data set has of itself, so that other images are prepared alike."""
+        data_set = bundled().get(self.source) or _inside(Path(self.source).expanduser())
+        if data_set is None:
+            return self
+        preparation = data_set.settled(self.preparation)
+        return self.model_copy(update={"size": preparation.size, "crop": preparation.crop})
+
+
+def _inside(path: Path) -> Bundled | None:
+    return lying_in(path) if path.is_dir() else None
+
 
 def _because(images: Images) -> str:
-    return f" ({images.layout}), they are the names of the folders that images lie in" if images.layout else ""
+    """Why there are no labels, and what to do."""
+    if images.factor_names:
+        return f"; data.label={images.factor_names[0]} takes one of its factors, data.label=false none"
+    why = f" ({images.layout}), they are the names of the folders that images lie in" if images.layout else ""
+    return f"{why}; set data.label=false"
 
 
 def find(source: str, preparation: Preparation) -> Source:
@@ -87,6 +115,8 @@ def find(source: str, preparation: Preparation) -> Source:
     if source in (known := bundled()):
         return known[source].open(preparation)
     path = Path(source).expanduser()
+    if data_set := _inside(path):
+        return data_set.open(preparation, path)
     if path.is_dir() or (path.is_file() and path.name.lower().endswith(SUFFIXES)):
         return Files(path, preparation)
     if path.is_file() and path.suffix.lower() in ARRAYS:
@@ -123,9 +153,10 @@ def open_images(paths: Iterable[str | Path], data: Data, shape: Shape, levels: i
 def open_readable(paths: Iterable[str | Path], data: Data, shape: Shape, levels: int = 256) -> Opened:
     """A user's own image files, prepared as the images of a run: uint8 [n, *shape] with values below `levels`.
 
-    The shorter side is scaled to cover `shape`, the centre cut out. Where the number of levels is the data set's own
-    (digits, an .npz), 0 to 255 are mapped to it, as pictures of such images are made; where `data.levels` gave it, the
-    files hold such values already, as those of the data set did. Raises DataError where no file can be read.
+    After the crop of the data, the shorter side is scaled to cover `shape`, the centre cut out. Where the number of
+    levels is the data set's own (digits, an .npz), 0 to 255 are mapped to it, as pictures of such images are made;
+    where `data.levels` gave it, the files hold such values already, as those of the data set did. Raises DataError
+    where no file can be read.
     """
     rescale = levels < 256 and data.levels is None
     read: dict[Path, decode.Decoded] = {}
@@ -133,7 +164,7 @@ def open_readable(paths: Iterable[str | Path], data: Data, shape: Shape, levels:
     with decode.quiet():
         for path in map(Path, paths):
             try:
-                read[path] = _open_one(path, shape, 256 if rescale else levels)
+                read[path] = _open_one(path, shape, 256 if rescale else levels, data.crop)
                 order.append(path)
             except DataError as e:
                 failed.append(str(e))
@@ -159,11 +190,11 @@ def open_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
         return decode.decode(file, (1, *size), 256, str(path)).x[0] > 0
 
 
-def _open_one(path: Path, shape: Shape, levels: int) -> decode.Decoded:
+def _open_one(path: Path, shape: Shape, levels: int, crop: float | None) -> decode.Decoded:
     if kind := foreign_name(path.name):
         raise DataError(f"{path}: {kind}")
     with _reading(path) as file:
-        return decode.decode(file, shape, levels, str(path))
+        return decode.decode(file, shape, levels, str(path), crop)
 
 
 @contextlib.contextmanager

@@ -28,24 +28,42 @@ class Bundled(NamedTuple):
     files: tuple[tuple[str, ...], ...]  # below the data root; each with its alternatives (unpacked, another archive)
     source: Callable[[str, list[Path], Preparation], Source]  # (name, files found, preparation)
     downloads: tuple[Download, ...] = ()
+    size: int | None = None  # what it is brought to, where nothing else is asked for
+    crop: float | None = None  # see `Preparation`; where nothing else is asked for
 
     def missing(self) -> tuple[str, ...]:
         """The files that are not there, each by its first alternative."""
         return tuple(options[0] for options in self.files if locate(options) is None)
 
-    def open(self, preparation: Preparation) -> Source:
-        """The source, its files downloaded when they are missing. Raises DataError where that is not possible."""
-        why = ""
+    def settled(self, preparation: Preparation) -> Preparation:
+        """With the data set's own size and crop, where none are asked for."""
+        return preparation._replace(size=preparation.size or self.size, crop=preparation.crop or self.crop)
+
+    def open(self, preparation: Preparation, folder: Path | None = None) -> Source:
+        """The source, its files downloaded when they are missing. Raises DataError where that is not possible.
+
+        folder: what they lie in, instead of that below the data root.
+        """
+        preparation, why = self.settled(preparation), ""
+        if folder is not None:
+            return self.source(self.name, [p for o in self.inside() if (p := locate(o, folder))], preparation)
         if self.missing() and self.downloads:
             wanted = [d for d in self.downloads if d.path.endswith("/") or d.path in self.missing()]
             why = fetch(wanted, data_root(), complete=lambda: not self.missing())
         if self.missing():
             listed = ", ".join(" or ".join(options) for options in self.files if locate(options) is None)
+            if self.inside() and all(locate(options, data_root()) for options in self.inside()):
+                raise DataError(f"{self.name}: its files lie in {data_root()} itself: give --data {data_root()}")
             raise DataError(
                 f"{self.name}: missing in {data_root()}: {listed}{why}. Put the published files there, or set "
                 f"LOWERBOUND_DATA to the folder that holds them"
             )
         return self.source(self.name, [p for options in self.files if (p := locate(options))], preparation)
+
+    def inside(self) -> tuple[tuple[str, ...], ...]:
+        """The files as they lie in the data set's own folder; () where it has none."""
+        own = tuple(tuple(n.partition("/")[2] for n in options if "/" in n) for options in self.files)
+        return own if all(own) else ()
 
 
 class Published(ArraySource):
@@ -81,15 +99,35 @@ def bundled() -> dict[str, Bundled]:
     return {b.name: b for b in sorted(found)}
 
 
+def lying_in(folder: Path) -> Bundled | None:
+    """The data set whose published files lie in this folder, as they would in its own below the data root.
+
+    Raises DataError where some of them are missing, beside lists of what its images are.
+    """
+    found = {b.name: [locate(options, folder) for options in b.inside()] for b in bundled().values() if b.inside()}
+    whole = [name for name, files in found.items() if all(files)]
+    if len(whole) == 1:
+        return bundled()[whole[0]]
+    if not whole and len(partly := [name for name, files in found.items() if any(files[1:])]) == 1:
+        options = zip(found[partly[0]], bundled()[partly[0]].inside(), strict=True)
+        missing = ", ".join(" or ".join(o) for file, o in options if file is None)
+        raise DataError(
+            f"{folder} holds some of the files of {partly[0]}, but not {missing}; put what is missing there, or give "
+            "the folder of images alone"
+        )
+    return None
+
+
 def data_root() -> Path:
     """`$LOWERBOUND_DATA`, by default the folder `data` of the cache."""
     given = os.environ.get("LOWERBOUND_DATA")
     return Path(given).expanduser() if given else root() / "data"
 
 
-def locate(options: tuple[str, ...]) -> Path | None:
-    """The first of the alternatives that is there."""
-    return next((data_root() / name for name in options if (data_root() / name).exists()), None)
+def locate(options: tuple[str, ...], folder: Path | None = None) -> Path | None:
+    """The first of the alternatives that is there, below the data root or another folder."""
+    paths = [(folder or data_root()) / name for name in options]
+    return next((path for path in paths if path.exists()), None)
 
 
 def published_parts(train: int, valid: int | None, test: int) -> np.ndarray:

@@ -86,7 +86,7 @@ def load(source: Source, preparation: Preparation, progress: Progress | None = N
         folder = root() / "images"
         _make(folder)
         fingerprint = source.fingerprint()
-        origin = _digest([1, source.origin, preparation])[:12]  # 1: of this way to name entries
+        origin = _digest([1, source.origin, preparation.key()])[:12]  # 1: of this way to name entries
         family = f"{re.sub(r'[^A-Za-z0-9._-]+', '_', source.name)[:40]}-{origin}"
         final = folder / f"{family}-{_digest([FORMAT, fingerprint])[:20]}"
         with locked(final.with_name(final.name + ".lock")):
@@ -189,6 +189,7 @@ def _write_rest(folder: Path, name: str, contents: Contents, part: np.ndarray, h
         "levels": contents.levels,
         "classes": contents.classes,
         "factor_names": contents.factor_names,
+        "factor_cut": contents.factor_cut,
         "unreadable": contents.unreadable,
         "ignored": contents.ignored,
         "layout": contents.layout,
@@ -215,6 +216,7 @@ def _read(folder: Path) -> Stored:
         paths=None if text is None or ends is None else Paths(text, ends),
         factors=_mapped(folder / "factors.npy"),
         factor_names=meta["factor_names"] and tuple(meta["factor_names"]),
+        factor_cut=meta.get("factor_cut"),
         unreadable=tuple((path, reason) for path, reason in meta["unreadable"]),
         ignored=meta["ignored"],
         layout=meta["layout"],

@@ -59,23 +59,23 @@ def header(file: IO[bytes]) -> Header:
         return Header(height, width, not grey)
 
 
-def decode(file: IO[bytes], shape: tuple[int, int, int], levels: int, name: str) -> Decoded:
+def decode(file: IO[bytes], shape: tuple[int, int, int], levels: int, name: str, crop: float | None = None) -> Decoded:
     """The image scaled to cover `shape`, its centre cut out: uint8 [C, H, W] with values below `levels`.
 
-    Raises Unreadable for a file that gives no image, DataError for a value that is too large.
+    crop: as in `fit`. Raises Unreadable for a file that gives no image, DataError for a value that is too large.
     """
     channels, height, width = shape
     with _as_unreadable(file):
         image = _open(file)
         turn = _orientation(image)
-        _draft(image, (width, height) if turn < 5 else (height, width))
+        _draft(image, (width, height) if turn < 5 else (height, width), crop)
         image.load()
         highest = int(np.asarray(image).max()) if _is_16_bit(image) else 0
         image = _flat(image, "L" if channels == 1 else "RGB", levels)
         if turn in _UPRIGHT:
             image = image.transpose(_UPRIGHT[turn])
     check_levels(np.asarray(image), levels, name)
-    return Decoded(_channels_first(fit(image, height, width)), highest)
+    return Decoded(_channels_first(fit(image, height, width, crop)), highest)
 
 
 def of_few_bits(highest: int) -> str:
@@ -94,26 +94,36 @@ def of_few_bits(highest: int) -> str:
     )
 
 
-def fit(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Scaled to cover height x width, and its centre cut out. The triangle filter never leaves the range of values."""
-    if image.size == (width, height):
+def fit(image: Image.Image, height: int, width: int, crop: float | None = None) -> Image.Image:
+    """Scaled to cover height x width, and its centre cut out. The triangle filter never leaves the range of values.
+
+    crop: of the image, only the middle square is used, whose side is this share of the image's shorter one.
+    """
+    if image.size == (width, height) and crop is None:
         return image
-    scale = min(image.width / width, image.height / height)
+    scale = _scale(image, width, height, crop)
     w, h = width * scale, height * scale
     left, top = (image.width - w) / 2, (image.height - h) / 2
     box = (max(left, 0.0), max(top, 0.0), min(left + w, image.width), min(top + h, image.height))
     return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
 
-def prepare(x: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+def _scale(image: Image.Image, width: int, height: int, crop: float | None) -> float:
+    """How many of the image's pixels become one."""
+    if crop is None:
+        return min(image.width / width, image.height / height)
+    return crop * min(image.size) / max(width, height)
+
+
+def prepare(x: np.ndarray, shape: tuple[int, int, int], crop: float | None = None) -> np.ndarray:
     """Decoded images uint8 [n, C, H, W] -> [n, *shape], by the same rules as files."""
-    if x.shape[1:] == shape:
+    if x.shape[1:] == shape and crop is None:
         return x
     channels, height, width = shape
     out = np.empty((len(x), *shape), np.uint8)
     for row, image in zip(out, x, strict=True):
         picture = Image.fromarray(np.ascontiguousarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)))
-        row[:] = _channels_first(fit(picture.convert("L" if channels == 1 else "RGB"), height, width))
+        row[:] = _channels_first(fit(picture.convert("L" if channels == 1 else "RGB"), height, width, crop))
     return out
 
 
@@ -182,9 +192,9 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _draft(image: Image.Image, size: tuple[int, int]) -> None:
+def _draft(image: Image.Image, size: tuple[int, int], crop: float | None) -> None:
     """Let JPEG's decoder halve the image while both sides stay twice as long as needed."""
-    scale = min(image.width / size[0], image.height / size[1])
+    scale = _scale(image, *size, crop)
     if image.format in ("JPEG", "MPO") and scale > 2:
         image.draft(None, (int(2 * image.width / scale), int(2 * image.height / scale)))
 

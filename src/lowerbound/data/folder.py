@@ -163,12 +163,17 @@ class Files(Source):
                     f"{self.path}: images differ in size: {name} is {first.width}x{first.height}, {other} is "
                     f"{h.width}x{h.height}; data.size=64 brings all to 64x64"
                 )
-        return (3 if colour else 1, first.height, first.width)
+        return (3 if colour else 1, *self.preparation.square(first.height, first.width))
 
     def rows(self, contents: Contents) -> Iterator[tuple[int, np.ndarray | str]]:
         levels = self.preparation.levels or 256
+        crop = self.preparation.crop
         self.highest = 0
-        for i, image in self._each(lambda file, name: decode.decode(file, self.shape, levels, f"{self.path}: {name}")):
+
+        def decoded(file: IO[bytes], name: str) -> decode.Decoded:
+            return decode.decode(file, self.shape, levels, f"{self.path}: {name}", crop)
+
+        for i, image in self._each(decoded):
             if isinstance(image, str):
                 yield i, image
             else:

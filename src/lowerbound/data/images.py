@@ -25,8 +25,9 @@ class Annotated:
     y: np.ndarray | None = None  # int64 [N]
     classes: tuple[str, ...] | None = None  # names of the labels, in order
     paths: Sequence[str] | None = None  # [N], relative to the root
-    factors: np.ndarray | None = None  # [N, F]
+    factors: np.ndarray | None = None  # [N, F]; NaN where nothing is known
     factor_names: tuple[str, ...] | None = None
+    factor_cut: float | None = None  # an image has a factor whose number is above this; None: nothing is said
     unreadable: tuple[tuple[str, str], ...] = ()  # (path, reason), of the whole data set
     ignored: int = 0  # files of the whole data set that are no images by their extension
     layout: str = ""  # what the data were taken for and what of them was left out, in one line; "": as published

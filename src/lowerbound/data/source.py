@@ -18,6 +18,17 @@ class Preparation(NamedTuple):
     size: int | None = None  # shorter side to this many pixels, centre crop; None: as they are
     gray: bool = False
     levels: int | None = None  # None: what the source says
+    crop: float | None = None  # the middle square alone, whose side is this share of the shorter one; None: all
+
+    def key(self) -> list[Any]:
+        """What tells it from others, as JSON values; without a crop, as it was before there were any."""
+        return list(self if self.crop is not None else self[:3])
+
+    def square(self, height: int, width: int) -> tuple[int, int]:
+        """The height and width that images of these become."""
+        if self.crop is not None:
+            height = width = max(1, round(self.crop * min(height, width)))
+        return self.size or height, self.size or width
 
 
 @dataclass(frozen=True)
@@ -68,14 +79,13 @@ class ArraySource(Source):
 
     def prepared_shape(self) -> Shape:
         channels, height, width = self.raw_shape
-        size = self.preparation.size
-        return (1 if self.preparation.gray else channels, size or height, size or width)
+        return (1 if self.preparation.gray else channels, *self.preparation.square(height, width))
 
     def rows(self, contents: Contents) -> Iterator[tuple[int, np.ndarray | str]]:
         start = 0
         for block in self.blocks():
             check_levels(block, contents.levels, f"{self.origin}, rows {start} to {start + len(block) - 1}")
-            yield start, prepare(block, contents.shape)
+            yield start, prepare(block, contents.shape, self.preparation.crop)
             start += len(block)
         if start != len(contents.keys):
             raise DataError(f"{self.origin}: {len(contents.keys)} images were announced, {start} are there")

@@ -82,7 +82,7 @@ def _mixed(data: Data) -> dict[str, Any]:
         "shape": None,
         "levels": contents.levels,
         "classes": _classes(contents.y, contents.classes),
-        "factor_names": None,
+        "factor_names": None if contents.factor_names is None else list(contents.factor_names),
         "mean": None,
         "unreadable": [list(u) for u in contents.unreadable],
         "ignored": contents.ignored,
@@ -120,16 +120,19 @@ def _sizes(data: Data) -> dict[str, Any]:
     counts = Counter((h.width, h.height) for _, h in read)
     if len(counts) == 1 and data.size is None:
         return {}
-    size = data.size or SIZE
-    lost = sorted(((1 - min(h[:2]) / max(h[:2]), path) for path, h in read), key=lambda found: (-found[0], found[1]))
+    size, crop = data.size or SIZE, data.crop or 1
+    shares = ((1 - crop**2 * min(h[:2]) / max(h[:2]), path) for path, h in read)
+    lost = sorted(shares, key=lambda found: (-found[0], found[1]))
+    said = f"data.size={size}: the shorter side to {size}, then the middle {size}x{size}"
+    said = said if data.crop is None else f"data.crop={crop:g}: of the shorter side, in the middle; {said}"
     colour = sum(h.colour for _, h in read)
     return {
         "sizes": {f"{w}x{h}": n for (w, h), n in counts.most_common(10)},
         "other_sizes": len(counts) - min(10, len(counts)),
         "modes": {"colour": colour, "grey": len(read) - colour},
         "crop": {
-            "size": f"data.size={size}: the shorter side to {size}, then the middle {size}x{size}",
-            "enlarged": sum(min(h[:2]) < size for _, h in read),
+            "size": said,
+            "enlarged": sum(crop * min(h[:2]) < size for _, h in read),
             "lose_much": sum(share > MUCH for share, _ in lost),
             "most": {path: f"{share:.0%}" for share, path in lost[:5] if share > 0},
         },

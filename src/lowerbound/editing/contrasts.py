@@ -106,7 +106,7 @@ class Labels(Contrast):
 class Column(Contrast):
     """A column of values: of a CSV file that has the images' paths, or a factor of the data's own.
 
-    csv: with a column `path`, relative to the data's root as `encode` writes it; None: the factors in the .npz.
+    csv: with a column `path`, relative to the data's root as `encode` writes it; None: the factors of the data.
     skip_missing: leave images without a value out.
     """
 
@@ -118,13 +118,14 @@ class Column(Contrast):
     def parts(self, run: Run, progress: Progress) -> tuple[Part, Part]:
         images = [open_like(run, p, self.data, said) for p, said in zip(PARTS, (progress, Progress()), strict=True)]
         tables = _csv_columns(self.csv, images) if self.csv else [_factor_columns(self.name, part) for part in images]
+        cut = None if self.csv else images[0].factor_cut
         where = str(self.csv or images[0].name)
         if self.name not in tables[0]:
             raise UserError(f"--attribute {self.name}: no such column in {where}{did_you_mean(self.name, tables[0])}")
         rows = self._rows([t[self.name] for t in tables], images, where)
-        both = {k: [t[k][i] for t, kept in zip(tables, rows, strict=True) for i in kept] for k in tables[0]}
-        positive = self._classes(both.pop(self.name), where, progress)
-        others = {k: sides for k, values in both.items() if (sides := _sides(values)) is not None}
+        both = {k: np.concatenate([t[k][kept] for t, kept in zip(tables, rows, strict=True)]) for k in tables[0]}
+        positive = self._classes(both.pop(self.name), cut, where, progress)
+        others = {k: sides for k, values in both.items() if (sides := _sides(values, cut)) is not None}
         ends = np.cumsum([0, *map(len, rows)])
         spans = [slice(a, b) for a, b in pairwise(ends.tolist())]
         return _both(
@@ -134,8 +135,10 @@ class Column(Contrast):
             ]
         )
 
-    def _classes(self, values: list[str], where: str, progress: Progress) -> np.ndarray:
-        """bool [N]; where numbers are split, it is said."""
+    def _classes(self, values: np.ndarray, cut: float | None, where: str, progress: Progress) -> np.ndarray:
+        """bool [N]; where numbers are split at their median, it is said."""
+        if cut is not None:
+            return classes(values, cut)[0]
         try:
             positive, cut = classes(values)
         except UserError as e:
@@ -144,9 +147,9 @@ class Column(Contrast):
             progress.say(f"{self.name}: values above {cut:g}, their median, are the positives")
         return positive
 
-    def _rows(self, values: Sequence[list[str]], images: Sequence[Images], where: str) -> list[np.ndarray]:
+    def _rows(self, values: Sequence[np.ndarray], images: Sequence[Images], where: str) -> list[np.ndarray]:
         """The rows with a value. Raises UserError for others, unless they are to be left out."""
-        missing = [[i for i, v in enumerate(part) if not v.strip()] for part in values]
+        missing = [np.flatnonzero(_unsaid(part)) for part in values]
         count, total = sum(map(len, missing)), sum(map(len, values))
         if count == total:
             part = images[0]
@@ -155,7 +158,7 @@ class Column(Contrast):
                 f"of the data, such as {part.paths[0] if part.paths else 0}"
             )
         if count and not self.skip_missing:
-            k = next(k for k, m in enumerate(missing) if m)
+            k = next(k for k, m in enumerate(missing) if len(m))
             names = images[k].paths
             first = names[missing[k][0]] if names is not None else f"row {missing[k][0]}"
             raise UserError(
@@ -209,14 +212,17 @@ def _digests(images: Images) -> list[tuple[bytes, str]]:
 # ---- columns
 
 
-def _csv_columns(path: Path, images: Sequence[Images]) -> list[dict[str, list[str]]]:
-    """The columns of a CSV, in the order of the images of each part; "" where a file says nothing of an image."""
+def _csv_columns(path: Path, images: Sequence[Images]) -> list[dict[str, np.ndarray]]:
+    """The columns of a CSV, in the order of the images of each part: objects, which are strings, [N]; "" where the file
+    says nothing of an image.
+    """
     names, rows = _read_csv(path)
     tables = []
     for part in images:
         if part.paths is None:
             raise UserError(f"--attributes {path}: the images of {part.name} have no paths; give factors in the .npz")
-        tables.append({name: [rows.get(p, {}).get(name) or "" for p in part.paths] for name in names})
+        own = [rows.get(path, {}) for path in part.paths]
+        tables.append({name: np.array([row.get(name) or "" for row in own], object) for name in names})
     return tables
 
 
@@ -239,19 +245,27 @@ def _read_csv(path: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
     return [c for c in columns if c and c != "path"], found_rows
 
 
-def _factor_columns(name: str, images: Images) -> dict[str, list[str]]:
+def _factor_columns(name: str, images: Images) -> dict[str, np.ndarray]:
+    """The factors of the data, [N] each; NaN where nothing is said."""
     if images.factors is None or images.factor_names is None:
         raise UserError(
             f"--attribute {name}: {images.name} has no factors; give --attributes FILE.csv with columns path and {name}"
         )
-    return {n: [repr(float(v)) for v in images.factors[:, k]] for k, n in enumerate(images.factor_names)}
+    return {n: np.asarray(images.factors[:, k]) for k, n in enumerate(images.factor_names)}
 
 
-def _sides(values: Sequence[str]) -> np.ndarray | None:
+def _unsaid(values: np.ndarray) -> np.ndarray:
+    """Where a column says nothing: bool [N]."""
+    if values.dtype.kind == "O":
+        return np.array([not v.strip() for v in values], bool)
+    return np.isnan(values.astype(np.float64))
+
+
+def _sides(values: np.ndarray, cut: float | None) -> np.ndarray | None:
     """Another attribute as 0, 1, and NaN where nothing is said: float [N]; None where it has no two sides."""
-    said = [i for i, v in enumerate(values) if v.strip()]
+    said = np.flatnonzero(~_unsaid(values))
     try:
-        sides = classes([values[i] for i in said])[0]
+        sides = classes(values[said], cut)[0]
     except UserError:
         return None
     out = np.full(len(values), np.nan)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowerbound.data.factors import sides
 from lowerbound.errors import UserError, did_you_mean
 
 # ---- learning
@@ -169,8 +170,9 @@ def leakage(
 YES, NO = frozenset(["1", "1.0", "true", "yes"]), frozenset(["0", "0.0", "-1", "-1.0", "false", "no"])
 
 
-def classes(values: Sequence[str], threshold: float | None = None) -> tuple[np.ndarray, float | None]:
-    """The values of a column, none of them empty, as two classes: bool [N], and the number they were split at, if any.
+def classes(values: Sequence[str] | np.ndarray, threshold: float | None = None) -> tuple[np.ndarray, float | None]:
+    """The values of a column, words or numbers, none missing, as two classes: bool [N], and the number they were split
+    at, if any.
 
     1 and 0, 1 and -1, true and false, yes and no; of other numbers, those above `threshold` (None: their median) are
     the positives. Raises UserError for words.
@@ -179,6 +181,9 @@ def classes(values: Sequence[str], threshold: float | None = None) -> tuple[np.n
         >>> classes(["yes", "no"])[0].tolist(), classes(["3", "5", "9"])[1]
         ([True, False], 5.0)
     """
+    if isinstance(values, np.ndarray) and values.dtype.kind != "O":
+        found = None if threshold is not None else sides(values)
+        return (found, None) if found is not None else _split(values.astype(np.float64), threshold)
     words = [v.strip().lower() for v in values]
     if threshold is None and set(words) <= YES | NO:
         return np.array([w in YES for w in words]), None
@@ -186,6 +191,11 @@ def classes(values: Sequence[str], threshold: float | None = None) -> tuple[np.n
         numbers = np.array([float(w) for w in words])
     except ValueError as e:
         raise UserError(f"{e}; expected 0 and 1, -1 and 1, yes and no, true and false, or numbers") from None
+    return _split(numbers, threshold)
+
+
+def _split(numbers: np.ndarray, threshold: float | None) -> tuple[np.ndarray, float]:
+    """Those above the threshold, or above their median, and that number."""
     if not np.isfinite(numbers).all():
         raise UserError("holds numbers that are not finite")
     cut = float(np.median(numbers)) if threshold is None else threshold

@@ -127,7 +127,7 @@ def reconstructed(world: World, model: LatentModel, images: Images) -> np.ndarra
 
 def _tuner(world: World, run: Run, train: Images) -> Tuner:
     """What trains the classifiers. Nothing is chosen by its validation images."""
-    changes = {"label": True, "binarize": False, "flip": False}
+    changes = {"label": run.recipe.data.label, "binarize": False, "flip": False}
     data: Data = run.recipe.data.model_copy(update=changes)
     values = {"type": CLASSIFIER, "latent": 64, "encoder": _encoder(run.facts.shape)}
     valid = replace(train.head(128), levels=samples.levels(world))

@@ -16,7 +16,8 @@ def changed(config: Recipe, more: dict[str, Any]) -> Recipe:
     """The configuration with these changes, and data that are found from any working directory."""
     config = recipes.override(config, more)
     there = Path(config.data.source).expanduser().exists()
-    return config.model_copy(update={"data": config.data.absolute()}) if there else config
+    data = config.data.settled()
+    return config.model_copy(update={"data": data.absolute() if there else data})
 
 
 def is_there(source: str) -> bool:

@@ -94,7 +94,7 @@ def direction(
         negative: data of the other
         label: a class of the run's data
         against: with --label: another class; by default all others
-        attribute: a column of --attributes, or a factor of the data
+        attribute: a factor of the data, such as Smiling of celeba, or a column of --attributes
         attributes: a CSV file: the column path, and attributes
         data: with --label or --attribute: other data than the run's
         skip_missing: leave out images without a value of the attribute
