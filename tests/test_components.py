@@ -63,6 +63,11 @@ def test_models(config: type[Model.Config], check):
     check(testing.ModelCase.of(config))
 
 
+@pytest.mark.parametrize("config", components(Model.Config), ids=name)
+def test_trainings(config: type[Model.Config]):
+    testing.check_training(config)
+
+
 IMAGE = Space((1, 2, 2), levels=3)
 DENOISING = Reconstruction(error=CrossEntropy(), noise=Masking(fraction=0.5), sparsity=0.1)
 VARIANTS = {

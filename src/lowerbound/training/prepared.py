@@ -141,7 +141,7 @@ def _dtype(space: Space) -> np.dtype:
     return np.dtype("uint8" if space.levels <= 256 else "int16" if space.levels <= 2**15 else "int32")
 
 
-def in_memory(images: Batches, prepare: Prepare, n: int) -> Prepared:
+def in_memory(images: Shuffled, prepare: Prepare, n: int) -> Prepared:
     """What the first n images are turned into, kept nowhere."""
     batch = next(images.in_order(n))
     with torch.no_grad():
