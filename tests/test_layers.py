@@ -67,6 +67,15 @@ def test_imports_go_down_or_stay_in_their_room(name: str):
         assert below or room(other) == room(name), f"{name} imports {other}"
 
 
+STILL = {"runs.fitted", "training.fits", "verbs.fit_prior", "verbs.probe.spaces"}  # those that fit priors, and PCA
+
+
+def test_nobody_outside_models_imports_a_model():
+    """A model is asked by what it answers (`model`), and named by where it lives."""
+    asking = {name for name in FILES if room(name) != "models" and "models" in {room(o) for o, _ in imported(name)}}
+    assert asking <= STILL, f"{sorted(asking - STILL)} import a model"
+
+
 def test_files_make_no_circle():
     state: dict[str, int] = {}
 
