@@ -10,12 +10,12 @@ from lowerbound.runs.run import Run
 
 def is_fitted(recipe: Recipe) -> bool:
     """Whether the recipe has a prior that was fitted after training."""
-    return isinstance(recipe.model, VAE.Config) and recipe.model.fitted_prior is not None
+    return recipe.model.as_trained() is not recipe.model
 
 
 def unfitted(recipe: Recipe) -> Recipe:
     """The recipe as it was trained."""
-    return _with_prior(recipe, None) if is_fitted(recipe) else recipe
+    return recipe.model_copy(update={"model": recipe.model.as_trained()}) if is_fitted(recipe) else recipe
 
 
 def _with_prior(recipe: Recipe, prior: Model.Config | None) -> Recipe:
