@@ -29,9 +29,9 @@ from lowerbound.data.base import Images
 from lowerbound.errors import UserError
 from lowerbound.files import replacing
 from lowerbound.progress import Terminal
-from lowerbound.runs.inputs import as_batches, open_data
+from lowerbound.runs.inputs import as_batches, open_data, open_like
 from lowerbound.runs.run import Run
-from lowerbound.verbs.score import open_like, scored, typicality
+from lowerbound.verbs.score import scored, typicality
 
 CPU = torch.device("cpu")
 SCORES = ("-log likelihood", "reconstruction error", "KL", "typicality")
@@ -67,7 +67,7 @@ def whole(options: argparse.Namespace) -> list[dict[str, Any]]:
     }
     for source in ("lfw", "cifar10", *([options.faces] if options.faces else [])):
         try:
-            foreign[Path(source).stem] = few(open_like(run, source, "test", Terminal()), options.images)
+            foreign[Path(source).stem] = few(open_like(run, "test", source, Terminal()), options.images)
         except UserError as e:
             print(f"left out: {e}")
     return compared(run, "mnist", usual, foreign, options)

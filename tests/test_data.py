@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lowerbound.config import ConfigError, dump, parse
-from lowerbound.data import Data, Images, names, open_images, summary
+from lowerbound.data import Data, Images, names, open_readable, summary
 from lowerbound.data.split import PARTS, UNDECIDED, assign, hashed
 from lowerbound.errors import DataError
 
@@ -417,23 +417,23 @@ def test_own_images_are_prepared_as_the_data_were(tmp_path):
         Image.fromarray(pixels).save(tmp_path / "mine" / f"{i}.jpg")
     data = Data(source=str(tmp_path / "mine"), size=20)
     images = data.open("all")
-    again = open_images([tmp_path / "mine" / p for p in images.paths or ()], data, images.shape)
+    again = open_readable([tmp_path / "mine" / p for p in images.paths or ()], data, images.shape).x
     np.testing.assert_array_equal(again, images.x)
 
 
 def test_own_images_take_the_shape_and_levels_of_the_run(tmp_path):
     white = save(tmp_path / "white.png", 255, size=(50, 31))
-    assert open_images([white], Data(), (1, 8, 8), levels=17).tolist() == np.full((1, 1, 8, 8), 16).tolist()
-    assert open_images([white], Data(), (3, 9, 5)).shape == (1, 3, 9, 5)
+    assert open_readable([white], Data(), (1, 8, 8), levels=17).x.tolist() == np.full((1, 1, 8, 8), 16).tolist()
+    assert open_readable([white], Data(), (3, 9, 5)).x.shape == (1, 3, 9, 5)
     with pytest.raises(DataError, match=r"white\.png: a pixel has the value 255, but levels is 17"):
-        open_images([white], Data(source="mine", levels=17), (1, 8, 8), levels=17)
+        open_readable([white], Data(source="mine", levels=17), (1, 8, 8), levels=17)
 
 
 def test_own_images_that_cannot_be_read(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image")
     for path, reason in (("none.png", "No such file"), ("a.png", "not an image"), (".", "is a folder")):
         with pytest.raises(DataError, match=reason):
-            open_images([tmp_path / path], Data(), (1, 8, 8))
+            open_readable([tmp_path / path], Data(), (1, 8, 8))
 
 
 def test_progress_ends_at_the_total(tmp_path):

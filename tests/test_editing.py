@@ -257,7 +257,7 @@ def test_a_direction_of_other_weights_is_refused(run, photo):
     with torch.no_grad():
         model.weight.mul_(1.01)
     run.save_direction(Direction("old", torch.ones(D, dtype=torch.float64), {}), model)
-    x = Editor(run).open([photo])
+    x = Editor(run).open([photo]).x
     with pytest.raises(ModelError, match="learn it again"):
         run.load().edit(x, {"old": 1.0})
     assert run.load().edit(x, {"smile": 1.0}).shape == x.shape
@@ -278,7 +278,7 @@ def test_a_damaged_direction_hinders_only_its_use(run, made, photo):
 
 def test_python_edit_is_the_linear_models(run, photo):
     model = lb.load(run.path)
-    x = Editor(run).open([photo])
+    x = Editor(run).open([photo]).x
     moved = model.edit(x, {"smile": 1.0})
     assert (moved.dtype, moved.shape) == (torch.uint8, x.shape)
     step = model.directions["smile"].step.float()
@@ -292,7 +292,7 @@ def test_strength_0_is_the_reconstruction(run, data):
     paths = sorted((data / "faces" / "sad").glob("*.png"))[:5]
     x, r = lb.reconstruct(run, paths)
     editor = Editor(run)
-    assert np.array_equal(editor.model.edit(editor.open(paths), {"smile": 0.0}), np.rint(r).astype(np.uint8))
+    assert np.array_equal(editor.model.edit(editor.open(paths).x, {"smile": 0.0}), np.rint(r).astype(np.uint8))
     made = lb.edit(run, paths, direction={"smile": 1.0}, strength_grid=[0.0, 1.0])
     assert np.allclose(made.x[:, 0], r, atol=1e-3)
     assert np.array_equal(made.table.x[:, 0], x)
@@ -302,7 +302,7 @@ def test_strength_0_is_the_reconstruction(run, data):
 def test_residual_at_strength_0_is_the_original(run, data):
     paths = sorted((data / "faces" / "smiling").glob("*.png"))[:5]
     editor = Editor(run)
-    x = editor.open(paths)
+    x = editor.open(paths).x
     assert torch.equal(editor.model.edit(x, {"smile": 0.0}, residual=True), x)
     assert not torch.equal(editor.model.edit(x, {"smile": 0.0}), x)
     made = lb.edit(run, paths, direction={"smile": 1.0}, strength_grid=[0.0], residual=True)
@@ -319,7 +319,7 @@ def test_residual_stays_in_range(run, photo):
 
 def test_set_and_strength_grid(run, photo):
     editor = Editor(run)
-    z = editor.encode(editor.open([photo]))
+    z = editor.encode(editor.open([photo]).x)
     made = lb.edit(run, [photo], set={2: 1.5}, strength_grid=[0.0, 0.5, 1.0])
     for s, x in zip([0.0, 0.5, 1.0], made.x[0], strict=True):
         moved = z[0].clone()
@@ -330,7 +330,7 @@ def test_set_and_strength_grid(run, photo):
 def test_directions_add_up(run, photo):
     editor = Editor(run)
     run.save_direction(Direction("other", torch.eye(D, dtype=torch.float64)[1], {}), editor.model)
-    model, x = run.load(), editor.open([photo])
+    model, x = run.load(), editor.open([photo]).x
     both = {n: model.directions[n].step.float() for n in ("smile", "other")}
     z = model.encode(x).mean + 2 * both["smile"] - both["other"]
     assert torch.equal(model.edit(x, {"smile": 2.0, "other": -1.0}), model.decode(z).mean.round().byte())
@@ -367,7 +367,7 @@ def test_a_conditional_edit(conditional, data, photo):
     assert x[0, :2].mean() > np.asarray(Image.open(photo))[:2].mean() + 50
     editor = Editor(Run.open(conditional))
     paths = sorted((data / "faces").glob("*/*.png"))[::8]
-    said = editor.labels(editor.open(paths), None, paths)
+    said = editor.labels(editor.open(paths), None)
     assert np.mean([y == (p.parent.name == "smiling") for p, y in zip(paths, said.tolist(), strict=True)]) > 0.9
     right("edit", conditional, photo, "--own-label", "1", "--label", "1", "--out", "y.npz")
     right("traverse", conditional, "--label", "1", "--out", "t.png")
@@ -412,7 +412,7 @@ def test_use_is_the_kl_of_each_dimension(run):
 
 def test_from_an_image(run, photo):
     editor = Editor(run)
-    q = editor.model.encode(editor.open([photo]))
+    q = editor.model.encode(editor.open([photo]).x)
     own = lb.traverse(run, photo, posterior=True, steps=3, range=1.0, dims=[1])
     z = q.mean[0].detach().clone()
     assert np.allclose(own.table.x[0, 1], editor.decode(z), atol=1e-3)
@@ -466,7 +466,7 @@ def test_interpolation_ends_at_the_reconstructions(run, data):
 def test_the_sphere_is_for_gaussian_latents(run, photo, data):
     other = next((data / "faces" / "smiling").glob("*.png"))
     editor = Editor(run)
-    z = editor.encode(editor.open([photo, other])).double()
+    z = editor.encode(editor.open([photo, other]).x).double()
     half = torch.tensor([0.5])
     for straight, path in ((False, paths.slerp), (True, paths.lerp)):
         made = lb.interpolate(run, [photo, other], steps=3, straight=straight)
@@ -619,7 +619,7 @@ def test_missing_values_can_be_left_out(made, data, here):
 
 
 def test_python_says_what_is_wrong(run, photo):
-    x = Editor(run).open([photo])
+    x = Editor(run).open([photo]).x
     with pytest.raises(ModelError, match="did you mean smile"):
         run.load().edit(x, {"smle": 1.0})
     with pytest.raises(ModelError, match="expected a finite strength"):

@@ -449,7 +449,7 @@ def test_scores_of_foreign_images(run, here):
     """Other images are brought to the run's size and colour, which is said."""
     np.savez("big.npz", x=np.random.default_rng(0).integers(0, 17, (30, 20, 30, 3), np.uint8), levels=17)
     done = right("score", run.path, "big.npz", "--out", "s.csv", "--draws", "1")
-    assert "brought to 8x8, grey" in done.err
+    assert "big.npz: made 8x8 grey as the images of" in done.err
     assert len(read("s.csv")) == 30
 
 

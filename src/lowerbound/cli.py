@@ -82,7 +82,8 @@ def _unopened(c: Command) -> Callable[..., None]:
 
 
 def main() -> None:
-    """The command `lowerbound`: exit status 0, 2 for a user's mistake, 1 for an internal error, 130 for Ctrl-C."""
+    """The command `lowerbound`: exit status 0, 2 for a user's mistake, 130 for Ctrl-C; 1 for files that can't be read
+    beside others that can, for what `--strict` finds, and for an internal error."""
     words = [w for w in sys.argv[1:] if w != "--debug"]
     debug = len(words) < len(sys.argv) - 1
     try:
@@ -118,16 +119,14 @@ def _fail(message: str, status: int, debug: bool = False) -> None:
 
 def _show(report: Any, as_json: bool) -> int:
     """The report on standard output: JSON, or for a person; the exit status."""
-    plain = isinstance(report, list | dict)
     if as_json:
-        sys.stdout.write(json.dumps(report if plain else report.json(), indent=1, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(report.json(), indent=1, allow_nan=False) + "\n")
     else:
         from rich.console import Console
 
         console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
-        tables = importlib.import_module("lowerbound.verbs.tables")
-        text = tables.plain(report) if plain else report.shown()
+        text = report.shown()
         console.print(text, soft_wrap=isinstance(text, str))  # a sentence is one line, however long
-    for note in () if plain or as_json else report.notes():
+    for note in () if as_json else report.notes():
         sys.stderr.write(f"{note}\n")
-    return 0 if plain else report.status()
+    return report.status()

@@ -16,7 +16,8 @@ from lowerbound.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-UNFINISHED = re.compile(r"\..+\.(\d+\.\w+|[0-9a-f]{8})")  # temporary names, of files and folders, of a killed process
+# temporary names, of files with and without a suffix and of folders, that a killed process leaves
+UNFINISHED = re.compile(r"\..+\.(\d+\.[^.]+|\d{12}|[0-9a-f]{8})")
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Nothing is left under either name when it doesn't. Raises UserError where the disk is full or can't be written.
     """
-    temporary = path.with_name(f".{path.stem}.{secrets.randbelow(10**12)}{path.suffix}")  # each thread its own
+    temporary = path.with_name(f".{path.stem}.{secrets.randbelow(10**12):012d}{path.suffix}")  # each thread its own
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

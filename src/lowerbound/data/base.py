@@ -19,7 +19,7 @@ from lowerbound.data.cache import Progress
 from lowerbound.data.factors import as_labels
 from lowerbound.data.folder import Files
 from lowerbound.data.formats import foreign_name, is_image
-from lowerbound.data.images import Images, Shape
+from lowerbound.data.images import Failed, Images, Shape
 from lowerbound.data.source import Preparation, Source
 from lowerbound.data.split import PARTS
 from lowerbound.errors import DataError, did_you_mean
@@ -71,8 +71,8 @@ class Data(Component):
         source = find(self.source, self.preparation)
         stored = cache.load(source, self.preparation, progress)
         if self.strict and stored.images.unreadable:
-            path, reason = stored.images.unreadable[0]
-            raise DataError(f"{self.source}: {path}: {reason}; data.strict=false leaves such files out")
+            first = stored.images.unreadable[0]
+            raise DataError(f"{self.source}: {first}; data.strict=false leaves such files out")
         if isinstance(self.label, str):
             stored = stored._replace(images=as_labels(stored.images, self.label))
         if self.label and stored.images.y is None:
@@ -137,17 +137,9 @@ class Opened:
     """A user's own image files: those that can be read, and why the others can't."""
 
     x: np.ndarray  # uint8 [n, C, H, W]
-    paths: tuple[Path, ...]  # [n]
-    failed: tuple[str, ...] = ()  # a sentence for each file that can't be read, which it names
+    paths: tuple[str | Path, ...]  # [n], as they were given
+    failed: tuple[Failed, ...] = ()
     notes: tuple[str, ...] = ()  # what the user should know of the pixels
-
-
-def open_images(paths: Iterable[str | Path], data: Data, shape: Shape, levels: int = 256) -> np.ndarray:
-    """`open_readable`, of files that all have to be: uint8 [n, *shape]. Raises DataError naming the first not."""
-    opened = open_readable(paths, data, shape, levels)
-    if opened.failed:
-        raise DataError(opened.failed[0])
-    return opened.x
 
 
 def open_readable(paths: Iterable[str | Path], data: Data, shape: Shape, levels: int = 256) -> Opened:
@@ -159,17 +151,17 @@ def open_readable(paths: Iterable[str | Path], data: Data, shape: Shape, levels:
     where no file can be read.
     """
     rescale = levels < 256 and data.levels is None
-    read: dict[Path, decode.Decoded] = {}
+    read: dict[str | Path, decode.Decoded] = {}
     order, failed = [], []
     with decode.quiet():
-        for path in map(Path, paths):
+        for path in paths:
             try:
-                read[path] = _open_one(path, shape, 256 if rescale else levels, data.crop)
+                read[path] = _open_one(Path(path), shape, 256 if rescale else levels, data.crop)
                 order.append(path)
             except DataError as e:
-                failed.append(str(e))
+                failed.append(Failed(str(path), str(e).removeprefix(f"{Path(path)}: ")))
     if not order:
-        raise DataError(failed[0] if failed else "no images were given")
+        raise DataError(str(failed[0]) if failed else "no images were given")
     x = np.stack([read[path].x for path in order])
     x = np.rint(x * ((levels - 1) / 255)).astype(np.uint8) if rescale else x
     notes = {path: decode.of_few_bits(image.highest) for path, image in read.items()}
@@ -201,7 +193,7 @@ def _open_one(path: Path, shape: Shape, levels: int, crop: float | None) -> deco
 def _reading(path: Path) -> Iterator[IO[bytes]]:
     """A user's own file. Raises DataError for what can't be read inside."""
     if path.is_dir():
-        raise DataError(f"{path} is a folder; expected an image file")
+        raise DataError(f"{path}: is a folder; expected an image file")
     try:
         check_size(path.stat().st_size)
         with open(path, "rb") as file:

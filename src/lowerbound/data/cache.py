@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lowerbound.data.images import HASH, Images, Shape, pixel_hashes
+from lowerbound.data.images import HASH, Failed, Images, Shape, pixel_hashes
 from lowerbound.data.source import Contents, Preparation, Source
 from lowerbound.data.split import PARTS, assign
 from lowerbound.errors import DataError
@@ -151,9 +151,9 @@ def _without(contents: Contents, bad: dict[int, str], origin: str) -> tuple[Cont
     """What is left without the rows that could not be read, and which rows these are: int64 [n]."""
     keep = np.array([i for i in range(len(contents.keys)) if i not in bad], np.int64)
     names = contents.paths or contents.keys
-    unreadable = tuple(sorted((*contents.unreadable, *((names[i], reason) for i, reason in bad.items()))))
+    unreadable = tuple(sorted((*contents.unreadable, *(Failed(names[i], reason) for i, reason in bad.items()))))
     if not len(keep):
-        raise DataError(f"{origin}: none of its {len(unreadable)} images can be read; the first: {_line(unreadable)}")
+        raise DataError(f"{origin}: none of its {len(unreadable)} images can be read; the first: {unreadable[0]}")
     return replace(contents.take(keep), unreadable=unreadable), keep
 
 
@@ -166,11 +166,6 @@ def _rewrite(file: Path, rows: np.ndarray, shape: Shape) -> None:
         for new, row in enumerate(rows):
             out.write(np.array([new]), old[row][None])
     whole.unlink()
-
-
-def _line(unreadable: tuple[tuple[str, str], ...]) -> str:
-    path, reason = unreadable[0]
-    return f"{path}: {reason}"
 
 
 def _write_rest(folder: Path, name: str, contents: Contents, part: np.ndarray, hashes: np.ndarray) -> None:
@@ -217,7 +212,7 @@ def _read(folder: Path) -> Stored:
         factors=_mapped(folder / "factors.npy"),
         factor_names=meta["factor_names"] and tuple(meta["factor_names"]),
         factor_cut=meta.get("factor_cut"),
-        unreadable=tuple((path, reason) for path, reason in meta["unreadable"]),
+        unreadable=tuple(Failed(*pair) for pair in meta["unreadable"]),
         ignored=meta["ignored"],
         layout=meta["layout"],
         notes=tuple(meta["notes"]),

@@ -15,7 +15,7 @@ from lowerbound.data import decode
 from lowerbound.data.archives import SUFFIXES, Opener, Tar, Zip, check_size, file_stamp, settled
 from lowerbound.data.decode import Header, Unreadable
 from lowerbound.data.formats import foreign_among, is_image, suffix
-from lowerbound.data.images import Shape
+from lowerbound.data.images import Failed, Shape
 from lowerbound.data.layout import Layout, Place, arrange, ignored, listed
 from lowerbound.data.source import Contents, Preparation, Source
 from lowerbound.data.split import PARTS, UNDECIDED, hashed
@@ -129,7 +129,7 @@ class Files(Source):
         return self.store.twice() if isinstance(self.store, Folder) else ""
 
     def _contents(self, places: list[Place], headers: list[Header | str]) -> Contents:
-        unreadable = [(p.path, h) for p, h in zip(places, headers, strict=True) if isinstance(h, str)]
+        unreadable = [Failed(p.path, h) for p, h in zip(places, headers, strict=True) if isinstance(h, str)]
         rows = [i for i, h in enumerate(headers) if isinstance(h, Header)]
         rows.sort(key=lambda i: (hashed(places[i].path), places[i].path))
         self.names = [self.names[i] for i in rows]

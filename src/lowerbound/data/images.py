@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -14,6 +14,16 @@ from lowerbound.errors import counted
 Shape = tuple[int, int, int]  # (C, H, W)
 HASH = 16  # bytes
 Rows = slice | np.ndarray  # which: from, to; or int64 [n]
+
+
+class Failed(NamedTuple):
+    """A user's file that can't be read, and why."""
+
+    path: str  # as the user gave it, or relative to the root of the data
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +38,7 @@ class Annotated:
     factors: np.ndarray | None = None  # [N, F]; NaN where nothing is known
     factor_names: tuple[str, ...] | None = None
     factor_cut: float | None = None  # an image has a factor whose number is above this; None: nothing is said
-    unreadable: tuple[tuple[str, str], ...] = ()  # (path, reason), of the whole data set
+    unreadable: tuple[Failed, ...] = ()  # of the whole data set
     ignored: int = 0  # files of the whole data set that are no images by their extension
     layout: str = ""  # what the data were taken for and what of them was left out, in one line; "": as published
     notes: tuple[str, ...] = ()  # what the user should know of the data, a line each
@@ -67,9 +77,12 @@ class Images(Annotated):
 
     def remarks(self) -> list[str]:
         """What to tell whoever opens the data: their layout, what is odd, what can't be read; a line each."""
-        shown = "; ".join(f"{path}: {reason}" for path, reason in self.unreadable[:5])
-        unreadable = f"{counted(len(self.unreadable), 'file')} can't be read, left out: {shown}" if shown else ""
-        return [f"{self.name}: {line}" for line in (self.layout, *self.notes, unreadable) if line]
+        return [f"{self.name}: {line}" for line in (self.layout, *self.notes, self.left_out()) if line]
+
+    def left_out(self) -> str:
+        """How many files can't be read, and the first of them; "" where there are none."""
+        shown = "; ".join(map(str, self.unreadable[:5]))
+        return f"{counted(len(self.unreadable), 'file')} can't be read, left out: {shown}" if shown else ""
 
     @cached_property
     def fingerprint(self) -> str:

@@ -11,7 +11,7 @@ from lowerbound.data.base import Data, find
 from lowerbound.data.cache import Progress
 from lowerbound.data.decode import Header
 from lowerbound.data.folder import Files, SizesDiffer
-from lowerbound.data.images import mean_pixel
+from lowerbound.data.images import Annotated, Shape, mean_pixel
 from lowerbound.data.source import Contents
 from lowerbound.data.split import PARTS, assign
 from lowerbound.errors import DataError
@@ -45,20 +45,26 @@ def summary(data: Data, *, progress: Progress | None = None) -> dict[str, Any]:
     for part in PARTS:
         with contextlib.suppress(DataError):  # a part may be empty
             splits[part] = len(data.open(part))
+    return _facts(images.name, splits, images.shape, images.levels, mean_pixel(images.x), images) | _sizes(data)
+
+
+def _facts(
+    name: str, splits: dict[str, int], shape: Shape | None, levels: int, mean: list[float] | None, known: Annotated
+) -> dict[str, Any]:
     return {
-        "name": images.name,
-        "n": len(images),
+        "name": name,
+        "n": sum(splits.values()),
         "splits": splits,
-        "shape": list(images.shape),
-        "levels": images.levels,
-        "classes": _classes(images.y, images.classes),
-        "factor_names": None if images.factor_names is None else list(images.factor_names),
-        "mean": mean_pixel(images.x),
-        "unreadable": [list(u) for u in images.unreadable],
-        "ignored": images.ignored,
-        "layout": images.layout,
-        "notes": list(images.notes),
-    } | _sizes(data)
+        "shape": None if shape is None else list(shape),
+        "levels": levels,
+        "classes": _classes(known.y, known.classes),
+        "factor_names": None if known.factor_names is None else list(known.factor_names),
+        "mean": mean,
+        "unreadable": [list(u) for u in known.unreadable],
+        "ignored": known.ignored,
+        "layout": known.layout,
+        "notes": list(known.notes),
+    }
 
 
 def sheet(data: Data) -> Sheet:
@@ -74,21 +80,8 @@ def sheet(data: Data) -> Sheet:
 def _mixed(data: Data) -> dict[str, Any]:
     files, contents = _as_if_sized(data)
     part = assign(contents.keys, contents.part, contents.carve)
-    counts = {p: int((part == i).sum()) for i, p in enumerate(PARTS)}
-    return {
-        "name": files.name,
-        "n": len(contents.keys),
-        "splits": {p: n for p, n in counts.items() if n},
-        "shape": None,
-        "levels": contents.levels,
-        "classes": _classes(contents.y, contents.classes),
-        "factor_names": None if contents.factor_names is None else list(contents.factor_names),
-        "mean": None,
-        "unreadable": [list(u) for u in contents.unreadable],
-        "ignored": contents.ignored,
-        "layout": contents.layout,
-        "notes": list(contents.notes),
-    } | _sizes(data)
+    splits = {p: n for i, p in enumerate(PARTS) if (n := int((part == i).sum()))}
+    return _facts(files.name, splits, None, contents.levels, None, contents) | _sizes(data)
 
 
 def _mixed_sheet(data: Data) -> Sheet:

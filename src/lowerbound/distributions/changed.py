@@ -101,13 +101,13 @@ def _(d: Point) -> Point:
 
 
 @tempered.register
-def _(d: Bernoulli, t: float) -> Distribution:
-    return Bernoulli(d.logits / t, d.space) if t > 0 else _at_mode(d)
+def _(d: Bernoulli | Categorical, t: float) -> Distribution:
+    return type(d)(d.logits / t, d.space) if t > 0 else _at_mode(d)
 
 
 @detached.register
-def _(d: Bernoulli) -> Bernoulli:
-    return Bernoulli(d.logits.detach(), d.space)
+def _(d: Bernoulli | Categorical) -> Distribution:
+    return type(d)(d.logits.detach(), d.space)
 
 
 @tempered.register
@@ -128,16 +128,6 @@ def _(d: Noiseless, t: float) -> Distribution:
 @detached.register
 def _(d: Noiseless) -> Noiseless:
     return Noiseless(d.centre.detach(), d.space)
-
-
-@tempered.register
-def _(d: Categorical, t: float) -> Distribution:
-    return Categorical(d.logits / t, d.space) if t > 0 else _at_mode(d)
-
-
-@detached.register
-def _(d: Categorical) -> Categorical:
-    return Categorical(d.logits.detach(), d.space)
 
 
 @tempered.register

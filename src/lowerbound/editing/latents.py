@@ -17,7 +17,7 @@ from lowerbound.errors import ModelError, UserError
 from lowerbound.model import LatentModel
 from lowerbound.noise import KeyedNoise
 from lowerbound.progress import Progress
-from lowerbound.runs.inputs import as_batches, open_data, user_images
+from lowerbound.runs.inputs import UserImages, as_batches, open_data, user_images
 from lowerbound.runs.run import Run
 from lowerbound.space import Density, Y
 
@@ -158,22 +158,22 @@ class Editor:
     def _y(self, labels: Sequence[int]) -> Tensor:
         return torch.tensor(list(labels), device=self.device)
 
-    def open(self, paths: Sequence[str | Path]) -> Tensor:
-        """Image files, prepared as the run's data were; what had to be converted is said. uint8 [B, C, H, W]."""
-        return user_images(self.run, paths, self.progress).to(self.device)
+    def open(self, paths: Sequence[str | Path]) -> UserImages:
+        """Image files, prepared as the run's data were."""
+        return user_images(self.run, paths, self.progress, self.device)
 
-    def labels(self, x: Tensor, own: str | int | None, names: Sequence[str | Path]) -> Tensor | None:
+    def labels(self, own: UserImages, given: str | int | None) -> Tensor | None:
         """The labels that images are encoded with, [B]: the given one, or the most likely by the bound, which is said.
 
         None where the model is not conditional.
         """
-        given = self.run.labels(len(x), own)
-        if own is not None or given is None:
-            return None if given is None else given.to(self.device)
-        y = self._most_likely(x)
-        for name, label in zip(names, y.tolist(), strict=True):
+        y = self.run.labels(len(own.x), given)
+        if given is not None or y is None:
+            return None if y is None else y.to(self.device)
+        y = self._most_likely(own.x)
+        for path, label in zip(own.paths, y.tolist(), strict=True):
             classes = self.run.facts.classes or ()
-            self.progress.say(f"{name}: encoded as {classes[label]}, the likeliest label by the bound")
+            self.progress.say(f"{path}: encoded as {classes[label]}, the likeliest label by the bound")
         return y
 
     @torch.no_grad()

@@ -102,7 +102,7 @@ class World:
         """Another split of the same data. Raises ModelError where there is no run."""
         if self.run is None:
             raise ModelError(f"{type(self.model).__name__} is of no run, so there are no {split} images")
-        return open_data(self.run, split, self.source, self.progress)
+        return open_data(self.run, split, self.source)  # decoded already, and what can't be read was said
 
     def once(self, what: Hashable, make: Callable[[], T]) -> T:
         """What several metrics need, made when the first of them asks for it."""

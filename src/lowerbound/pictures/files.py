@@ -80,8 +80,8 @@ def save_images(
 
     - `.png`: one grid;
     - `.npz`: the pixel values themselves, `x` uint8 [N, H, W, C], with `levels` unless they are 256, and `arrays`;
-    - a folder (no suffix): one PNG each, scaled to 0-255, called after `names` or numbered. Files already there stay,
-      unless they have the same name.
+    - a folder (no suffix): one PNG each, scaled to 0-255, called after the files `names` or numbered. Files already
+      there stay, unless they have the same name.
     """
     kind = "" if out.is_dir() else out.suffix.lower()
     if kind == ".png":
@@ -126,7 +126,7 @@ def _save_folder(x: np.ndarray, out: Path, names: Sequence[str] | None) -> None:
 
 
 def _file_names(n: int, names: Sequence[str] | None) -> list[str]:
-    """One file name per image. Folders in a name are dropped, and names that collide are numbered."""
+    """One file name per image. Folders and the suffix of a name are dropped, and names that collide are numbered."""
     numbers = [f"{i:0{max(4, len(str(n - 1)))}d}" for i in range(n)]
     if names is None:
         return [number + ".png" for number in numbers]

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from lowerbound.data import decode
-from lowerbound.data.base import Data, Images, open_images
+from lowerbound.data.base import Data, open_readable
 from lowerbound.data.batches import Batches, binarized
-from lowerbound.errors import ModelError, RunError, UserError
+from lowerbound.data.images import Failed, Images
+from lowerbound.errors import DataError, ModelError, RunError
 from lowerbound.model import LatentModel, Model
 from lowerbound.progress import Progress
 from lowerbound.runs.run import Run
@@ -41,6 +42,8 @@ def open_data(
         raise RunError(
             f"the classes of {images.name} are not those of {facts.name}, which {run.path} is conditioned on"
         )
+    if source is not None and progress is not None and images.unreadable:
+        progress.say(f"{images.name}: {images.left_out()}")
     return images
 
 
@@ -65,13 +68,33 @@ class Held:
         return Held(run, run.load(device), as_batches(run, valid, torch.device(device)))
 
 
-def user_images(run: Run, paths: Sequence[str | Path], progress: Progress | None = None) -> Tensor:
-    """Image files, prepared as the run's data were: uint8 [B, C, H, W]. What had to be converted is said."""
-    facts = run.facts
-    x = torch.from_numpy(open_images(paths, run.recipe.data, facts.shape, facts.levels))
-    for path in paths:
-        _tell_conversion(run, Path(path), progress or Progress())
-    return binarized(x, facts.levels, np.arange(len(x))) if facts.binarizes else x
+@dataclass(frozen=True)
+class UserImages:
+    """A user's own images, those that can be read; whatever is given or made for each image goes by these alone."""
+
+    x: Tensor  # uint8 [B, C, H, W]
+    paths: tuple[str, ...]  # [B], as they were given
+    failed: tuple[Failed, ...]
+
+
+def user_images(
+    run: Run, paths: Sequence[str | Path], progress: Progress | None = None, device: torch.device | str = "cpu"
+) -> UserImages:
+    """Image files, prepared as the run's data were. What had to be converted is said, and what can't be read.
+
+    Raises DataError where none can be.
+    """
+    facts, told = run.facts, progress or Progress()
+    opened = open_readable(paths, run.recipe.data, facts.shape, facts.levels)
+    for path in dict.fromkeys(opened.paths):
+        _tell_conversion(run, Path(path), told)
+    for note in opened.notes:
+        told.say(note)
+    for failed in opened.failed:
+        told.say(f"{failed}; left out")
+    x = torch.from_numpy(opened.x)
+    x = binarized(x, facts.levels, np.arange(len(x))) if facts.binarizes else x
+    return UserImages(x.to(device), tuple(map(str, opened.paths)), opened.failed)
 
 
 def _tell_conversion(run: Run, path: Path, progress: Progress) -> None:
@@ -88,20 +111,15 @@ def _tell_conversion(run: Run, path: Path, progress: Progress) -> None:
 
 def open_like(run: Run, split: str, source: str | None, progress: Progress) -> Images:
     """A part of the run's data, or of others brought to the run's size and colour mode, which is said."""
-    if source is None:
-        return open_data(run, split, None, progress)
-    channels, height, width = run.facts.shape
     try:
         return open_data(run, split, source, progress)
-    except UserError as first:
-        if height != width:
+    except (DataError, RunError):
+        channels, height, width = run.facts.shape
+        data = run.recipe.data.model_copy(update={"size": height, "gray": channels == 1})
+        if source is None or height != width or data == run.recipe.data:
             raise
-        data = run.recipe.data.model_copy(update={"size": height, "gray": run.recipe.data.gray or channels == 1})
         alike = Run(run.path, run.name, run.recipe.model_copy(update={"data": data}), run.facts)
-        try:
-            images = open_data(alike, split, source, progress)
-        except UserError:
-            raise first from None
+        images = open_data(alike, split, source, progress)
     kind = "grey" if channels == 1 else "in colour"
     progress.say(f"{source}: made {width}x{height} {kind} as the images of {run.path} are")
     return images

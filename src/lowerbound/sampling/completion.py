@@ -213,7 +213,7 @@ def _save(
     B, n = x.shape[:2]
     stems = [Path(name).stem for name in names] or [str(b) for b in range(B)]
     width = len(str(n))
-    numbered = [f"{stem}-{i + 1:0{width}d}" for stem in stems for i in range(n)]
+    numbered = [f"{stem}-{i + 1:0{width}d}.png" for stem in stems for i in range(n)]
     save_table(table, x.reshape(B * n, *x.shape[2:]), out, numbered, arrays=arrays)
 
 

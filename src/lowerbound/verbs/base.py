@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_args, get_origin, overload
+from typing import Annotated, Any, Concatenate, ParamSpec, Self, TypeVar, get_args, get_origin, overload
 
 from cyclopts import Parameter
 
 from lowerbound.config import allowing
+from lowerbound.data.images import Failed
 from lowerbound.devices import pick_device
 from lowerbound.errors import ConfigError, UserError
 from lowerbound.progress import Progress, Terminal
@@ -31,7 +32,12 @@ R = TypeVar("R")
 
 
 class Shown(ABC):
-    """What a verb gives back: the command line prints it."""
+    """What a verb gives back: the command line prints it.
+
+    failed: the user's files that can't be read, where all else was done; the exit status says so.
+    """
+
+    failed: tuple[Failed, ...] = ()
 
     @abstractmethod
     def json(self) -> Any:
@@ -47,7 +53,31 @@ class Shown(ABC):
 
     def status(self) -> int:
         """The exit status of the command."""
-        return 0
+        return 1 if self.failed else 0
+
+    def failures(self) -> list[list[str]]:
+        """`failed`, for JSON."""
+        return [[*failed] for failed in self.failed]
+
+
+class Made(Shown):
+    """Images that a verb makes, and where they go; with nowhere to go they can be saved later."""
+
+    out: Path | None
+
+    @abstractmethod
+    def save(self, out: Path) -> None:
+        """By the rule of `--out`."""
+
+    def saved(self) -> Self:
+        """Itself, once it is where it goes."""
+        if self.out is not None:
+            self.save(self.out)
+        return self
+
+    def where(self) -> str | None:
+        """For JSON."""
+        return None if self.out is None else str(self.out)
 
 
 ASIDE = {"json": None}  # of a field that is no part of the JSON
@@ -281,7 +311,8 @@ def command(called: Callable[..., Any], show: Callable[[Any, bool], int]) -> Cal
     show: prints what came back, as JSON or for a person, and returns the exit status.
     """
     function = inspect.unwrap(called)
-    parameters = inspect.signature(function, eval_str=True).parameters
+    own = inspect.signature(function, eval_str=True)
+    parameters = own.parameters
     options = {name: _option(p) for name, p in parameters.items()}
     taken = [_as_command(p, options[name], called) for name, p in parameters.items() if not options[name].hidden]
     json = Annotated[bool, Parameter(name="--json", negative="", help="one JSON document on standard output")]
@@ -300,6 +331,7 @@ def command(called: Callable[..., Any], show: Callable[[Any, bool], int]) -> Cal
             elif value is not None and option.parse is not None:
                 given.arguments[name] = option.parse(value, _called(name, parameters[name]))
         more = {"progress": Terminal()} if "progress" in parameters else {}
+        given = inspect.BoundArguments(own, given.arguments)
         return show(called(*given.args, **given.kwargs, **more), as_json)
 
     run.__name__, run.__doc__ = function.__name__, inspect.getdoc(function)
@@ -334,6 +366,10 @@ def _as_command(p: inspect.Parameter, option: Option, called: Callable[..., Any]
     place = p.kind
     if place is p.POSITIONAL_OR_KEYWORD:
         place = p.KEYWORD_ONLY
+    if place is p.POSITIONAL_ONLY and get_origin(kind) is list:  # files may stand before and behind options
+        place, (kind,) = p.VAR_POSITIONAL, get_args(kind)
+        said.append(Parameter(required=default is nothing))
+        default = nothing
     annotation = Annotated[(kind, *said)] if said else kind  # pyright: ignore[reportInvalidTypeForm]
     return p.replace(kind=place, default=default, annotation=annotation)
 

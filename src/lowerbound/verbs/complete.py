@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
+from lowerbound.data.images import Failed
 from lowerbound.errors import counted
 from lowerbound.model import Draw
 from lowerbound.noise import seeded
@@ -16,21 +17,21 @@ from lowerbound.runs.inputs import user_images
 from lowerbound.runs.run import Run
 from lowerbound.sampling import completion, drawing
 from lowerbound.sampling.labels import check_number_of_images, labels_given
-from lowerbound.verbs.base import WHOLE, Device, Files, FreshSeed, Label, N, Out, Shown, SomeWhole, Told, verb
+from lowerbound.verbs.base import WHOLE, Device, Files, FreshSeed, Label, Made, N, Out, SomeWhole, Told, verb
 
 
 @dataclass(frozen=True)
-class Completed(completion.Completion, Shown):
+class Completed(completion.Completion, Made):
     """Images, of which a part was kept and the rest drawn."""
 
     keep: str = field(kw_only=True)
     seed: int = field(kw_only=True)
     out: Path | None = field(default=None, kw_only=True)
+    failed: tuple[Failed, ...] = field(default=(), kw_only=True)
 
     def json(self) -> dict[str, Any]:
-        where = None if self.out is None else str(self.out)
-        report = {"out": where, "images": list(self.names), "n": self.x.shape[1], "keep": self.keep}
-        return report | {"seed": self.seed, "labels": self.labels, "seam": self.seam}
+        report = {"out": self.where(), "images": list(self.names), "n": self.x.shape[1], "keep": self.keep}
+        return report | {"seed": self.seed, "labels": self.labels, "seam": self.seam, "failed": self.failures()}
 
     def shown(self) -> str:
         drawn = f"{counted(self.x.shape[1], 'completion')} of {counted(len(self.x), 'image')}"
@@ -78,32 +79,30 @@ def complete(
     mask = completion.kept(keep, model.space.shape[-2:])
     stays = model.keeps(mask)
     model.check_how(how)
-    x, names = user_images(run, images, progress).to(device), tuple(str(image) for image in images)
+    own = user_images(run, images, progress, device)
 
     def log_p(i: Tensor, k: Tensor) -> Tensor:
-        return model.log_p_kept(x[i], mask, k)
+        return model.log_p_kept(own.x[i], mask, k)
 
     with seeded(seed, "labels"):
-        labels = labels_given(run, model, names, n, label, seed, log_p, progress)
+        labels = labels_given(run, model, own.paths, n, label, seed, log_p, progress)
     _tell(keep, stays, progress)
     with seeded(seed, "complete", quick=True):
-        drawn = completion.complete(model, x, mask, n, labels.y, how, progress)
-    made = Completed(
-        originals=x.cpu().numpy(),
+        drawn = completion.complete(model, own.x, mask, n, labels.y, how, progress)
+    return Completed(
+        originals=own.x.cpu().numpy(),
         kept=mask.numpy(),
         x=drawing.pixels(drawn.x),
         levels=model.space.levels or 256,
-        names=names,
+        names=own.paths,
         labels=labels.names,
         title=f"kept: {Path(keep).name}" + (f"; label {label}" if label is not None else ""),
         codes=drawing.named(model.levels, drawn.z),
         keep=keep,
         seed=seed,
         out=out,
-    )
-    if out is not None:
-        made.save(out)
-    return made
+        failed=own.failed,
+    ).saved()
 
 
 def _tell(keep: str, stays: Mapping[str, Tensor], progress: Progress) -> None:

@@ -10,6 +10,7 @@ import torch
 from cyclopts import Parameter
 from torch import Tensor
 
+from lowerbound.data.images import Failed
 from lowerbound.directions import Direction, found, shifted
 from lowerbound.editing.checks import check_number
 from lowerbound.editing.latents import Editor
@@ -23,10 +24,10 @@ from lowerbound.verbs.base import (
     Device,
     Files,
     Label,
+    Made,
     Option,
     Out,
     Seed,
-    Shown,
     Told,
     assigned,
     numbers,
@@ -64,23 +65,31 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Edited(Shown):
+class Edited(Made):
     """The picture, a row for each image, and the edited images alone."""
 
     table: Table
     x: np.ndarray  # [B, S, C, H, W], S strengths
-    names: list[str]  # [B S], for files
+    names: list[str]  # [B S], of files
+    images: tuple[str, ...]  # [B], the names of the originals
     residual: bool = False
     seed: int | None = None  # of the draws of q(z|x), where codes are draws
     out: Path | None = None
+    failed: tuple[Failed, ...] = ()
 
     @property
     def n(self) -> int:
         return self.x.shape[0] * self.x.shape[1]
 
     def json(self) -> dict[str, Any]:
-        where = None if self.out is None else str(self.out)
-        return {"out": where, "n": self.n, "residual": self.residual, "seed": self.seed}
+        report = {
+            "out": self.where(),
+            "images": [*self.images],
+            "n": self.n,
+            "residual": self.residual,
+            "seed": self.seed,
+        }
+        return report | {"failed": self.failures()}
 
     def shown(self) -> str:
         return f"{counted(self.n, 'edited image')} in {self.out}"
@@ -125,7 +134,7 @@ def edit(
     if code not in ("mean", "sample"):
         raise UserError(f"--from {code}: expected mean or sample")
     change, draw = Edit(set or {}, direction or {}), seed if code == "sample" else None
-    strengths, own = strength_grid, own_label
+    strengths = strength_grid
     out = check_out(out, moving=True)
     for s in strengths or ():
         check_number(s, f"--strength-grid {s:g}")
@@ -133,9 +142,10 @@ def edit(
         raise UserError("nothing to change: give --set DIM=V, --direction NAME=V, or --label of a conditional model")
     editor = Editor(run, device, progress)
     change.check(editor)
-    x = editor.open(images)
+    own = editor.open(images)
+    x = own.x
     target = editor.run.labels(len(x), label) if label is not None else None
-    y = editor.labels(x, own, images)
+    y = editor.labels(own, own_label)
     z = editor.encode(x, y, draw)
     moved = change(z, editor.model.directions)
     lattice = moved[:, None] if strengths is None else _times(z, moved, strengths)  # [B, S, D]
@@ -157,11 +167,8 @@ def edit(
     )
     suffix = "-residual" if residual else ""
     marks = ["edited"] if strengths is None else [f"times{s:g}" for s in strengths]
-    names = [f"{Path(image).stem}-{mark}{suffix}" for image in images for mark in marks]
-    made = Edited(table, edited.cpu().numpy(), names, residual, draw, out)
-    if out is not None:
-        made.save(out)
-    return made
+    names = [f"{Path(path).stem}-{mark}{suffix}.png" for path in own.paths for mark in marks]
+    return Edited(table, edited.cpu().numpy(), names, own.paths, residual, draw, out, own.failed).saved()
 
 
 def _times(z: Tensor, moved: Tensor, strengths: Sequence[float]) -> Tensor:

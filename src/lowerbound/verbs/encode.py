@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound.data.base import Images
 from lowerbound.data.batches import Batch
+from lowerbound.data.images import Failed, Images
 from lowerbound.errors import ModelError, RunError, counted
 from lowerbound.files import Rows, replacing
 from lowerbound.model import CodeModel, LatentModel
@@ -22,13 +22,13 @@ class Encoded(int, Shown):
 
     out: Path
 
-    def __new__(cls, n: int, out: Path) -> "Encoded":
+    def __new__(cls, n: int, out: Path, failed: tuple[Failed, ...] = ()) -> "Encoded":
         made = super().__new__(cls, n)
-        made.out = out
+        made.out, made.failed = out, failed
         return made
 
     def json(self) -> dict[str, Any]:
-        return {"out": str(self.out), "n": int(self)}
+        return {"out": str(self.out), "n": int(self), "failed": self.failures()}
 
     def shown(self) -> str:
         return f"{counted(int(self), 'code')} in {self.out}"
@@ -72,7 +72,7 @@ def encode(
             told(int(batch.index[-1]) + 1, len(images))
         _add_names(rows, images)
         rows.save(temporary)
-    return Encoded(len(images), out)
+    return Encoded(len(images), out, () if data is None else images.unreadable)
 
 
 def _encoded(model: LatentModel, batch: Batch, scale: bool) -> dict[str, Tensor]:

@@ -7,27 +7,30 @@ from typing import Any
 import numpy as np
 import torch
 
+from lowerbound.data.images import Failed
 from lowerbound.editing.checks import check_steps
 from lowerbound.editing.latents import Editor, codes
 from lowerbound.editing.paths import lerp, slerp
 from lowerbound.errors import UserError, counted
 from lowerbound.pictures import Table, check_out, save_table
 from lowerbound.runs.run import Run
-from lowerbound.verbs.base import Device, Files, Label, Out, Seed, Shown, Told, Whole, verb
+from lowerbound.verbs.base import Device, Files, Label, Made, Out, Seed, Told, Whole, verb
 
 
 @dataclass(frozen=True)
-class Interpolation(Shown):
+class Interpolation(Made):
     """The picture, a row for each pair of images, and the frames in their order."""
 
     table: Table
     frames: np.ndarray  # [N, C, H, W]; of a loop the last frame is not the first again
     sphere: bool
+    images: tuple[str, ...]  # the names of those it goes between
     out: Path | None = None
+    failed: tuple[Failed, ...] = ()
 
     def json(self) -> dict[str, Any]:
-        where = None if self.out is None else str(self.out)
-        return {"out": where, "n": len(self.frames), "sphere": self.sphere}
+        report = {"out": self.where(), "images": [*self.images], "n": len(self.frames), "sphere": self.sphere}
+        return report | {"failed": self.failures()}
 
     def shown(self) -> str:
         return f"{counted(len(self.frames), 'image')} in {self.out}, {self.table.title}"
@@ -68,17 +71,19 @@ def interpolate(
     if len(images) < 2:
         raise UserError(f"expected at least two images to go between, got {len(images)}")
     editor = Editor(run, device, progress)
-    x = editor.open(images)
-    y = editor.labels(x, label, images)
+    own = editor.open(images)
+    if len(own.x) < 2:
+        raise UserError(f"expected at least two images to go between, but all others can't be read: {own.failed[0]}")
+    y = editor.labels(own, label)
     if y is not None and len(y.unique()) > 1:
         raise UserError("the images have different labels; --label gives all of them one")
     sphere = not straight and codes(run, editor.model, device, progress).sphere
-    z = editor.encode(x, y).double().cpu()
+    z = editor.encode(own.x, y).double().cpu()
     ends = [(i, (i + 1) % len(z)) for i in range(len(z) if loop else len(z) - 1)]
     path = slerp if sphere else lerp
     lattice = torch.stack([path(z[a], z[b], torch.linspace(0, 1, steps, dtype=torch.float64)) for a, b in ends])
     drawn = editor.decode(lattice.to(editor.device), None if y is None else y[:1]).cpu().numpy()
-    originals = x.cpu().numpy()
+    originals = own.x.cpu().numpy()
     whole = [np.concatenate([originals[[a]], row, originals[[b]]]) for (a, b), row in zip(ends, drawn, strict=True)]
     frames = np.concatenate([row[1 if i else 0 :] for i, row in enumerate(drawn)])
     table = Table(
@@ -87,7 +92,4 @@ def interpolate(
         columns=("from", *(f"{i / (steps - 1):.2g}" for i in range(steps)), "to"),
         title="along the sphere" if sphere else "along a straight line",
     )
-    made = Interpolation(table, frames[:-1] if loop else frames, sphere, out)
-    if out is not None:
-        made.save(out)
-    return made
+    return Interpolation(table, frames[:-1] if loop else frames, sphere, own.paths, out, own.failed).saved()

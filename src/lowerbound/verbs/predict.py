@@ -1,21 +1,34 @@
 """Label images by a classifier (`lowerbound probe RUN --finetune --out CLASSIFIER`)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound.data.base import open_images
-from lowerbound.data.batches import binarized
+from lowerbound.data.images import Failed
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import Classifying
-from lowerbound.runs.inputs import as_batches, open_data
+from lowerbound.runs.inputs import as_batches, open_data, user_images
 from lowerbound.runs.run import Run
-from lowerbound.verbs.base import Device, Files, Seed, Told, verb
+from lowerbound.verbs import tables
+from lowerbound.verbs.base import Device, Files, Seed, Shown, Told, verb
 
 Row = dict[str, Any]  # path (or index), label, probability
+
+
+class Predicted(list[Row], Shown):
+    """A row for each image that can be read."""
+
+    def __init__(self, rows: Iterable[Row], failed: tuple[Failed, ...] = ()):
+        super().__init__(rows)
+        self.failed = failed
+
+    def json(self) -> list[Row]:
+        return [*self]
+
+    def shown(self) -> Any:
+        return tables.plain(self.json())
 
 
 @verb
@@ -29,7 +42,7 @@ def predict(
     device: Device = "auto",
     seed: Seed = 0,
     progress: Told = False,
-) -> list[Row]:
+) -> Predicted:
     """Label images by a classifier (`lowerbound probe RUN --finetune --out CLASSIFIER`).
 
     Args:
@@ -49,9 +62,8 @@ def predict(
             "makes a classifier of its encoder"
         )
     if data is None:
-        x = torch.from_numpy(open_images(images, run.recipe.data, run.facts.shape, run.facts.levels))
-        x = binarized(x, run.facts.levels, np.arange(len(x))) if run.facts.binarizes else x
-        return _rows(run, model.probabilities(x.to(device)), [str(path) for path in images])
+        own = user_images(run, images, progress, device)
+        return Predicted(_rows(run, model.probabilities(own.x), own.paths), own.failed)
     opened = open_data(run, split, data, progress, label=False)
     rows: list[Row] = []
     for batch in as_batches(run, opened, torch.device(device), label=False).in_order(model.rows):
@@ -59,7 +71,7 @@ def predict(
         if opened.paths is not None:
             names = [opened.paths[i] for i in names]
         rows += _rows(run, model.probabilities(batch.x), names)
-    return rows
+    return Predicted(rows, opened.unreadable)
 
 
 def _rows(run: Run, probabilities: Tensor, names: Sequence[str | int]) -> list[Row]:

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 
 from lowerbound import pictures
+from lowerbound.data.images import Failed
 from lowerbound.errors import ModelError, counted
 from lowerbound.runs.inputs import latent_model, user_images
 from lowerbound.runs.run import Run
-from lowerbound.verbs.base import Device, Files, Label, Names, Option, Seed, Shown, Told, verb
+from lowerbound.verbs.base import Device, Files, Label, Made, Names, Option, Seed, Told, verb
 
 
 @dataclass(frozen=True)
-class Reconstructions(Shown):
+class Reconstructions(Made):
     """Images as a run prepares them, and what comes back of them. It unpacks and indexes as
     the pair of them.
 
@@ -26,8 +27,9 @@ class Reconstructions(Shown):
     x: np.ndarray
     r: np.ndarray
     levels: int
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # [B], of the images
     out: Path | None = None
+    failed: tuple[Failed, ...] = ()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return iter((self.x, self.r))
@@ -43,7 +45,7 @@ class Reconstructions(Shown):
             pictures.save_images(self.r, self.levels, out, self.names)
 
     def json(self) -> dict[str, Any]:
-        return {"out": None if self.out is None else str(self.out), "n": len(self.x)}
+        return {"out": self.where(), "images": [*self.names], "n": len(self.x), "failed": self.failures()}
 
     def shown(self) -> str:
         return f"{counted(len(self.x), 'image')} in {self.out}"
@@ -75,12 +77,9 @@ def reconstruct(
     model = latent_model(run, device)
     if levels is not None and not model.levels:
         raise ModelError(f"--levels {','.join(levels)}: {type(model).__name__} has no levels of codes")
-    x = user_images(run, images, progress)
-    y = run.labels(len(x), label)
+    own = user_images(run, images, progress, device)
+    y = run.labels(len(own.x), label)
     with torch.no_grad():
-        r = model.reconstruct(x.to(device), None if y is None else y.to(device), levels)
-    stems = tuple(Path(image).stem for image in images)
-    made = Reconstructions(x.numpy(), r.cpu().numpy(), model.space.levels or 256, stems, out)
-    if out is not None:
-        made.save(out)
-    return made
+        r = model.reconstruct(own.x, None if y is None else y.to(device), levels)
+    x, r = own.x.cpu().numpy(), r.cpu().numpy()
+    return Reconstructions(x, r, model.space.levels or 256, own.paths, out, own.failed).saved()

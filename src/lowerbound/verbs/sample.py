@@ -9,6 +9,7 @@ import torch
 from cyclopts import Parameter
 from torch import Tensor
 
+from lowerbound.data.images import Failed
 from lowerbound.errors import ModelError, UserError, counted
 from lowerbound.model import Draw, LatentModel
 from lowerbound.noise import seeded
@@ -24,12 +25,12 @@ from lowerbound.verbs.base import (
     Files,
     FreshSeed,
     Label,
+    Made,
     N,
     Option,
     OtherRun,
     Out,
     Seed,
-    Shown,
     Temperature,
     Told,
     TopK,
@@ -40,7 +41,7 @@ from lowerbound.verbs.base import (
 
 
 @dataclass(frozen=True)
-class Sampled(drawing.Samples, Shown):
+class Sampled(drawing.Samples, Made):
     """Images drawn from a run, and what a classifier made of them, where there is one."""
 
     seed: int = field(kw_only=True)
@@ -48,7 +49,7 @@ class Sampled(drawing.Samples, Shown):
     judged: rejection.Rejection | None = field(default=None, kw_only=True)
 
     def json(self) -> dict[str, Any]:
-        report = {"out": None if self.out is None else str(self.out), "n": len(self.x), "seed": self.seed}
+        report = {"out": self.where(), "n": len(self.x), "seed": self.seed}
         return report | ({} if self.judged is None else {"rejection": self.judged.report()})
 
     def shown(self) -> str:
@@ -57,16 +58,17 @@ class Sampled(drawing.Samples, Shown):
 
 
 @dataclass(frozen=True)
-class Redrawn(completion.Redrawn, Shown):
+class Redrawn(completion.Redrawn, Made):
     """Images whose finer codes were drawn anew."""
 
     seed: int = field(kw_only=True)
     keep_level: str = field(kw_only=True)
     out: Path | None = field(default=None, kw_only=True)
+    failed: tuple[Failed, ...] = field(default=(), kw_only=True)
 
     def json(self) -> dict[str, Any]:
-        report = {"out": None if self.out is None else str(self.out), "images": list(self.names), "n": self.x.shape[1]}
-        return report | {"keep_level": self.keep_level, "seed": self.seed, "labels": self.labels}
+        report = {"out": self.where(), "images": list(self.names), "n": self.x.shape[1], "keep_level": self.keep_level}
+        return report | {"seed": self.seed, "labels": self.labels, "failed": self.failures()}
 
     def shown(self) -> str:
         drawn = f"{counted(self.x.shape[1], 'draw')} of {counted(len(self.x), 'image')}"
@@ -124,18 +126,11 @@ def sample(
     how = Draw(temperature, top_k, top_p, mean)
     if images is not None:
         kept, n = keep_level or "top", 8 if n is None else n
-        made = _redrawn(run, images, kept, n, label, how, seed, device, progress)
-        redrawn = Redrawn(**vars(made), seed=seed, keep_level=kept, out=out)
-        return _saved(redrawn)
+        made, failed = _redrawn(run, images, kept, n, label, how, seed, device, progress)
+        return Redrawn(**vars(made), seed=seed, keep_level=kept, out=out, failed=failed).saved()
     share = 0.5 if accept is None else accept
     drawn, judged = _drawn(run, 16 if n is None else n, label, how, reject, share, seed, device, progress)
-    return _saved(Sampled(**vars(drawn), seed=seed, out=out, judged=judged))
-
-
-def _saved(made: Any) -> Any:
-    if made.out is not None:
-        made.save(made.out)
-    return made
+    return Sampled(**vars(drawn), seed=seed, out=out, judged=judged).saved()
 
 
 @verb
@@ -160,8 +155,8 @@ def redraw(
     `.x` holds the draws, uint8 [B, n, C, H, W], `.codes` their codes; `.save(Path("redrawn.png"))` makes the picture.
     """
     how = Draw(temperature, top_k, top_p, mean)
-    made = _redrawn(run, images, keep_level, n, label, how, seed, device, progress)
-    return Redrawn(**vars(made), seed=seed, keep_level=keep_level)
+    made, failed = _redrawn(run, images, keep_level, n, label, how, seed, device, progress)
+    return Redrawn(**vars(made), seed=seed, keep_level=keep_level, failed=failed)
 
 
 def _drawn(
@@ -198,8 +193,9 @@ def _redrawn(
     seed: int,
     device: torch.device,
     progress: Progress,
-) -> completion.Redrawn:
-    """The user's images as the run prepares them, and n draws of the finer codes of each, given the coarser.
+) -> tuple[completion.Redrawn, tuple[Failed, ...]]:
+    """The user's images as the run prepares them, and n draws of the finer codes of each, given the coarser; and the
+    files that can't be read.
 
     keep_level: the levels whose codes are kept, `top` or `top,middle`: the coarsest ones.
     label: of a conditional model; None: drawn for each draw, given the codes that are kept.
@@ -211,24 +207,25 @@ def _redrawn(
     check_number_of_images(n)
     kept = completion.levels_kept(model, keep_level)
     model.check_how(how, model.levels[:kept])
-    x = user_images(run, images, progress).to(device)
-    names, coarse = tuple(str(image) for image in images), tuple(q.mode for q in model.posteriors(x))[:kept]
+    own = user_images(run, images, progress, device)
+    coarse = tuple(q.mode for q in model.posteriors(own.x))[:kept]
 
     def log_p(i: Tensor, k: Tensor) -> Tensor:
         return model.log_p_coarse(tuple(level[i] for level in coarse), k)
 
-    labels = labels_given(run, model, names, n, label, seed, log_p, progress)
+    labels = labels_given(run, model, own.paths, n, label, seed, log_p, progress)
     with seeded(seed, "sample", quick=True):
         drawn = completion.redraw(model, coarse, n, labels.y, how, progress)
     with torch.no_grad():
-        reconstructions = model.reconstruct(x)
-    return completion.Redrawn(
-        originals=x.cpu().numpy(),
+        reconstructions = model.reconstruct(own.x)
+    redrawn = completion.Redrawn(
+        originals=own.x.cpu().numpy(),
         reconstructions=reconstructions.cpu().numpy(),
         x=drawing.pixels(drawn.x),
         codes=drawing.named(model.levels, drawn.z),
         levels=model.space.levels or 256,
-        names=names,
+        names=own.paths,
         labels=labels.names,
         title=f"kept: codes of {keep_level}" + (f"; label {label}" if label is not None else ""),
     )
+    return redrawn, own.failed

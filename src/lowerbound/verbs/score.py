@@ -13,14 +13,14 @@ import torch
 
 from lowerbound import pictures
 from lowerbound.chunks import keyed_chunks, log_mean
-from lowerbound.data.base import Images
 from lowerbound.data.batches import Batch, Batches
-from lowerbound.errors import ConfigError, DataError, ModelError, RunError
+from lowerbound.data.images import Failed, Images
+from lowerbound.errors import ConfigError, ModelError
 from lowerbound.files import replacing
 from lowerbound.model import LatentModel, Model
 from lowerbound.noise import KeyedNoise
 from lowerbound.progress import Progress
-from lowerbound.runs.inputs import as_batches, open_data
+from lowerbound.runs.inputs import as_batches, open_data, open_like
 from lowerbound.runs.run import Run
 from lowerbound.space import Density
 from lowerbound.verbs.base import Device, Option, Report, Seed, Told, Whole, verb
@@ -68,6 +68,10 @@ class Scored(Report):
     draws: int
     seed: int
     training: dict[str, Any] | None
+    failed: tuple[Failed, ...] = ()
+
+    def json(self) -> dict[str, Any]:
+        return super().json() | {"failed": self.failures()}
 
     def shown(self) -> str:
         return f"{self.data['n']} images in {self.out}; the least usual in {self.picture}"
@@ -107,7 +111,7 @@ def score(
     if model.density is Density.NONE and not isinstance(model, LatentModel):
         raise ModelError(f"{run.path}: {type(model).__name__} has no score of an image: {model.why_no_density()}")
     draws = draws if model.density is Density.BOUND else 1
-    images = open_like(run, data, split, progress)
+    images = open_like(run, split, data, progress)
     where = torch.device(device)
     typical = typicality(run, model, draws, seed, where, progress) if model.density is not Density.NONE else None
     batches = as_batches(run, images, where)
@@ -134,7 +138,7 @@ def score(
         "seed": seed,
         "training": None if typical is None else typical._asdict(),
     }
-    return Scored(**report)
+    return Scored(**report, failed=images.unreadable)
 
 
 @torch.no_grad()
@@ -184,24 +188,6 @@ def typicality(
     found = [scores.log_likelihood for _, scores in scored(model, as_batches(run, some, device), draws, seed)]
     each = np.concatenate(found)
     return Typical(float(each.mean()), float(each.std(ddof=1)) if len(each) > 1 else 0.0, len(each))
-
-
-def open_like(run: Run, source: str, split: str, progress: Progress) -> Images:
-    """A split of other data; images of another size or colour mode are made like the run's, and it is said."""
-    try:
-        return open_data(run, split, source, progress)
-    except (DataError, RunError):
-        channels, height, width = run.facts.shape
-        alike = {"size": height, "gray": channels == 1}
-        data = run.recipe.data.model_copy(update=alike)
-        if height != width or data == run.recipe.data:
-            raise
-        recipe = run.recipe.model_copy(update={"data": data})
-        images = open_data(Run(run.path, run.name, recipe, run.facts), split, source, progress)
-    progress.say(
-        f"{source}: brought to {height}x{width}{', grey' if channels == 1 else ''}, like the images of {run.path}"
-    )
-    return images
 
 
 def _lines(

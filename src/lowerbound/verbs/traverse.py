@@ -15,7 +15,7 @@ from lowerbound.editing.latents import Codes, Editor, codes
 from lowerbound.errors import UserError
 from lowerbound.pictures import Table, check_out, save_table
 from lowerbound.runs.run import Run
-from lowerbound.verbs.base import Device, Label, Option, Out, Seed, Shown, SomeWhole, Told, Whole, numbers, verb
+from lowerbound.verbs.base import Device, Label, Made, Option, Out, Seed, SomeWhole, Told, Whole, numbers, verb
 
 # ---- traversals
 
@@ -29,7 +29,7 @@ class Ruler(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Traversal(Shown):
+class Traversal(Made):
     """The picture, and the numbers of its rows."""
 
     table: Table
@@ -40,8 +40,7 @@ class Traversal(Shown):
     out: Path | None = None
 
     def json(self) -> dict[str, Any]:
-        where = None if self.out is None else str(self.out)
-        return {"out": where, "dims": self.dims, self.use_name.lower(): self.use, "unit": self.unit}
+        return {"out": self.where(), "dims": self.dims, self.use_name.lower(): self.use, "unit": self.unit}
 
     def shown(self) -> str:
         return f"{len(self.dims)} dimensions in {self.out}, {self.use_name} from {self.use[0]:.3g} down"
@@ -116,10 +115,7 @@ def traverse(
         columns=ruler.captions,
         title=f"from {'the prior mean' if image is None else Path(image).name}; {ruler.unit}",
     )
-    made = Traversal(table, chosen, use, measured.use_name, ruler.unit, out)
-    if out is not None:
-        made.save(out)
-    return made
+    return Traversal(table, chosen, use, measured.use_name, ruler.unit, out).saved()
 
 
 def _start(
@@ -131,10 +127,10 @@ def _start(
         frequent = None if not editor.model.given or not counts else int(np.argmax(counts))
         y = editor.run.labels(1, frequent if label is None else label)
         return measured.origin, measured.scale, None if y is None else y.to(editor.device)
-    x = editor.open([image])
-    y = editor.labels(x, label, [image])
+    own = editor.open([image])
+    y = editor.labels(own, label)
     with torch.no_grad():
-        q = editor.model.vector_posterior(x, y)
+        q = editor.model.vector_posterior(own.x, y)
     return q.mean[0].double().cpu(), q.stddev[0].double().cpu(), y
 
 

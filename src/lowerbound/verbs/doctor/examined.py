@@ -34,7 +34,7 @@ class Examined:
 
     @staticmethod
     def of(run: Run, model: Model, data: str | None, device: torch.device, progress: Progress) -> "Examined":
-        train, valid = (open_data(run, split, data, progress) for split in ("train", "valid"))
+        train, valid = open_data(run, "train", data, progress), open_data(run, "valid", data)
         n = _how_many(model, as_batches(run, valid.head(1), device))
         some = [as_batches(run, _spread(images, n), device) for images in (train, valid)]
         return Examined(run, model, device, _spread(train, LOOKED_AT), *some)

@@ -59,7 +59,7 @@ class Probe:
                 f"{run.path} is given the label (data.label=true), which a probe should find in its features; "
                 "probe a run that was trained with data.label=false"
             )
-        train, test = (open_data(run, split, data, progress) for split in ("train", "test"))
+        train, test = open_data(run, "train", data, progress), open_data(run, "test", data)
         check_labels(train, test)
         return Probe(run, model, train, test, device, progress)
 
