@@ -321,7 +321,7 @@ def test_a_direction_is_learnt_and_gone_along_by_an_attribute(root, here):
     assert "Smiling" not in report["leakage"]["attributes"]
     face = root / "celeba" / "img_align_celeba" / "000001.jpg"
     right("edit", "run", face, "--direction", "smile=1", "--out", "edited.npz")
-    before = Editor(Run.open("run")).open([face]).numpy()
+    before = Editor(Run.open("run")).open([face]).x.numpy()
     np.testing.assert_array_equal(before[0], Data(source="celeba", size=16).open("train").x[0])  # cropped as the data
     mouth = np.load("edited.npz")["x"][0, 11:13, 6:10].astype(float) - before[0, :, 11:13, 6:10].transpose(1, 2, 0)
     assert mouth.mean() > 100
