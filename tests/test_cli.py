@@ -465,7 +465,7 @@ def mistakes() -> Iterator[Any]:
         ("reconstruct RUN text.txt", ["text.txt", "not an image"]),
         ("reconstruct RUN missing.png", ["missing.png", "No such file"]),
         ("reconstruct RUN empty", ["empty", "is a folder"]),
-        ("reconstruct RUN text.txt own.png", ["text.txt"]),
+        ("reconstruct RUN text.txt broken.toml", ["text.txt"]),
         ("reconstruct RUN own.png --out r.gif", ["r.gif", ".png"]),
         ("reconstruct RUN", ["IMAGES", "requires an argument"]),
         ("encode RUN --out z.csv", ["--out z.csv", ".npz"]),
