@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 
 import lowerbound as lb
 from lowerbound.data.base import Images
+from lowerbound.editing.learn import auroc
 from lowerbound.errors import UserError
 from lowerbound.files import replacing
 from lowerbound.progress import Terminal
@@ -120,20 +120,16 @@ def compared(
     own, rows = scores(usual), []
     for other, images in foreign.items():
         theirs = scores(images)
-        found = {s: auroc(own[s], theirs[s]) for s in SCORES}
+        found = {s: area(own[s], theirs[s]) for s in SCORES}
         nats = float(-theirs[SCORES[0]].mean()), float(-own[SCORES[0]].mean())
         rows.append({"usual": name, "foreign": other, "n": [len(usual), len(images)], "log p": nats, "auroc": found})
         print(rows[-1], flush=True)
     return rows
 
 
-def auroc(usual: np.ndarray, foreign: np.ndarray) -> tuple[float, float]:
-    """The area and its standard error (Hanley & McNeil 1982, https://doi.org/10.1148/radiology.143.1.7063747)."""
-    n, m = len(usual), len(foreign)
-    area = float(roc_auc_score(np.repeat([0, 1], [n, m]), np.concatenate([usual, foreign])))
-    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
-    variance = (area * (1 - area) + (m - 1) * (q1 - area**2) + (n - 1) * (q2 - area**2)) / (n * m)
-    return area, float(np.sqrt(max(variance, 0)))
+def area(usual: np.ndarray, foreign: np.ndarray) -> tuple[float, float]:
+    """The chance that a foreign image has the higher score, and its standard error."""
+    return auroc(np.concatenate([foreign, usual]), np.arange(len(foreign) + len(usual)) < len(foreign))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -144,7 +140,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         n, m = row["n"]
         theirs, own = row["log p"]
-        cells = [f"{area:.3f} ± {error:.3f}" for area, error in row["auroc"].values()]
+        cells = [f"{value:.3f} ± {error:.3f}" for value, error in row["auroc"].values()]
         lines.append(
             f"| {row['usual']} | {row['foreign']} | {n} and {m} | {theirs:.0f}, {own:.0f} | {' | '.join(cells)} |"
         )

@@ -1,18 +1,25 @@
 """Small models over latents. A prior is a Model whose space is the latent's."""
 
 import math
+import warnings
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MixtureSameFamily
 
 from lowerbound import noise
-from lowerbound.distributions import Choice, MultivariateNormal, Normal, tempered
-from lowerbound.errors import ConfigError
+from lowerbound.distributions import Choice, MultivariateNormal, Normal, normal_moments, tempered
+from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import Draw, Drawn, ExactModel, Model, Told
 from lowerbound.space import Shape, Space, Y
+from lowerbound.stages import Stage, Turn
+
+CHOICES = (5, 20, 60)  # components of a mixture, of which held-out events choose
+MIXED = 20_000  # events, at most, that a mixture is fitted to: its time grows with them times components times D²
 
 
 class Prior(ExactModel):
@@ -132,6 +139,8 @@ class Gaussian(Prior):
     """
 
     class Config(Model.Config):
+        offered_as: ClassVar[str | None] = "gaussian"
+
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Gaussian":
             return Gaussian(self, space, given)
 
@@ -147,6 +156,13 @@ class Gaussian(Prior):
     def distribution(self, y: Y = None) -> Distribution:
         return MultivariateNormal(self.mean, scale_tril=self.cholesky(), validate_args=False)
 
+    def stages(self) -> tuple[Stage, ...]:
+        return (Stage("model", (Turn((self,), self.loss),), fit=self.fit),)
+
+    def fit(self, events: Iterable[Tensor]) -> None:
+        """Set μ and the covariance to those of all events [B, D] of the batches, read once."""
+        self.put(*normal_moments(events))
+
     @torch.no_grad()
     def put(self, mean: Tensor, covariance: Tensor) -> None:
         """Set μ [D] and the covariance [D, D]."""
@@ -158,7 +174,12 @@ class FullGaussianMixture(Prior):
     r"""A mixture of normals with any covariances, :math:`\sum_k \pi_k N(z; \mu_k, L_k L_k^T)`. Events: vectors."""
 
     class Config(Model.Config):
+        offered_as: ClassVar[str | None] = "mixture"
         components: int = Field(default=10, gt=0)
+
+        @classmethod
+        def choices(cls) -> tuple["FullGaussianMixture.Config", ...]:
+            return tuple(cls(components=k) for k in CHOICES)
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "FullGaussianMixture":
             return FullGaussianMixture(self, space, given)
@@ -178,6 +199,34 @@ class FullGaussianMixture(Prior):
         weights = Choice(logits=self.logits, validate_args=False)
         normals = MultivariateNormal(self.mean, scale_tril=self.cholesky(), validate_args=False)
         return MixtureSameFamily(weights, normals, validate_args=False)
+
+    def stages(self) -> tuple[Stage, ...]:
+        return (Stage("model", (Turn((self,), self.loss),), fit=self.fit),)
+
+    def fit(self, events: Iterable[Tensor]) -> None:
+        """Set it to what expectation maximization makes of all events [B, D] of the batches, read once.
+
+        That is scikit-learn's, on at most MIXED standardized events, from a start drawn by `noise`; 100 steps at most,
+        which are near enough. Raises ModelError for fewer than two events for each component.
+        """
+        from sklearn.exceptions import ConvergenceWarning  # slow imports, and all modules are imported to find priors
+        from sklearn.mixture import GaussianMixture as Estimator
+
+        z, K = torch.cat([x.cpu() for x in events]), self.config.components
+        z = z[:: math.ceil(len(z) / MIXED)].double()
+        if len(z) < 2 * K:
+            raise ModelError(
+                f"--components {K}: {len(z)} codes are too few for so many; expected at most {len(z) // 2}"
+            )
+        mean, scale = z.mean(0), z.std(0).clamp(min=1e-3 * float(z.std(0).max()))
+        estimator = Estimator(K, reg_covar=1e-5, random_state=int(noise.randint(0, 2**31, ())))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            estimator.fit(((z - mean) / scale).numpy())
+        weights, means, covariances = (
+            torch.from_numpy(np.asarray(a)) for a in (estimator.weights_, estimator.means_, estimator.covariances_)
+        )
+        self.put(weights.clamp(min=1e-12), mean + scale * means, scale[:, None] * covariances * scale)
 
     @torch.no_grad()
     def put(self, weights: Tensor, mean: Tensor, covariance: Tensor) -> None:

@@ -46,6 +46,7 @@ class Stage(NamedTuple):
     turns: tuple[Turn, ...]
     prepare: Prepare | None = None
     fit: Callable[[Iterable[Tensor]], None] | None = None  # all training events, in place of all gradient steps
+    begin: Callable[[Iterable[Tensor]], None] | None = None  # all training events, before the first gradient step
     model: nn.Module | None = None  # what is trained and measured, where that is a part with a density of its own
     learned: Callable[[bool], None] = lambda yes: None  # told False before its first step, True when weights are kept
     score: Score | None = Score()  # None: nothing says which weights are better; the last, averaged, are kept

@@ -1,9 +1,10 @@
-"""Distributions that torch lacks: of pixels and codes, their KLs, temperatures, truncation; and torch's normals,
-drawing by `lowerbound.noise`."""
+"""Distributions that torch lacks: of pixels and codes, their KLs, temperatures, truncation; torch's normals, drawing
+by `lowerbound.noise`; and the moments of vectors."""
 
 from lowerbound.distributions.changed import Tempering, check_truncation, detached, tempered, truncated
 from lowerbound.distributions.discretized import DiscretizedNormal, LogisticMixture
 from lowerbound.distributions.divergence import closed_kl, kl_per_dimension
+from lowerbound.distributions.moments import covariance, normal_moments
 from lowerbound.distributions.normal import Choice, MultivariateNormal, Normal
 from lowerbound.distributions.pixels import Bernoulli, Categorical, Dequantized, Noiseless, Pixels, Point, residual
 
@@ -22,8 +23,10 @@ __all__ = [
     "Tempering",
     "check_truncation",
     "closed_kl",
+    "covariance",
     "detached",
     "kl_per_dimension",
+    "normal_moments",
     "residual",
     "tempered",
     "truncated",

@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,13 @@ class Model(nn.Module):
         def of_stage(self, stage: str) -> tuple[str, ...]:
             """The beginnings of the keys that say what one of its stages alone trains: such as priors.0."""
             return ()
+
+        offered_as: ClassVar[str | None] = None  # what `fit-prior` calls it, if it can be fitted to vectors of codes
+
+        @classmethod
+        def choices(cls) -> "tuple[Model.Config, ...]":
+            """Those of which held-out codes choose, where the user does not."""
+            return (cls(),)
 
         def binary(self) -> bool:
             """Whether the model is one of binary values, so that grey images are binarized for it."""
@@ -145,6 +152,7 @@ class Model(nn.Module):
         """Called once after every optimizer step: moving-average codebooks and the like."""
 
     def stages(self) -> tuple[Stage, ...]:
+        """How it is trained: by gradient steps, unless a model says otherwise (see `Stage.fit`, `Stage.begin`)."""
         return (Stage("model", (Turn((self,), self.loss),)),)
 
     # ---- drawing

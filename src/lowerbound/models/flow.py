@@ -1,17 +1,20 @@
 """A normalizing flow of affine couplings: an exact density of vectors."""
 
 import math
+from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from lowerbound.distributions import Normal
+from lowerbound.distributions import Normal, normal_moments
 from lowerbound.errors import ConfigError
 from lowerbound.model import Draw, Drawn, ExactModel, Model, Told
 from lowerbound.networks.mlp import MLP
 from lowerbound.space import Space, Y
+from lowerbound.stages import Stage, Turn
 
 
 class Flow(ExactModel):
@@ -38,6 +41,7 @@ class Flow(ExactModel):
     """
 
     class Config(Model.Config):
+        offered_as: ClassVar[str | None] = "flow"
         layers: int = Field(default=8, gt=0)
         hidden: tuple[int, ...] = (128, 128)
         bound: float = Field(default=2.0, gt=0)  # of the log-scale of one layer
@@ -65,6 +69,13 @@ class Flow(ExactModel):
         self.register_buffer("mean", torch.zeros(D))
         self.register_buffer("cholesky", torch.eye(D))  # L
         self.couplings = nn.ModuleList(Coupling(config, _half(D, layer)) for layer in range(config.layers))
+
+    def stages(self) -> tuple[Stage, ...]:
+        return (Stage("model", (Turn((self,), self.loss),), begin=self.begin),)
+
+    def begin(self, events: Iterable[Tensor]) -> None:
+        """Begin at the normal of all events [B, D] of the batches, read once."""
+        self.whiten(*normal_moments(events))
 
     @torch.no_grad()
     def whiten(self, mean: Tensor, covariance: Tensor) -> None:

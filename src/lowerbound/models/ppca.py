@@ -9,7 +9,7 @@ from scipy.linalg import eigh
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, LowRankMultivariateNormal
 
-from lowerbound.distributions import Dequantized, MultivariateNormal, Normal, tempered
+from lowerbound.distributions import Dequantized, MultivariateNormal, Normal, covariance, tempered
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import Draw, LatentModel, Model, Told
 from lowerbound.space import Density, Space, Y, conditions
@@ -173,23 +173,3 @@ class PPCA(LatentModel):
 
     def _draw_latents(self, n: int, y: Y, how: Draw, told: Told, coarse: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (tempered(self.prior, how.at().temperature).sample((n,)),)
-
-
-def covariance(batches: Iterable[Tensor]) -> tuple[int, Tensor, Tensor]:
-    """The number of vectors in batches [B, D], their mean [D] and covariance [D, D] (divided by n), in float64.
-
-    One pass, and stable: batches are joined by the rule of Chan et al. (1979).
-    """
-    n, mean, scatter = 0, torch.zeros(()), torch.zeros(())
-    for x in batches:
-        x = x.double()
-        own = x.mean(0)
-        x, m = x - own, len(x)
-        if n == 0:
-            n, mean, scatter = m, own, x.T @ x
-            continue
-        step = own - mean
-        scatter.addmm_(x.T, x).addr_(step, step, alpha=n * m / (n + m))
-        mean = mean + step * (m / (n + m))
-        n += m
-    return n, mean, scatter / max(1, n)

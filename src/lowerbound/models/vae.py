@@ -16,7 +16,7 @@ from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE, Bound, Objective
 from lowerbound.priors import StandardNormal, prior_given
 from lowerbound.space import Density, Space, Y
-from lowerbound.stages import Loss, Stage, Turn
+from lowerbound.stages import Loss, Prepare, Stage, Turn
 
 
 def latent_shape(value: Any) -> Any:
@@ -182,21 +182,23 @@ class VAE(LatentModel):
         terms = self._terms(x, self.encoder(h, self.context(y)), y, objective.draws, self._own_prior_of)
         return objective(terms, step)
 
-    def fitted_prior_loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
-        """-log of the fitted prior at one draw of z for each x, in nats."""
-        assert self.fitted_prior is not None
-        with torch.no_grad():
-            (q,) = self.posteriors(x, y)
-            z = q.sample()
-        return self.fitted_prior.loss(z, y, step)
-
     def stages(self) -> tuple[Stage, ...]:
         """The model, and the fitted prior: the gradient of each ends where the other begins."""
         if self.fitted_prior is None:
             return (Stage("model", (Turn((self,), self.loss),), score=self.config.objective.score),)
         parts = (self.own_prior, self.posterior_head, self.likelihood_head, self.context, self.encoder, self.decoder)
-        fitted = Stage("fitted_prior", (Turn((self.fitted_prior,), self.fitted_prior_loss),))
-        return Stage("model", (Turn(parts, self.loss),), score=self.config.objective.score), fitted
+        trained = Stage("model", (Turn(parts, self.loss),), score=self.config.objective.score)
+        return trained, self._prior_stage(self.fitted_prior)
+
+    def _prior_stage(self, prior: Model) -> Stage:
+        """How a prior is trained, on a draw of z for each x in the place of events."""
+
+        def drawn(x: Tensor) -> tuple[Tensor, ...]:
+            return tuple(q.sample() for q in self.posteriors(x))
+
+        (own,) = prior.stages()
+        codes = Prepare(("z",), self.latents, drawn, lambda z, y: (z[0], y))
+        return own._replace(name="fitted_prior", prepare=codes, model=prior)
 
     # ---- the parts
 

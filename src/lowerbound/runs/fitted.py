@@ -36,12 +36,9 @@ def remove_prior(run: Run) -> None:
         run.save_model(run.load())
 
 
-def _store(run: Run, model: VAE, fitted: Model) -> None:
-    """Put a fitted prior into a run. In this order a kill leaves a run with the former prior or the fitted one."""
+def _store(run: Run, model: VAE) -> None:
+    """Put a model with a fitted prior into its run. In this order a kill leaves the former prior or the fitted one."""
     remove_prior(run)
-    recipe = _with_prior(run.recipe, fitted.config)
-    whole = recipe.model.build(run.facts.space, ())
-    whole.load_state_dict(model.state_dict() | {f"fitted_prior.{k}": t for k, t in fitted.state_dict().items()})
-    run.save_model(whole)
-    run.recipe = recipe
+    run.save_model(model)
+    run.recipe = _with_prior(run.recipe, model.config.fitted_prior)
     run.save_config()

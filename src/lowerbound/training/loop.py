@@ -135,9 +135,20 @@ class Loop:
         """The whole stage in closed form; the loss of a batch afterwards is what is logged."""
         assert self.stage.fit is not None
         x, y = self._batch(self.step)
-        self.stage.fit(self.images.events(max(1, 2**24 // self.trained.space.dims)))
+        self.stage.fit(self._events())
         self.movers.average_anew()
         return [Moved(self.stage.turns[0].loss(x, y, self.step), torch.zeros(()))]
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        """What comes before the first step."""
+        if self.stage.begin is not None:
+            self.stage.begin(self._events())
+            self.movers.average_anew()
+
+    def _events(self) -> Iterator[Tensor]:
+        """All that is trained on, as many at a time as fit in memory."""
+        return self.images.events(max(1, 2**24 // self.trained.space.dims))
 
     # ---- what can go wrong
 
@@ -267,6 +278,7 @@ class Loop:
         """Take up the saved state; where there is none, save the beginning."""
         saved = self.run.load_state(self.stage.name)
         if saved is None:
+            self._begin()
             self._save()
             return
         tensors, values = saved

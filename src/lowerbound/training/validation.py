@@ -58,7 +58,7 @@ class Validation:
     def _minus_loss(self) -> float:
         """At the last step, when whatever grows in training is as large as it gets: comparable from the first on."""
         total, n, loss = 0.0, 0, self.stage.turns[0].loss
-        with _measured(self.trained), seeded(self.seed, "valid"):
+        with _measured(self.trained), seeded(self.seed, "valid", quick=True):
             for batch in self.images.in_order(self.config.batch, self.config.valid_images):
                 total += float(loss(batch.x, batch.y, self.steps).value) * len(batch.x)
                 n += len(batch.x)

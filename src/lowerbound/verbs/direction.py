@@ -14,7 +14,7 @@ from rich.table import Table
 from lowerbound.directions import Direction, check_name, found
 from lowerbound.editing.contrasts import Contrast, Part, choose
 from lowerbound.editing.latents import Editor
-from lowerbound.editing.learn import along, as_step, auroc, leakage, learn
+from lowerbound.editing.learn import along, as_step, auroc, auroc_interval, leakage, learn
 from lowerbound.errors import UserError
 from lowerbound.progress import Progress
 from lowerbound.runs.run import Run
@@ -28,9 +28,10 @@ REDRAWN = 256  # held-out negatives that are edited, decoded and encoded again
 class Learnt(Report):
     """What a direction was learnt from, how well it tells the classes apart, and what else it moves.
 
-    auroc: of held-out codes along the direction. redrawn: the strength that comes back when codes moved by strength 1
-    are decoded and encoded again, 1 where the decoder draws all of it. leakage: see `editing.learn.leakage`; of the
-    other directions of the run, and of other attributes of the data, each by a direction learnt for it in the same way.
+    auroc: of held-out codes along the direction, and the interval that holds the true one 95 times in 100. redrawn: the
+    strength that comes back when codes moved by strength 1 are decoded and encoded again, 1 where the decoder draws all
+    of it. leakage: see `editing.learn.leakage`; of the other directions of the run, and of other attributes of the
+    data, each by a direction learnt for it in the same way.
     """
 
     name: str
@@ -51,7 +52,8 @@ class Learnt(Report):
         facts.add_row("orthogonal to", ", ".join(self["orthogonal_to"]) or "nothing")
         facts.add_row("learnt from", tables.cell(self["train"]))
         facts.add_row("held out", tables.cell(self["held_out"]))
-        facts.add_row("AUROC, held out", f"{area['value']:.4f} ± {area['stderr']:.4f}")
+        ends = tables.interval(area["interval"])
+        facts.add_row("AUROC, held out", f"{area['value']:.4f} ± {area['stderr']:.4f}, 95 %: {ends}")
         facts.add_row("distance of the class means along it", f"{self['distance']:.4g}")
         drawn = self["redrawn"]
         facts.add_row("of strength 1, seen again once it is drawn", "" if drawn is None else f"{drawn:.3f}")
@@ -141,7 +143,6 @@ def teach(
     step = learn(z, train.positive, method, [known[k] for k in orthogonal_to])
     probes = {k: p for k, v in train.others.items() if (p := _probe(z, v, method)) is not None}
     came_back = _redrawn(editor, z_held[~held.positive][:REDRAWN], step, held)
-    area, error = auroc(z_held @ step, held.positive)
     report = {
         "name": name,
         "method": method,
@@ -150,7 +151,7 @@ def teach(
         "distance": float(np.linalg.norm(step)),
         "train": _counts(train),
         "held_out": _counts(held),
-        "auroc": {"value": area, "stderr": error},
+        "auroc": _area(z_held @ step, held.positive),
         "redrawn": None if came_back is None else float(along(came_back, step)),
         "leakage": {
             "directions": leakage(step, known, came_back),
@@ -159,6 +160,12 @@ def teach(
     }
     run.save_direction(Direction(name, as_step(step), report), editor.model)
     return report
+
+
+def _area(score: np.ndarray, positive: np.ndarray) -> dict[str, Any]:
+    value, error = auroc(score, positive)
+    ends = auroc_interval(value, int(positive.sum()), int((~positive).sum()))
+    return {"value": value, "stderr": error, "interval": list(ends)}
 
 
 def _counts(part: Part) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Fit a density to the codes of a trained encoder, so that it can sample (better)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,33 +9,30 @@ import torch
 from rich import box
 from rich.table import Table
 
-from lowerbound.data.batches import Batches
-from lowerbound.errors import ConfigError, ModelError, did_you_mean
+from lowerbound.config import components as kinds
+from lowerbound.config import dump, parse
+from lowerbound.data.base import Images
+from lowerbound.data.batches import binarized
+from lowerbound.errors import ConfigError, ModelError, counted, did_you_mean
+from lowerbound.metrics import samples
 from lowerbound.metrics.base import World, measure
 from lowerbound.metrics.distances import frechet
-from lowerbound.metrics.extractors import PixelFeatures
+from lowerbound.metrics.extractors import PixelFeatures, parted
 from lowerbound.metrics.report import finish, short_draws
 from lowerbound.model import Model
-from lowerbound.models.flow import Flow
 from lowerbound.models.vae import VAE
 from lowerbound.noise import seeded
-from lowerbound.priors import FullGaussianMixture, Gaussian
 from lowerbound.progress import Progress
 from lowerbound.runs import inputs
 from lowerbound.runs.fitted import _store, _unfitted, remove_prior
 from lowerbound.runs.lock import held
 from lowerbound.runs.run import Run
 from lowerbound.space import Density
-from lowerbound.training.fits import _mean_density, best, codes
+from lowerbound.training import fits
 from lowerbound.verbs.base import Device, Report, Seed, SomeWhole, Told, verb
 
-PRIORS: dict[str, Model.Config] = {
-    "gaussian": Gaussian.Config(),
-    "mixture": FullGaussianMixture.Config(),
-    "flow": Flow.Config(),
-}
-CANDIDATES = (5, 20, 60)  # components of a mixture, of which the held-out codes choose
 JUDGED = 5000  # images, at most, that samples are compared with
+ALL, NONE, EVEN, ODD = slice(None), slice(0), slice(0, None, 2), slice(1, None, 2)  # of the validation images
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +48,13 @@ class Fitted(Report):
         if self["prior"] is None:
             return f"{self['run']}: no fitted prior"
         kind = self["prior"] + (f", {self['components']} components" if "components" in self else "")
-        table = Table(
-            "", "former prior", "fitted", "floor", "unit", box=box.SIMPLE, title=f"{kind}, {self['codes']:,} codes"
-        )
+        title = f"{kind}, {self['codes']:,} codes"
+        table = Table("", "former prior", "fitted", "floor", "unit", box=box.SIMPLE, title=title, caption=self._of())
         codes, distance = self["log_density_of_codes"], self["frechet"]
         table.add_row(
             "log p(z), validation codes", *(f"{codes[k]:.5g}" for k in ("former", "fitted")), "", codes["unit"]
         )
-        shown = [f"{distance[k]:.4g}" for k in ("former", "fitted", "floor")]
+        shown = ["" if distance[k] is None else f"{distance[k]:.4g}" for k in ("former", "fitted", "floor")]
         table.add_row(f"Fréchet distance, {distance['n']:,} samples", *shown, "64 principal components")
         for name, m in self["likelihoods"].items():
             cells = [
@@ -66,6 +62,16 @@ class Fitted(Report):
             ]
             table.add_row(f"{name}, validation images", *cells, "", m["fitted"]["unit"])
         return table
+
+    def _of(self) -> str:
+        """Of which validation images the numbers are, and which chose the prior."""
+        there, chose, left = (self["validation"][k] for k in ("images", "chosen_by", "reported_on"))
+        numbers = f"All numbers are of {counted(left, 'validation image')}"
+        if not chose:
+            return f"{numbers}; nothing was chosen by them."
+        if chose + left > there:
+            return f"{numbers}, by which the prior was chosen too, since there are no others: they flatter it."
+        return f"{numbers}; {counted(chose, 'other')} chose the prior."
 
 
 @verb
@@ -92,52 +98,67 @@ def fit_prior(
 
     Raises ModelError for a run without a single vector of latents, ConfigError for another prior.
     """
-    configs = _configs(prior, components)
+    priors = _priors(prior, components)
     _check_fits(run)
     with held(run.path, progress):
-        return _fit(run, prior, configs, seed, device, progress)
+        return _fit(run, priors, seed, device, progress)
 
 
-def _fit(
-    run: Run, prior: str, configs: list[Model.Config], seed: int, device: torch.device | str, progress: Progress
-) -> Fitted:
-    if prior == "none":
+def _fit(run: Run, priors: Sequence[Model.Config], seed: int, device: torch.device | str, progress: Progress) -> Fitted:
+    if not priors:
         remove_prior(run)
         finish(inputs.Held.of(run, device), progress)
         return Fitted({"run": str(run.path), "prior": None})
-    model = _unfitted(run).load(device)
-    assert isinstance(model, VAE)
-    z, held_out = (codes(run, model, split, seed, progress) for split in ("train", "valid"))
-    fitted = best(configs, z, held_out, seed, progress).to(device)
-    before = _likelihoods(run, model, progress)
-    quality = sample_quality(run, model, fitted, seed)
-    held_out = held_out.to(device)
-    nats = {"former": _mean_density(model.own_prior, held_out), "fitted": _mean_density(fitted, held_out)}
-    _store(run, model, fitted)
-    after = finish(inputs.Held.of(run, device), progress)["metrics"]
+    former = _unfitted(run).load(device)
+    assert isinstance(former, VAE)
+    train, valid = (fits.drawn_codes(run, former, split, seed, progress) for split in ("train", "valid"))
+    images = inputs.open_data(run, "valid", progress=progress)
+    choosing, reported = _parts(len(images), fits.is_chosen(former, priors))
+    held_out = valid.z if choosing == NONE else valid.of(choosing)
+    model = fits.best(former, priors, train.z, held_out, seed, progress).to(device)
+    left, z = images.take(reported), valid.of(reported).to(device)
     report = {
         "run": str(run.path),
-        "prior": fitted.config.type_name(),
-        **({"components": fitted.config.components} if isinstance(fitted, FullGaussianMixture) else {}),
-        "codes": len(z),
-        "log_density_of_codes": {**nats, "split": "valid", "unit": "nats/code"},
-        "frechet": quality,
-        "likelihoods": {name: {"former": old, "fitted": after[name]} for name, old in before.items()},
+        "prior": model.prior.config.type_name(),
+        **{k: v for k, v in dump(model.prior.config).items() if k == "components"},
+        "codes": len(train.z),
+        "validation": {
+            "images": len(images),
+            "chosen_by": len(images.take(choosing)),
+            "reported_on": len(left),
+        },
+        "log_density_of_codes": {
+            "former": fits.mean_density(former.prior, z),
+            "fitted": fits.mean_density(model.prior, z),
+            "split": "valid",
+            "unit": "nats/code",
+        },
+        "frechet": sample_quality(run, model, left, seed),
+        "likelihoods": _likelihoods(run, former, model, left, progress),
     }
+    _store(run, model)
+    finish(inputs.Held.of(run, device), progress)
     return Fitted(report)
 
 
-def _configs(prior: str, components: int | None) -> list[Model.Config]:
-    """The priors to choose from. Raises ConfigError for an unknown one."""
-    if prior != "none" and prior not in PRIORS:
-        raise ConfigError(f"--prior {prior}: no such prior{did_you_mean(prior, [*PRIORS, 'none'])}")
-    if components is not None and prior != "mixture":
-        raise ConfigError(f"--components {components}: is for --prior mixture, got --prior {prior}")
+def _priors(name: str, components: int | None) -> Sequence[Model.Config]:
+    """The priors to choose from; none for "none". Raises ConfigError for an unknown one."""
+    known = offered()
+    mixtures = [other for other, kind in known.items() if "components" in kind.model_fields]
+    if name not in (*known, "none"):
+        raise ConfigError(f"--prior {name}: no such prior{did_you_mean(name, [*known, 'none'])}")
+    if components is not None and name not in mixtures:
+        raise ConfigError(f"--components {components}: is for --prior {' or '.join(mixtures)}, got --prior {name}")
     if components is not None and components < 1:
         raise ConfigError(f"--components {components}: expected a whole number above 0")
-    if prior == "mixture":
-        return [FullGaussianMixture.Config(components=k) for k in ((components,) if components else CANDIDATES)]
-    return [PRIORS[prior]] if prior in PRIORS else []
+    if name == "none":
+        return ()
+    return known[name].choices() if components is None else [parse(known[name], {"components": components})]
+
+
+def offered() -> dict[str, type[Model.Config]]:
+    """The densities that can be fitted to codes, by the names that `--prior` takes."""
+    return {kind.offered_as: kind for kind in kinds(Model.Config) if kind.offered_as is not None}
 
 
 def _check_fits(run: Run) -> None:
@@ -153,42 +174,57 @@ def _check_fits(run: Run) -> None:
         raise ModelError(f"{run.path}: fit-prior takes a model without a condition; train one with data.label=false")
 
 
+def _parts(n: int, chosen: bool) -> tuple[slice, slice]:
+    """Of n validation images those that choose a prior, and those that the report is of.
+
+    Every second one each; all are reported on where nothing is chosen, and a single one does both.
+    """
+    if not chosen:
+        return NONE, ALL
+    return (EVEN, ODD) if n > 1 else (ALL, ALL)
+
+
 # ---- what it brings
 
 
-def _likelihoods(run: Run, model: VAE, progress: Progress) -> dict[str, Any]:
-    """The bound on the validation images and its parts, measured as after a training; nothing where there is none."""
-    if model.density is Density.NONE:
+def _likelihoods(run: Run, former: VAE, model: VAE, images: Images, progress: Progress) -> dict[str, Any]:
+    """The bound on some images and its parts, measured as after a training; nothing where there is none."""
+    if former.density is Density.NONE:
         return {}
-    images = inputs.open_data(run, "valid", progress=progress)
-    batches = inputs.as_batches(run, images, next(model.parameters()).device)
-    values = measure(
-        World(model, batches, run), names=["elbo", "kl", "nll"], options={"draws": short_draws(run, images)}
-    )
-    return {name: value.entry() for name, value in values.items()}
+    options = {"draws": short_draws(run, images)}
+    found: dict[str, dict[str, Any]] = {}
+    for prior, measured in (("former", former), ("fitted", model)):
+        world = World(measured, inputs.as_batches(run, images, measured.device), run, progress=progress)
+        for name, value in measure(world, names=["elbo", "kl", "nll"], options=options).items():
+            found.setdefault(name, {})[prior] = value.entry()
+    return found
 
 
 @torch.no_grad()
-def sample_quality(run: Run, model: VAE, fitted: Model, seed: int = 0) -> dict[str, Any]:
-    """Squared Fréchet distances to the validation images in 64 principal components of the training images' pixels:
-    of as many samples with the former prior, with the fitted one, and of as many training images, the floor."""
-    device = next(model.parameters()).device
-    batches = [inputs.as_batches(run, inputs.open_data(run, split), device) for split in ("train", "valid")]
-    n = min(JUDGED, *map(len, batches))
-    train, valid = (_spread(b, n) for b in batches)
-    features = PixelFeatures(train, model.space.levels or 2, seed=seed)
-    reference = features(valid)
-    with seeded(seed, "quality"):
-        drawn = [features(_decoded(model, prior, n)) for prior in (model.own_prior, fitted)]
+def sample_quality(run: Run, model: VAE, images: Images, seed: int = 0) -> dict[str, Any]:
+    """Squared Fréchet distances to some images in 64 principal components of other training images' pixels: of as many
+    samples with the former prior, with the fitted one, and of as many training images, the floor.
+
+    Fewer where the images, or half of the training images, are fewer; None of fewer than two.
+    """
+    train = inputs.open_data(run, "train")
+    n = min(JUDGED, len(images), len(train) // 2)
+    if n < 2:
+        return {"former": None, "fitted": None, "floor": None, "n": n}
+    order = samples.shuffled(World(model, inputs.as_batches(run, images, model.device), run, seed=seed), train)
+    scored, others = parted(order, n, train.x[0].size)
+    features = PixelFeatures(_seen(run, train, others), model.space.levels or 2, seed=seed)
+    reference = features(_seen(run, images, np.linspace(0, len(images) - 1, n).astype(int)))
+    with seeded(seed, "quality", quick=True):
+        drawn = [features(_decoded(model, prior, n)) for prior in (model.own_prior, model.prior)]
     former, after = (frechet(f, reference) for f in drawn)
-    return {"former": former, "fitted": after, "floor": frechet(features(train), reference), "n": n}
+    return {"former": former, "fitted": after, "floor": frechet(features(_seen(run, train, scored)), reference), "n": n}
 
 
-def _spread(batches: Batches, n: int) -> np.ndarray:
-    """n images evenly spaced over the split, as the model takes them: uint8 [n, C, H, W]."""
-    wanted = np.linspace(0, len(batches) - 1, n).astype(int)
-    found = [b.x.cpu().numpy()[np.isin(b.index, wanted)] for b in batches.in_order(4096)]
-    return np.concatenate(found)
+def _seen(run: Run, images: Images, index: np.ndarray) -> np.ndarray:
+    """These images, as the model takes them: uint8 [n, C, H, W]."""
+    x = np.asarray(images.x[index])
+    return binarized(torch.from_numpy(x), images.levels, index).numpy() if run.facts.binarizes else x
 
 
 def _decoded(model: VAE, prior: Model, n: int) -> np.ndarray:

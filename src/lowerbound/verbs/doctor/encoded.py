@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowerbound.data.batches import Batch
 from lowerbound.metrics.distances import frechet
-from lowerbound.metrics.extractors import PixelFeatures
+from lowerbound.metrics.extractors import PixelFeatures, parted
 from lowerbound.model import CodeModel, Draw
 from lowerbound.noise import KeyedNoise, key, randint, seeded
 from lowerbound.sampling import drawing
@@ -60,25 +60,26 @@ def _means(model: CodeModel, codes: tuple[Tensor, ...]) -> np.ndarray:
 def shuffled_places(codes: Tensor, n: int) -> Tensor:
     """Codes [N, h, w] -> [n, h, w], the code of each place that of any of the N images, drawn anew for each place."""
     flat = codes.flatten(1)
-    with seeded(0, "shuffled"):
+    with seeded(0, "shuffled", quick=True):
         chosen = randint(0, len(flat), (n, flat.shape[1]))
     return torch.gather(flat, 0, chosen).view(n, *codes.shape[1:])
 
 
 def frechets(model: CodeModel, train: Encoded, valid: Encoded) -> dict[str, float]:
     """Squared Fréchet distances to the validation images of samples, of pictures whose codes are each drawn from
-    another image, and of training images (floor), in few components since there are few of them; none before the
-    priors are trained."""
-    if not model.can_sample:
+    another image, and of training images (floor), in few components, since there are few of them, of other training
+    images; none before the priors are trained."""
+    n = min(drawing.affordable(model), len(train.x) // 2, len(valid.x))
+    if not model.can_sample or n < 2:
         return {}
-    n = min(drawing.affordable(model), len(train.x), len(valid.x))
     images, reference = (e.x.numpy().astype(np.uint8) for e in (train, valid))
-    features = PixelFeatures(images, model.space.levels or 2, components=COMPONENTS)
-    with seeded(0, "doctor"):
+    order = np.random.default_rng(key(0, "doctor", "order")).permutation(len(images))
+    scored, others = parted(order, n, model.space.dims)
+    features = PixelFeatures(images[others], model.space.levels or 2, components=COMPONENTS)
+    with seeded(0, "doctor", quick=True):
         samples = drawing.pixels(drawing.draw(model, n, _some(train.y, n), Draw(mean=True)).x)
     shuffled = _means(model, tuple(shuffled_places(c, n) for c in valid.codes))
-    real = images[np.linspace(0, len(images) - 1, n).astype(int)]
-    named = {"samples": samples, "shuffled": shuffled, "floor": real}
+    named = {"samples": samples, "shuffled": shuffled, "floor": images[scored]}
     return {name: frechet(features(x), features(reference)) for name, x in named.items()}
 
 
