@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -12,18 +12,19 @@ import torch
 from scipy.linalg import sqrtm, subspace_angles
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
+from torch.distributions import Independent, Laplace
 
 import lowerbound as lb
 from command import call, right
 from lowerbound import priors, testing
 from lowerbound.config import override
-from lowerbound.distributions import closed_kl
+from lowerbound.distributions import closed_kl, normal_moments
 from lowerbound.errors import ConfigError, ModelError, UserError
 from lowerbound.families import DiagonalNormal, Noiseless, Point
 from lowerbound.metrics import report as metrics_report
 from lowerbound.metrics.distances import frechet
 from lowerbound.metrics.extractors import PixelFeatures
-from lowerbound.model import Model
+from lowerbound.model import Draw, Drawn, Model
 from lowerbound.models.flow import Flow
 from lowerbound.models.vae import VAE
 from lowerbound.networks.conv import Conv
@@ -39,13 +40,15 @@ from lowerbound.objectives import (
     SaltAndPepper,
     SquaredError,
 )
-from lowerbound.priors import FullGaussianMixture, Gaussian, GaussianMixture
+from lowerbound.priors import FullGaussianMixture, Gaussian, GaussianMixture, Prior
 from lowerbound.runs import recipes
 from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.runs.run import Run
 from lowerbound.space import Density, Space
+from lowerbound.stages import Stage, Turn
 from lowerbound.training import fits
 from lowerbound.verbs import fit_prior
+from test_quality import noisy
 
 pytestmark = pytest.mark.usefixtures("surroundings")
 
@@ -491,6 +494,166 @@ def test_codes_are_draws_and_not_means(runs):
     spread = z.view(draws, images, 3).var(0).mean(0)
     torch.testing.assert_close(spread, q.variance.mean(0), rtol=0.05, atol=1e-3)
     assert torch.equal(z, fits.codes(run, model, "train"))
+
+
+# ---- what the report is of
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_floor_is_that_of_other_training_images(here, monkeypatch):
+    """50 training images score what 50 others do, in components that are fitted to neither."""
+    monkeypatch.setattr(fit_prior, "JUDGED", 50)
+    right("train", "vae", "--data", noisy(here / "noisy.npz"), "--out", "run", *SHORT)
+    found = lb.fit_prior("run", device="cpu")["frechet"]
+    train, valid = (np.asarray(open_data(Run.open("run"), split).x) for split in ("train", "valid"))
+    assert found["n"] == 50
+    places = np.random.default_rng(0).permutation(len(train))
+    features = PixelFeatures(train[places[400:]], 256)
+    real = features(valid[np.linspace(0, len(valid) - 1, 50).astype(int)])
+    others = [frechet(features(train[part]), real) for part in np.split(places[:400], 8)]
+    assert abs(found["floor"] - np.mean(others)) < 3 * np.std(others)
+
+
+@pytest.mark.usefixtures("no_pictures", "hasty")
+@pytest.mark.parametrize("prior", ["gaussian", "mixture", "flow"])
+def test_a_prior_is_chosen_by_some_validation_images_and_reported_on_others(runs, prior, monkeypatch):
+    run, chosen = runs["ae"], []
+    monkeypatch.setattr(priors, "CHOICES", (3, 9))
+    best = fits.best
+
+    def watched(model: VAE, offered: Any, z: torch.Tensor, held_out: torch.Tensor, *more: Any) -> VAE:
+        chosen.append(held_out)
+        return best(model, offered, z, held_out, *more)
+
+    monkeypatch.setattr(fits, "best", watched)
+    former = Run.open(run).load()
+    assert isinstance(former, VAE)
+    z = fits.codes(Run.open(run), former, "valid")
+    n = len(z)
+    report = lb.fit_prior(run, prior, device="cpu")
+    mean = float(former.own_prior.log_density(z if prior == "gaussian" else z[1::2]).mean())
+    assert report["log_density_of_codes"]["former"] == pytest.approx(mean, abs=1e-4)
+    if prior == "gaussian":
+        assert report["validation"] == {"images": n, "chosen_by": 0, "reported_on": n}
+    else:
+        assert torch.equal(chosen[0], z[::2])
+        assert report["validation"] == {"images": n, "chosen_by": n - n // 2, "reported_on": n // 2}
+        assert f"{n // 2} validation images; {n - n // 2} others chose" in right("fit-prior", run, "--prior", prior).out
+    assert report["frechet"]["n"] == report["validation"]["reported_on"]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_likelihoods_are_reported_on_the_images_that_chose_nothing(runs, monkeypatch):
+    monkeypatch.setattr(priors, "CHOICES", (2, 3))
+    run = Run.open(runs["vae"])
+    report = lb.fit_prior(run, "mixture", device="cpu")["likelihoods"]
+    saved, _ = run.load_evaluation("digits", "valid")
+    each = np.load(run.path / "evaluation/valid.npz")["elbo"]
+    assert saved["metrics"]["elbo"]["value"] == pytest.approx(each.mean())
+    assert report["elbo"]["fitted"]["n"] == len(each) // 2
+    own = abs(report["elbo"]["fitted"]["value"] - each[1::2].mean())
+    assert own < 0.5 * report["elbo"]["fitted"]["stderr"]  # other draws of the same images
+
+
+def test_every_validation_image_has_its_part():
+    for n in (2, 3, 10, 149):
+        choosing, reported = (np.arange(n)[part] for part in fit_prior._parts(n, chosen=True))
+        assert sorted([*choosing, *reported]) == list(range(n))
+        assert len(choosing) - len(reported) in (0, 1)
+    assert [np.arange(1)[part].tolist() for part in fit_prior._parts(1, chosen=True)] == [[0], [0]]
+    assert [len(np.arange(7)[part]) for part in fit_prior._parts(7, chosen=False)] == [0, 7]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_single_validation_image_is_not_enough_to_be_apart(here):
+    """It chooses and is reported on, which is said; there is no distance of it."""
+    x = np.random.default_rng(0).integers(0, 256, (12, 4, 4), dtype=np.uint8)
+    np.savez("few.npz", x=x)
+    right("train", "vae", "--data", "few.npz", "--out", "run", *SHORT[:4], "model.latent=2")
+    done = right("fit-prior", "run", "--prior", "mixture", "--components", "2")
+    assert "of 1 validation image; nothing was chosen by them" in " ".join(done.out.split())
+    done = right("fit-prior", "run", "--prior", "flow")
+    assert "by which the prior was chosen too" in " ".join(done.out.split())
+    assert right("fit-prior", "run", "--json").json["frechet"] == {
+        "former": None,
+        "fitted": None,
+        "floor": None,
+        "n": 1,
+    }
+
+
+# ---- priors of one's own
+
+
+class Laplaces(Prior):
+    """Independent Laplace distributions."""
+
+    class Config(Model.Config):
+        offered_as: ClassVar[str | None] = "laplace"
+
+        def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Laplaces":
+            return Laplaces(self, space, given)
+
+        @classmethod
+        def example(cls) -> tuple["Laplaces.Config", Space, tuple[Space, ...]]:
+            return cls(), Space((2,)), ()
+
+    def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
+        super().__init__(config, space, given)
+        self.middle = torch.nn.Parameter(torch.zeros(space.shape))
+        self.log_scale = torch.nn.Parameter(torch.zeros(space.shape))
+
+    def distribution(self, y: Any = None) -> Any:
+        return Independent(Laplace(self.middle, self.log_scale.exp(), validate_args=False), 1)
+
+    def stages(self) -> tuple[Stage, ...]:
+        return (Stage("model", (Turn((self,), self.loss),), begin=self.begin),)
+
+    def begin(self, events: Any) -> None:
+        mean, covariance = normal_moments(events)
+        self.middle.copy_(mean)
+        self.log_scale.copy_(covariance.diagonal().log() / 2)
+
+    def _draw(self, n: int, y: Any, how: Draw, told: Any) -> Drawn:
+        return Drawn(self.distribution().sample((n,)))
+
+
+def test_a_prior_of_ones_own_is_offered_and_trained_by_the_loop(runs, no_pictures):
+    """From the normal's mean and deviation, gradients take it to the median and the mean distance from it."""
+    run = runs["ae"]
+    report = lb.fit_prior(run, "laplace", device="cpu", allow=["test_autoencoders"])
+    assert report["prior"] == "test_autoencoders.Laplaces"
+    model = lb.load(run, device="cpu", allow=["test_autoencoders"])
+    assert isinstance(model, VAE)
+    assert isinstance(model.prior, Laplaces)
+    z = fits.codes(Run.open(run, ["test_autoencoders"]), model, "train")
+    spread = (z - z.median(0).values).abs().mean(0)
+    assert ((model.prior.middle - z.median(0).values).abs() < 0.1 * spread).all()
+    torch.testing.assert_close(model.prior.log_scale.exp(), spread, rtol=0.03, atol=0)
+    with pytest.raises(ConfigError, match="no such prior; known: flow, gaussian, mixture, none"):
+        lb.fit_prior(runs["vae"], "laplace", device="cpu")
+
+
+def test_what_is_offered():
+    assert sorted(fit_prior.offered()) == ["flow", "gaussian", "mixture"]
+
+
+def test_the_stage_of_a_fitted_prior_is_the_priors_own_on_codes():
+    x = torch.randint(17, (500, 1, 4, 4), dtype=torch.uint8)
+    for config in (Gaussian.Config(), Flow.Config(layers=2, hidden=(4,))):
+        model = autoencoder(fitted_prior=config)
+        *_, stage = model.stages()
+        assert stage.prepare is not None
+        with torch.no_grad():
+            z, y = stage.prepare.given(stage.prepare.make(x), None)
+        torch.testing.assert_close(z, model.encode(x).mean.detach())  # a point's draw
+        start = stage.fit or stage.begin
+        assert start is not None
+        with torch.no_grad():
+            start(iter(z.split(200)))
+        normal = torch.distributions.MultivariateNormal(z.mean(0), torch.cov(z.T, correction=0))
+        expected = -float(normal.log_prob(z).mean())
+        assert float(stage.turns[0].loss(z, y, 0).value.detach()) == pytest.approx(expected, abs=1e-2)
 
 
 class Killed(BaseException):

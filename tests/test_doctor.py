@@ -15,11 +15,16 @@ from safetensors.torch import load_file, save_file
 import lowerbound as lb
 from command import call, right
 from lowerbound.errors import Interrupted
+from lowerbound.metrics.distances import frechet
+from lowerbound.metrics.extractors import PixelFeatures
+from lowerbound.models.vqvae import VQVAE
 from lowerbound.progress import Progress, Report
+from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.training.train import train as run_training
 from lowerbound.verbs.doctor.check import Check
 from lowerbound.verbs.doctor.codes import Codes, Stages
 from lowerbound.verbs.doctor.doctor import doctor
+from lowerbound.verbs.doctor.encoded import Encoded, frechets
 from lowerbound.verbs.doctor.labels import Labelled
 from lowerbound.verbs.doctor.latents import Latents
 from lowerbound.verbs.doctor.likelihoods import Likelihoods, histograms
@@ -31,6 +36,7 @@ from lowerbound.verbs.doctor.training import Trained
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 
+CPU = torch.device("cpu")
 SMALL = [
     "model.encoder.hidden=[64]",
     "model.decoder.hidden=[64]",
@@ -85,6 +91,22 @@ def test_the_same_numbers_each_time():
     assert "samples.below_shuffled" in {c["name"] for c in first["checked"]}
     torch.manual_seed(9)
     assert dict(lb.doctor(run.path)) == first
+
+
+def test_the_floor_of_samples_is_that_of_other_training_images(here: Path):
+    """Of noise, whose components fit the images that they are made of far better than others."""
+    np.savez("noise.npz", x=np.random.default_rng(0).integers(0, 256, (700, 16, 16), dtype=np.uint8))
+    small = ["model.width=8", "model.inner=4", "train.steps=1", "train.stages.prior.steps=1", "data.label=false"]
+    run = trained("codes", *small, recipe="vqvae2-digits", data=Path("noise.npz"))
+    model = run.load()
+    assert isinstance(model, VQVAE)
+    train, valid = (open_data(run, split) for split in ("train", "valid"))
+    few = [Encoded.of(model, as_batches(run, part, CPU).in_order(64)) for part in (train.head(128), valid.head(64))]
+    x, real = np.asarray(train.x), np.asarray(valid.x[:64])
+    features = PixelFeatures(x[400:], 256, components=16)
+    others = [frechet(features(part), features(real)) for part in np.split(x[:384], 6)]
+    assert frechets(model, *few)["floor"] == pytest.approx(np.mean(others), rel=0.4)
+    assert frechets(model, few[0], Encoded.of(model, as_batches(run, valid.head(1), CPU).in_order(1))) == {}
 
 
 POINT = [

@@ -16,7 +16,7 @@ from lowerbound import pictures
 from lowerbound.directions import Direction
 from lowerbound.editing import contrasts, paths
 from lowerbound.editing.latents import Editor, codes
-from lowerbound.editing.learn import as_step, auroc, classes, leakage, learn
+from lowerbound.editing.learn import as_step, auroc, auroc_interval, classes, leakage, learn
 from lowerbound.errors import ModelError, UserError
 from lowerbound.runs.run import Run
 
@@ -211,6 +211,17 @@ def test_a_direction_is_what_the_codes_say(run, made):
     assert report["held_out"] == {"positive": int(held.y.sum()), "negative": int((held.y == 0).sum())}
     assert report["distance"] == pytest.approx(np.linalg.norm(m))
     assert report["redrawn"] == pytest.approx(1, abs=0.1)  # a linear decoder draws all, but for what is clipped
+
+
+def test_the_area_of_a_direction_has_an_interval(made):
+    """That of so many positives and negatives, also where all pairs are in the right order."""
+    words = ["direction", made, "smile", "--label", "smiling"]
+    report = right(*words, "--json").json
+    area, held = report["auroc"], report["held_out"]
+    assert area["interval"] == list(auroc_interval(area["value"], held["positive"], held["negative"]))
+    low, high = area["interval"]
+    assert low < area["value"] <= high
+    assert f"95 %: {low:.3g} to {high:.3g}" in right(*words).out
 
 
 def test_folders_labels_and_columns_agree(made, data):
