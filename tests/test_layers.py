@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "lowerbound"
 
 FLOORS = (  # ground first
-    ("errors", "units", "noise", "progress", "processes"),
+    ("errors", "units", "noise", "progress", "processes", "waiting"),
     ("config", "space", "files", "devices", "directions"),
     ("optimization", "distributions", "networks", "quantizers", "data", "pictures"),
     ("stages",),

@@ -2,10 +2,6 @@
 
 import lazy_loader
 
-from lowerbound.processes import spin_briefly
-
-spin_briefly()  # before torch is imported
-
 # The public names stand in __init__.pyi, and are imported when they are first used: `lowerbound --help` waits for no
 # torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

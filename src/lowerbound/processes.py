@@ -1,4 +1,4 @@
-"""This process and others: how its threads wait, memory that is kept for the next batch, and who a process is."""
+"""This process and others: memory that is kept for the next batch, and who a process is."""
 
 import ctypes
 import os
@@ -11,22 +11,6 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt(3)
-
-
-SPINS = "1000"  # turns of a loop: microseconds
-
-
-def spin_briefly() -> None:
-    """Have OpenMP's threads wait for each other by a short loop, and then asleep.
-
-    By itself libgomp, the OpenMP of torch's Linux builds, loops for milliseconds when nobody else is there: two threads
-    on two cores beside another busy process then spend their time on waiting for one another. It reads the setting when
-    it is loaded, so nothing happens where torch is imported already; nor where the user has chosen (GOMP_SPINCOUNT,
-    OMP_WAIT_POLICY). Other OpenMPs don't know the variable.
-    """
-    chosen = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys()
-    if sys.platform == "linux" and "torch" not in sys.modules and not chosen:
-        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def keep_freed() -> None:

@@ -24,6 +24,7 @@ from lowerbound.errors import ConfigError, UserError
 from lowerbound.progress import Progress, Terminal
 from lowerbound.runs.run import Run
 from lowerbound.verbs import tables
+from lowerbound.waiting import sharing_cores
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -268,7 +269,8 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
 
     What is annotated `Run`, `OtherRun` or `Runs` may be given as a folder; `device` by name; `progress` as True for
     bars and lines on standard error. `allow`, where the function takes it: packages besides lowerbound that components
-    may come from. Raises RunError for a folder that is no run, ConfigError for a device that isn't there.
+    may come from. While it runs, its threads give way to other processes (`lowerbound.waiting`). Raises RunError for a
+    folder that is no run, ConfigError for a device that isn't there.
     """
     signature = inspect.signature(function, eval_str=True)
     runs = [name for name, p in signature.parameters.items() if p.annotation in (Run, OtherRun, Runs)]
@@ -287,7 +289,8 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
                 values["device"] = pick_device(values["device"])
             if "progress" in values:
                 values["progress"] = _progress(values["progress"])
-            return function(*given.args, **given.kwargs)
+            with sharing_cores():
+                return function(*given.args, **given.kwargs)
 
     return called
 
