@@ -89,7 +89,7 @@ class PixelCNN(CausalNetwork):
             h = block(h, c, at)
             if str(b) in self.attention:
                 h = self.attention[str(b)](h, x, at)
-        return self.out(F.relu(self.mix(F.relu(h))))
+        return self.out(F.relu_(self.mix(F.relu(h))))
 
 
 class Block(nn.Module):
@@ -109,10 +109,10 @@ class Block(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, h: Tensor, c: Tensor | None, at: At | None) -> Tensor:
-        around = self.conv(F.relu(self.down(F.relu(h))), at)
+        around = self.conv(F.relu_(self.down(F.relu(h))), at)
         if at is None:
             around = self.dropout(around + self.shift(c))
-        return h + self.up(F.relu(around))
+        return h + self.up(F.relu_(around))
 
     def begin_row(self, at: At) -> None:
         self.conv.begin_row(at, self.shift(None, at))
