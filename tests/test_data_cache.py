@@ -144,8 +144,8 @@ def test_a_changed_npz_is_seen(tmp_path):
 def test_a_folder_that_changes_while_it_is_read(root, images_cache, monkeypatch):
     rows = Files.rows
 
-    def and_then_a_change(self, contents):
-        yield from rows(self, contents)
+    def and_then_a_change(self, contents, keep):
+        yield from rows(self, contents, keep)
         change_pixels(root)
         time.sleep(0.02)
 

@@ -67,7 +67,7 @@ class Batches(Shuffled):
     step of training (Burda et al. 2016), one fixed draw for each image in measuring.
     """
 
-    def __init__(self, images: Images, device: torch.device, *, binarize=False, label=False, flip=False):
+    def __init__(self, images: Images, device: torch.device, *, binarize=False, label: bool | str = False, flip=False):
         super().__init__()
         self.device = device
         self.binarize = binarize

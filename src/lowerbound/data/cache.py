@@ -31,6 +31,7 @@ from lowerbound.data.images import HASH, Failed, Images, Shape, pixel_hashes
 from lowerbound.data.source import Contents, Preparation, Source
 from lowerbound.data.split import PARTS, assign
 from lowerbound.errors import DataError
+from lowerbound.processes import keep_freed
 
 FORMAT = 2  # of the cache's files and of the way images are prepared
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)  # named since Python 3.13
@@ -128,14 +129,18 @@ def _write(folder: Path, source: Source, progress: Progress) -> None:
     hashes = np.empty((total, HASH), np.uint8)  # of each row's pixels
     bad: dict[int, str] = {}
     done = 0
+    keep_freed()
     with _RowFile(folder / "x.npy", total, contents.shape) as out:
-        for i, block in source.rows(contents):
-            if isinstance(block, str):
-                bad[i] = block
-            else:
-                out.write(place[i : i + len(block)], block)
-                hashes[i : i + len(block)] = pixel_hashes(block)
-            done += 1 if isinstance(block, str) else len(block)
+
+        def kept(i: int, block: np.ndarray) -> None:
+            block = np.ascontiguousarray(block)
+            out.write(place[i : i + len(block)], block)
+            hashes[i : i + len(block)] = pixel_hashes(block)
+
+        for i, read in source.rows(contents, kept):
+            if isinstance(read, str):
+                bad[i] = read
+            done += 1 if isinstance(read, str) else read
             progress(done, total)
     contents = replace(contents, notes=(*contents.notes, *source.notes()))
     if bad:
@@ -254,7 +259,8 @@ def _sweep(folder: Path, family: str, keep: str) -> None:
 class _RowFile:
     """A .npy file uint8 [rows, *shape] written in any order.
 
-    Written by `pwrite`: a full disk is an error here, where writing through a memory map would kill the process.
+    Written by `pwrite`, by any thread: a full disk is an error here, where writing through a memory map would kill the
+    process.
     """
 
     def __init__(self, path: Path, rows: int, shape: Shape):
@@ -269,8 +275,7 @@ class _RowFile:
         self.file.truncate(self.start + rows * self.width)
 
     def write(self, places: np.ndarray, x: np.ndarray) -> None:
-        """Put x [n, *shape] at these rows [n]; neighbours are written together."""
-        x = np.ascontiguousarray(x)
+        """Put x [n, *shape], contiguous, at these rows [n]; neighbours are written together."""
         for run in np.split(np.arange(len(places)), np.flatnonzero(np.diff(places) != 1) + 1):
             data = x[run[0] : run[-1] + 1].data.cast("B")
             offset = self.start + int(places[run[0]]) * self.width

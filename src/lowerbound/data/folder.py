@@ -1,6 +1,7 @@
 """A folder of images, or of class folders, or a .zip/.tar of either."""
 
 import hashlib
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +18,12 @@ from lowerbound.data.decode import Header, Unreadable
 from lowerbound.data.formats import foreign_among, is_image, suffix
 from lowerbound.data.images import Failed, Shape
 from lowerbound.data.layout import Layout, Place, arrange, ignored, listed
-from lowerbound.data.source import Contents, Preparation, Source
+from lowerbound.data.source import Contents, Keep, Preparation, Source
 from lowerbound.data.split import PARTS, UNDECIDED, hashed
 from lowerbound.errors import DataError
 
 T = TypeVar("T")
+AT_ONCE = 8  # files a thread takes at a time
 
 
 class Folder:
@@ -116,7 +118,7 @@ class Files(Source):
         layout = arrange(names, self.path)
         self.names = [names[place.index] for place in layout.places]
         headers: list[Header | str] = [""] * len(self.names)
-        for i, header in self._each(lambda file, name: decode.header(file)):
+        for i, header in self._each(lambda file, i: decode.header(file)):
             headers[i] = header
         return layout, headers
 
@@ -165,45 +167,57 @@ class Files(Source):
                 )
         return (3 if colour else 1, *self.preparation.square(first.height, first.width))
 
-    def rows(self, contents: Contents) -> Iterator[tuple[int, np.ndarray | str]]:
+    def rows(self, contents: Contents, keep: Keep) -> Iterator[tuple[int, int | str]]:
         levels = self.preparation.levels or 256
         crop = self.preparation.crop
         self.highest = 0
 
-        def decoded(file: IO[bytes], name: str) -> decode.Decoded:
-            return decode.decode(file, self.shape, levels, f"{self.path}: {name}", crop)
+        def decoded(file: IO[bytes], i: int) -> int:
+            image = decode.decode(file, self.shape, levels, f"{self.path}: {self.names[i]}", crop)
+            keep(i, image.x[None])
+            return image.highest
 
-        for i, image in self._each(decoded):
-            if isinstance(image, str):
-                yield i, image
+        for i, highest in self._each(decoded):
+            if isinstance(highest, str):
+                yield i, highest
             else:
-                self.highest = max(self.highest, image.highest)
-                yield i, image.x[None]
+                self.highest = max(self.highest, highest)
+                yield i, 1
         self.store.close()
 
     def notes(self) -> tuple[str, ...]:
         return tuple(filter(None, [decode.of_few_bits(self.highest), foreign_among(self.others)]))
 
-    def _each(self, work: Callable[[IO[bytes], str], T]) -> Iterator[tuple[int, T | str]]:
-        """`work` over every file in a few threads (decoders let go of the interpreter), a few files ahead."""
+    def _each(self, work: Callable[[IO[bytes], int], T]) -> Iterator[tuple[int, T | str]]:
+        """`work` over every file in a few threads (decoders let go of the interpreter), a few files at a time and
+        ahead: threads that hand over single files spend their time on taking turns."""
 
-        def run(opener: Opener, name: str) -> T | str:
-            try:
-                with opener() as file:
-                    return work(file, name)
-            except Unreadable as e:
-                return str(e)
+        def run(some: Sequence[tuple[int, Opener]]) -> list[tuple[int, T | str]]:
+            return [(i, _tried(work, opener, i)) for i, opener in some]
 
         workers = min(8, os.cpu_count() or 1)
-        waiting: deque[tuple[int, Future[T | str]]] = deque()
+        waiting: deque[Future[list[tuple[int, T | str]]]] = deque()
         with decode.quiet(), ThreadPoolExecutor(workers) as pool:
-            for i, opener in self.store.openers(self.names):
-                waiting.append((i, pool.submit(run, opener, self.names[i])))
-                if len(waiting) >= 4 * workers:
-                    n, future = waiting.popleft()
-                    yield n, future.result()
-            for n, future in waiting:
-                yield n, future.result()
+            for some in _several(self.store.openers(self.names), AT_ONCE):
+                waiting.append(pool.submit(run, some))
+                if len(waiting) >= 2 * workers:
+                    yield from waiting.popleft().result()
+            for future in waiting:
+                yield from future.result()
+
+
+def _tried(work: Callable[[IO[bytes], int], T], opener: Opener, i: int) -> T | str:
+    try:
+        with opener() as file:
+            return work(file, i)
+    except Unreadable as e:
+        return str(e)
+
+
+def _several(items: Iterator[T], n: int) -> Iterator[list[T]]:
+    """n of them at a time, the last fewer."""
+    while some := list(itertools.islice(items, n)):
+        yield some
 
 
 def _holds(names: list[str]) -> str:

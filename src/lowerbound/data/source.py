@@ -1,7 +1,7 @@
 """What a source of images answers: what it holds, whether it changed, and its pixels row by row."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -44,6 +44,9 @@ class Contents(Annotated):
     levels: int
 
 
+Keep = Callable[[int, np.ndarray], None]  # given rows i to i + n, prepared: uint8 [n, C, H, W]
+
+
 class Source(ABC):
     """A data set where it lies."""
 
@@ -59,8 +62,9 @@ class Source(ABC):
         """What it holds. Raises DataError where that can't be trained on."""
 
     @abstractmethod
-    def rows(self, contents: Contents) -> Iterator[tuple[int, np.ndarray | str]]:
-        """(i, uint8 [n, C, H, W]): rows i to i + n, prepared; or (i, reason) where row i can't be read. Any order."""
+    def rows(self, contents: Contents, keep: Keep) -> Iterator[tuple[int, int | str]]:
+        """(i, n) once `keep` was given rows i to i + n, or (i, reason) where row i can't be read. In any order, and
+        `keep` is called by several threads."""
 
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the pixels, a line each; asked once all rows are read."""
@@ -81,11 +85,12 @@ class ArraySource(Source):
         channels, height, width = self.raw_shape
         return (1 if self.preparation.gray else channels, *self.preparation.square(height, width))
 
-    def rows(self, contents: Contents) -> Iterator[tuple[int, np.ndarray | str]]:
+    def rows(self, contents: Contents, keep: Keep) -> Iterator[tuple[int, int | str]]:
         start = 0
         for block in self.blocks():
             check_levels(block, contents.levels, f"{self.origin}, rows {start} to {start + len(block) - 1}")
-            yield start, prepare(block, contents.shape, self.preparation.crop)
+            keep(start, prepare(block, contents.shape, self.preparation.crop))
+            yield start, len(block)
             start += len(block)
         if start != len(contents.keys):
             raise DataError(f"{self.origin}: {len(contents.keys)} images were announced, {start} are there")

@@ -89,7 +89,9 @@ def _mixed_sheet(data: Data) -> Sheet:
     train = np.flatnonzero(assign(contents.keys, contents.part, contents.carve) == 0)
     rows = train[_spread(len(train))]
     chosen = contents.take(rows)
-    found = {i: x[0] for i, x in files.only(rows).rows(chosen) if not isinstance(x, str)}
+    found: dict[int, np.ndarray] = {}
+    for _ in files.only(rows).rows(chosen, lambda i, x: found.update({i: x[0]})):
+        pass
     if not found:
         raise DataError(f"{files.name}: none of the images chosen for the sheet can be read")
     labels = _names(chosen.y, chosen.classes)

@@ -24,7 +24,7 @@ def open_data(
     source: str | None = None,
     progress: Progress | None = None,
     *,
-    label: bool | None = None,
+    label: bool | str | None = None,
 ) -> Images:
     """A split of the run's data, or of other data prepared in the same way. Raises RunError where they don't fit.
 
@@ -47,7 +47,7 @@ def open_data(
     return images
 
 
-def as_batches(run: Run, images: Images, device: torch.device, *, label: bool | None = None) -> Batches:
+def as_batches(run: Run, images: Images, device: torch.device, *, label: bool | str | None = None) -> Batches:
     """label: whether they are given with their labels; None: as the run's model is."""
     label = run.recipe.data.label if label is None else label
     return Batches(images, device, binarize=run.facts.binarizes, label=label)

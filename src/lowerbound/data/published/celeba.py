@@ -17,7 +17,7 @@ from lowerbound.data.archives import file_fingerprint
 from lowerbound.data.bundled import Bundled, damaged
 from lowerbound.data.folder import Files
 from lowerbound.data.formats import is_image
-from lowerbound.data.source import Contents, Preparation, Source
+from lowerbound.data.source import Contents, Keep, Preparation, Source
 from lowerbound.errors import DataError
 
 CROP = 148 / 178
@@ -65,8 +65,8 @@ class CelebA(Source):
             f"{size}x{size}",
         )
 
-    def rows(self, contents: Contents) -> Iterator[tuple[int, np.ndarray | str]]:
-        return self.images.rows(contents)
+    def rows(self, contents: Contents, keep: Keep) -> Iterator[tuple[int, int | str]]:
+        return self.images.rows(contents, keep)
 
     def notes(self) -> tuple[str, ...]:
         return self.images.notes()
