@@ -65,26 +65,28 @@ class TwoLevels(LatentModel):
         return True
 
     def bottom_up(self, x: Tensor, y: Y = None) -> Tensor:
-        return self.space.features(x).flatten(1)
+        return self.seen(x).flatten(1)
 
     def posterior(self, l: int, h: Tensor, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
         if l == 0:
             return self.level_heads[0](self.q1(h))
         (z,) = coarser
-        return self.level_heads[1](self.q2(torch.cat([h.expand(*z.shape[:-1], h.shape[-1]), z], -1)))
+        return self.level_heads[1](self.q2(torch.cat([h.expand(*z.shape[:-1], h.shape[-1]), z.to(h.dtype)], -1)))
 
     def prior_of(self, l: int, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
-        return self.level_heads[l](self.zero if l == 0 else self.p2(*coarser))
+        return self.level_heads[l](self.zero if l == 0 else self.p2(coarser[0].to(self.dtype)))
 
     def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
-        return self.likelihood_head(self.decoder(torch.cat(z, -1)).unflatten(-1, self.likelihood_head.in_shape))
+        return self.likelihood_head(
+            self.decoder(torch.cat(z, -1).to(self.dtype)).unflatten(-1, self.likelihood_head.in_shape)
+        )
 
     def _draw_latents(self, n: int, y: Y, how: Draw, told: Told, coarse: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         t = how.at().temperature
         z = coarse[0] if coarse else tempered(self.prior_of(0), t).sample((n,))
         return z, tempered(self.prior_of(1, (z,)), t).sample()
 
-    def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+    def _loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         objective = self.config.objective
         return objective(self.elbo_terms(x, y, objective.draws), step)
 

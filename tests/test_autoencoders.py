@@ -607,7 +607,7 @@ class Laplaces(Prior):
         return Independent(Laplace(self.middle, self.log_scale.exp(), validate_args=False), 1)
 
     def stages(self) -> tuple[Stage, ...]:
-        return (Stage("model", (Turn((self,), self.loss),), begin=self.begin),)
+        return (Stage("model", (Turn((self,), self._loss),), begin=self.begin),)
 
     def begin(self, events: Any) -> None:
         mean, covariance = normal_moments(events)

@@ -1,6 +1,7 @@
 """What people give to a loaded model: arrays, lists, other types; taken where it has one meaning, else answered."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent
 
+from lowerbound.chunks import log_density
 from lowerbound.config import components
 from lowerbound.data.base import Images
-from lowerbound.data.batches import Batches
+from lowerbound.data.batches import Batch, Batches
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import DiagonalNormal, Family, SharedScaleNormal
 from lowerbound.metrics.base import World, measure
@@ -111,6 +113,45 @@ def test_a_number_of_numpys():
 def test_booleans_are_binary_values():
     model, x = vae(space=Space((1, 2, 2), levels=2)), torch.rand(3, 1, 2, 2) < 0.5
     assert torch.equal(model.features(x), model.features(x.byte()))
+
+
+def test_training_and_measuring_go_by_without_a_check(monkeypatch: pytest.MonkeyPatch):
+    def closed(*given: Any) -> Any:
+        raise AssertionError("through the door of the public methods")
+
+    for config in components(Model.Config):
+        case = ModelCase.of(config)
+        model, x, y = case.build(), case.x(6), case.y(6)
+        prepared = [(x, y) if s.prepare is None else s.prepare.given(s.prepare.make(x), y) for s in model.stages()]
+        one = Batch(x, y, np.arange(6))
+        measured = SimpleNamespace(in_order=lambda rows, limit=None, one=one: [one])
+        with monkeypatch.context() as m:
+            for name in ("taken", "taken_events", "taken_conditions"):
+                m.setattr(Model, name, closed)
+            for stage, (event, given) in zip(model.stages(), prepared, strict=True):
+                for turn in stage.turns:
+                    turn.loss(event, given, 1)
+            if model.density is not Density.NONE:
+                with torch.no_grad():
+                    log_density(model, measured, 2)  # pyright: ignore[reportArgumentType]
+
+
+def test_latents_that_are_none():
+    model = vae()
+    for wrong, match in (
+        (torch.zeros(3, 5), r"expected latents of \[3, 2\], got \[3, 5\]"),
+        (torch.zeros(2), r"expected latents of \[2, 2\], got \[2\]"),
+        (torch.zeros(3, 2).long(), "real numbers, got torch.int64"),
+        ((torch.zeros(3, 2), torch.zeros(3, 2)), "of 1 level"),
+        (["a"], "expected a tensor or an array of numbers"),
+    ):
+        with pytest.raises(ModelError, match=match):
+            model.decode(wrong)
+    z = torch.randn(4, 3, 2)
+    for same in (z.numpy(), z.double(), z.numpy().astype(np.float64)):
+        assert torch.equal(model.decode(same).mean, model.decode(z).mean)
+    with pytest.raises(ModelError, match="3 events need as many conditions, got 4"):
+        vae((LABEL,)).decode(z, torch.zeros(4, dtype=torch.int64))
 
 
 # ---- types of the weights

@@ -274,10 +274,10 @@ class Copies(Model):
     def unbiased(self) -> bool:
         return False
 
-    def loss(self, x: Tensor, y: Any = None, step: int = 0) -> Loss:
+    def _loss(self, x: Tensor, y: Any = None, step: int = 0) -> Loss:
         raise NotImplementedError
 
-    def log_weights(self, x: Tensor, y: Any = None, draws: int = 1) -> Tensor:
+    def _log_weights(self, x: Tensor, y: Any = None, draws: int = 1) -> Tensor:
         raise NotImplementedError
 
     def _draw(self, n: int, y: Any, how: Draw, told: Any) -> Drawn:

@@ -443,11 +443,11 @@ def test_resuming_does_not_depend_on_how_weights_lie_in_memory(network, tmp_path
 def test_two_stages(tmp_path, monkeypatch):
     def stages(self: VAE) -> tuple[Stage, ...]:
         def scaled(x: Any, y: Any, step: int) -> Any:
-            loss = self.loss(x, y, step)
+            loss = self._loss(x, y, step)
             return loss._replace(value=2 * loss.value)
 
         decoder = (self.decoder, self.likelihood_head)
-        return Stage("one", (Turn((self,), self.loss),)), Stage("two", (Turn(decoder, scaled),))
+        return Stage("one", (Turn((self,), self._loss),)), Stage("two", (Turn(decoder, scaled),))
 
     monkeypatch.setattr(VAE, "stages", stages)
     whole, out = train(tmp_path / "whole").path, tmp_path / "parts"
@@ -659,14 +659,14 @@ def test_a_value_that_is_not_finite_is_named(tmp_path, monkeypatch, parameter, l
 
 
 def test_a_gradient_that_is_not_finite_is_named(tmp_path, monkeypatch):
-    loss = VAE.loss
+    loss = VAE._loss
 
     def poisoned(self: VAE, x: Any, y: Any = None, step: int = 0) -> Any:
         found = loss(self, x, y, step)
         first = next(self.encoder.parameters())
         return found._replace(value=found.value + (torch.sqrt(first * 0) if step == 12 else first).sum() * 0)
 
-    monkeypatch.setattr(VAE, "loss", poisoned)
+    monkeypatch.setattr(VAE, "_loss", poisoned)
     with pytest.raises(
         TrainingError, match=r"step 13: the gradient is not finite; first in the gradient of encoder\.lay"
     ):
@@ -857,13 +857,13 @@ def test_a_gradient_that_is_not_finite_never_moves_the_weights():
 
 
 def test_skipped_steps_are_in_the_log(tmp_path, monkeypatch):
-    loss = VAE.loss
+    loss = VAE._loss
 
     def spiked(self: VAE, x: Any, y: Any = None, step: int = 0) -> Any:
         found = loss(self, x, y, step)
         return found._replace(value=found.value * (1e6 if step in (40, 50) else 1.0))
 
-    monkeypatch.setattr(VAE, "loss", spiked)
+    monkeypatch.setattr(VAE, "_loss", spiked)
     out = train(tmp_path / "run", "train.skip.window=20").path
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     skipped = {line["step"]: line["skipped"] for line in lines if line["split"] == "train"}

@@ -369,10 +369,10 @@ def test_codes_that_do_not_fit_are_refused():
     model = built(*TWO_LEVELS)
     top, bottom = model.codes(testing.events(LARGER, 3))
     for codes, named in (
-        ((top,), "expected codes of top and bottom, got 1 grids"),
+        ((top,), "expected codes of top and bottom, got 1 tensor"),
         ((bottom, top), r"expected codes of \[3, 1, 1\], got \[3, 2, 2\]"),
         ((top, bottom + 2), r"values in \[0, 2\)"),
-        ((top, bottom, bottom), "got 3 grids"),
+        ((top, bottom, bottom), "got 3 tensor"),
         ((top.float(), bottom), "whole numbers"),
         ((top, bottom[:2]), r"expected codes of \[3, 2, 2\], got \[2, 2, 2\]"),
         ((top[0], bottom[0]), "expected codes of"),

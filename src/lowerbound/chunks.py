@@ -45,7 +45,7 @@ def log_density(
     for batch, chunks in keyed_chunks(model, images, draws, seed, limit):
         total, seen = None, 0
         for k in chunks:
-            log_w = model.log_weights(batch.x, batch.y, k).double()  # [k or 1, B]
+            log_w = model._log_weights(batch.x, batch.y, k).double()  # [k or 1, B]
             part = torch.logsumexp(log_w, 0) if model.unbiased else log_w.sum(0)
             if total is not None:
                 part = torch.logaddexp(total, part) if model.unbiased else total + part

@@ -24,6 +24,16 @@ def pick_device(name: str | torch.device) -> torch.device:
     return torch.device(name)
 
 
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """The type that log-probabilities are computed in, for weights of this type."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def widened(t: Tensor) -> Tensor:
+    """In float32 what is in half precision: itself, if it isn't."""
+    return t.to(at_least_float32(t.dtype))
+
+
 Precision = Literal["float32", "bfloat16"]
 _TYPES = {"float32": None, "bfloat16": torch.bfloat16}
 _inside: ContextVar[torch.dtype | None] = ContextVar("_inside", default=None)

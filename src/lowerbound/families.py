@@ -17,6 +17,7 @@ from torch.distributions import Distribution, Independent
 
 from lowerbound import distributions as dist
 from lowerbound.config import Component
+from lowerbound.devices import widened
 from lowerbound.distributions import MultivariateNormal, Normal
 from lowerbound.errors import ConfigError
 from lowerbound.space import Density, Shape, Space
@@ -79,7 +80,7 @@ class Head(nn.Module):
         return self.family.density(self.space)
 
     def forward(self, h: Tensor) -> Distribution:
-        return self.family(h, self.space, self.learned)
+        return self.family(widened(h), self.space, None if self.learned is None else widened(self.learned))
 
 
 class DiagonalNormal(Family):

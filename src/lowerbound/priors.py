@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MixtureSameFamily
 
 from lowerbound import noise
+from lowerbound.devices import widened
 from lowerbound.distributions import Choice, MultivariateNormal, Normal, normal_moments, tempered
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import Draw, Drawn, ExactModel, Model, Told
@@ -29,7 +30,7 @@ class Prior(ExactModel):
         """p(z|y), without batch dimensions."""
         raise NotImplementedError
 
-    def log_prob(self, x: Tensor, y: Y = None) -> Tensor:
+    def _log_prob(self, x: Tensor, y: Y = None) -> Tensor:
         return self.distribution(y).log_prob(x)
 
     def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
@@ -55,7 +56,7 @@ class Given(Distribution):
         """[..., B]."""
         batch = value.shape[: value.dim() - len(self.event_shape)]
         flat = value.reshape(-1, *self.event_shape)
-        return self.model.log_weights(flat, self._condition(batch), 1)[0].view(batch)
+        return self.model._log_weights(flat, self._condition(batch), 1)[0].view(batch)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
@@ -96,8 +97,9 @@ class StandardNormal(Prior):
         self.register_buffer("zero", torch.zeros(space.shape), persistent=False)
 
     def distribution(self, y: Y = None) -> Distribution:
-        normal = Normal(self.zero, torch.ones_like(self.zero), validate_args=False)
-        return Independent(normal, self.zero.dim(), validate_args=False)
+        zero = widened(self.zero)
+        normal = Normal(zero, torch.ones_like(zero), validate_args=False)
+        return Independent(normal, zero.dim(), validate_args=False)
 
 
 class GaussianMixture(Prior):
@@ -124,9 +126,9 @@ class GaussianMixture(Prior):
         self.log_scale = nn.Parameter(torch.zeros(shape))
 
     def distribution(self, y: Y = None) -> Distribution:
-        normal = Normal(self.mean, self.log_scale.exp(), validate_args=False)
+        normal = Normal(widened(self.mean), widened(self.log_scale).exp(), validate_args=False)
         return MixtureSameFamily(
-            Choice(logits=self.logits, validate_args=False),
+            Choice(logits=widened(self.logits), validate_args=False),
             Independent(normal, len(self.space.shape), validate_args=False),
             validate_args=False,
         )
@@ -154,10 +156,10 @@ class Gaussian(Prior):
         self.cholesky = Cholesky(space.shape[0])
 
     def distribution(self, y: Y = None) -> Distribution:
-        return MultivariateNormal(self.mean, scale_tril=self.cholesky(), validate_args=False)
+        return MultivariateNormal(widened(self.mean), scale_tril=self.cholesky(), validate_args=False)
 
     def stages(self) -> tuple[Stage, ...]:
-        return (Stage("model", (Turn((self,), self.loss),), fit=self.fit),)
+        return (Stage("model", (Turn((self,), self._loss),), fit=self.fit),)
 
     def fit(self, events: Iterable[Tensor]) -> None:
         """Set μ and the covariance to those of all events [B, D] of the batches, read once."""
@@ -196,12 +198,12 @@ class FullGaussianMixture(Prior):
         self.cholesky = Cholesky(D, K)
 
     def distribution(self, y: Y = None) -> Distribution:
-        weights = Choice(logits=self.logits, validate_args=False)
-        normals = MultivariateNormal(self.mean, scale_tril=self.cholesky(), validate_args=False)
+        weights = Choice(logits=widened(self.logits), validate_args=False)
+        normals = MultivariateNormal(widened(self.mean), scale_tril=self.cholesky(), validate_args=False)
         return MixtureSameFamily(weights, normals, validate_args=False)
 
     def stages(self) -> tuple[Stage, ...]:
-        return (Stage("model", (Turn((self,), self.loss),), fit=self.fit),)
+        return (Stage("model", (Turn((self,), self._loss),), fit=self.fit),)
 
     def fit(self, events: Iterable[Tensor]) -> None:
         """Set it to what expectation maximization makes of all events [B, D] of the batches, read once.
@@ -251,8 +253,8 @@ class Cholesky(nn.Module):
         self.register_buffer("columns", columns, persistent=False)
 
     def forward(self) -> Tensor:
-        L = torch.diag_embed(self.log_diagonal.exp())
-        return L.index_put((*self._batch(), self.rows, self.columns), self.below)
+        L = torch.diag_embed(widened(self.log_diagonal).exp())
+        return L.index_put((*self._batch(), self.rows, self.columns), widened(self.below))
 
     def _batch(self) -> tuple[Tensor, ...]:
         return tuple(torch.arange(n, device=self.rows.device)[:, None] for n in self.below.shape[:-1])

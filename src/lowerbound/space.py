@@ -57,6 +57,11 @@ class Space(NamedTuple):
         return torch.uint8 if self.ordered and self.levels <= 256 else torch.int64
 
     @property
+    def what(self) -> str:
+        """What latents of this space are called."""
+        return "latents" if self.levels is None else "codes"
+
+    @property
     def dims(self) -> int:
         return math.prod(self.shape)
 
@@ -102,7 +107,7 @@ def taken_events(x: Any, space: Space) -> Tensor:
 
     Booleans are binary values; other types are not guessed at.
     """
-    x = _tensor(x, "events")
+    x = as_tensor(x, "events")
     if x.dtype == torch.bool and space.levels == 2:
         x = x.to(space.dtype)
     check_events(x, space)
@@ -120,7 +125,7 @@ def taken_conditions(n: int, y: Any, given: tuple[Space, ...]) -> Y:
         check_conditions(n, y, given)
         return y
     parts = tuple(y) if len(given) > 1 and isinstance(y, tuple | list) else y if isinstance(y, tuple) else (y,)
-    parts = tuple(_tensor(part, "the condition") for part in parts)
+    parts = tuple(as_tensor(part, "the condition") for part in parts)
     for part, space in zip(conditions(parts, given), given, strict=True):
         if space.levels is not None and (part.is_floating_point() or part.dtype == torch.bool):
             raise ModelError(f"label: expected whole numbers in [0, {space.levels}), got {part.dtype}")
@@ -130,7 +135,7 @@ def taken_conditions(n: int, y: Any, given: tuple[Space, ...]) -> Y:
     return y
 
 
-def _tensor(values: Any, what: str) -> Tensor:
+def as_tensor(values: Any, what: str) -> Tensor:
     """Raises ModelError for what is no array of numbers."""
     if isinstance(values, Tensor):
         return values

@@ -3,12 +3,15 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lowerbound.config import Component
+from lowerbound.devices import at_least_float32
 from lowerbound.distributions import check_truncation
 from lowerbound.errors import ModelError, did_you_mean
 from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, told_nobody
@@ -24,6 +27,9 @@ class Model(nn.Module):
     Events are uint8 [B, C, H, W] with values in [0, levels), int64 codes, or real numbers. A log-probability is in
     nats per event, shape [B], with the sign of log p. A subclass is final and has a nested `Config` whose `build`
     makes it.
+
+    What is given to a public method is checked (`taken`), and a batch of the package's own goes to the method of the
+    same name with an underscore, which a subclass has: training and measuring pay nothing for the check.
     """
 
     class Config(Component, abstract=True, rooms=("models", "priors")):
@@ -63,12 +69,12 @@ class Model(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
-        return next((w.device for w in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+        return next((w.device for w in chain(self.parameters(), self.buffers())), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of its weights, in which it computes; torch's default where it has none."""
-        floating = (w.dtype for w in (*self.parameters(), *self.buffers()) if w.is_floating_point())
+        floating = (w.dtype for w in chain(self.parameters(), self.buffers()) if w.is_floating_point())
         return next(floating, torch.get_default_dtype())
 
     def seen(self, x: Tensor) -> Tensor:
@@ -78,10 +84,22 @@ class Model(nn.Module):
     def taken(self, x: Any, y: Any = None) -> tuple[Tensor, Y]:
         """Events and their condition as a caller gives them, numpy's too, as tensors: the door of all public methods.
 
-        Raises ModelError for what is no batch of events of the space, or no condition of each.
+        They are put where the weights are, real events in the type that log-probabilities are computed in. Raises
+        ModelError for what is no batch of events of the space, or no condition of each.
         """
-        x = taken_events(x, self.space)
-        return x, taken_conditions(len(x), y, self.given)
+        x = self.taken_events(x)
+        return x, self.taken_conditions(len(x), y)
+
+    def taken_events(self, x: Any) -> Tensor:
+        return self._placed(taken_events(x, self.space))
+
+    def _placed(self, t: Tensor) -> Tensor:
+        """Where the weights are; real numbers in the type that log-probabilities are computed in."""
+        return t.to(self.device, at_least_float32(self.dtype)) if t.is_floating_point() else t.to(self.device)
+
+    def taken_conditions(self, n: int, y: Any) -> Y:
+        y = taken_conditions(n, y, self.given)
+        return y if y is None else self._placed(y) if isinstance(y, Tensor) else tuple(map(self._placed, y))
 
     @property
     @abstractmethod
@@ -134,26 +152,27 @@ class Model(nn.Module):
         return max(1, self.space.dims)
 
     @abstractmethod
-    def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
-        """The loss of a batch in training."""
+    def _loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+        """What `loss` gives, of a batch that training has made."""
 
     @abstractmethod
     def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
         """n events, once it has been checked that they can be drawn."""
 
     @abstractmethod
-    def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
-        """[K, B]: log p(x) up to noise. Where `unbiased`, the mean of exp over draws is p(x); else it is a bound of it.
-
-        Every draw of noise is [draws, B, ...]. K may be 1 where there is no noise.
-        """
+    def _log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+        """What `log_weights` gives, of a batch of the package's own."""
 
     def after_step(self) -> None:
         """Called once after every optimizer step: moving-average codebooks and the like."""
 
     def stages(self) -> tuple[Stage, ...]:
         """How it is trained: by gradient steps, unless a model says otherwise (see `Stage.fit`, `Stage.begin`)."""
-        return (Stage("model", (Turn((self,), self.loss),)),)
+        return (Stage("model", (Turn((self,), self._loss),)),)
+
+    def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+        """The loss of a batch in training. Raises ModelError for what is no such batch."""
+        return self._loss(*self.taken(x, y), step)
 
     # ---- drawing
 
@@ -222,7 +241,7 @@ class Model(nn.Module):
     def _checked_draw(self, n: int, y: Any, how: Draw) -> Y:
         """The condition of n events as tensors. Raises ModelError where they can't be drawn so."""
         check_number_of(n, "n")
-        y = taken_conditions(n, y, self.given)
+        y = self.taken_conditions(n, y)
         for level in self.levels or ("",):
             tempering = how.at(level)
             check_draw(n, y, self.given, tempering.temperature)
@@ -255,14 +274,29 @@ class Model(nn.Module):
 
     def log_density(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
         """log p(x), or its bound with this many draws, in nats: [B]. Raises ModelError where `density` is NONE."""
-        if self.density is Density.NONE:
-            raise ModelError(f"{type(self).__name__} as configured says nothing of log p(x): {self.why_no_density()}")
-        check_number_of(draws, "draws")
-        x, y = self.taken(x, y)
-        with torch.autocast(self.device.type, enabled=False):  # a sum of many terms
-            log_w = self.log_weights(x, y, draws)
+        log_w = self.log_weights(x, y, draws)
         # Burda et al. 2016, eq. 8, where draws may be weighted
         return torch.logsumexp(log_w, 0) - math.log(len(log_w)) if self.unbiased else log_w.mean(0)
+
+    def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+        """[K, B]: log p(x) up to noise. Where `unbiased`, the mean of exp over draws is p(x); else it is a bound of it.
+
+        Every draw of noise is [draws, B, ...]. K may be 1 where there is no noise. Raises ModelError as `log_density`.
+        """
+        self._check_density()
+        check_number_of(draws, "draws")
+        x, y = self.taken(x, y)
+        with self._rounding_nothing():
+            return self._log_weights(x, y, draws)
+
+    def _check_density(self) -> None:
+        """Raise ModelError where nothing can be said of log p(x)."""
+        if self.density is Density.NONE:
+            raise ModelError(f"{type(self).__name__} as configured says nothing of log p(x): {self.why_no_density()}")
+
+    def _rounding_nothing(self) -> AbstractContextManager[Any]:
+        """Inside, no autocast of the caller's counts: a log-probability is a sum of many terms."""
+        return torch.autocast(self.device.type, enabled=False)
 
     def why_no_density(self) -> str:
         return "one of its parts has no density"
@@ -276,8 +310,14 @@ class ExactModel(Model):
     """log p(x) itself. `density` may still be BOUND for events it reaches through dequantization."""
 
     @abstractmethod
+    def _log_prob(self, x: Tensor, y: Y = None) -> Tensor:
+        """What `log_prob` gives, of a batch of the package's own."""
+
     def log_prob(self, x: Tensor, y: Y = None) -> Tensor:
-        """log p(x) in nats: [B]."""
+        """log p(x) in nats: [B]. Raises ModelError for what is no batch of events."""
+        x, y = self.taken(x, y)
+        with self._rounding_nothing():
+            return self._log_prob(x, y)
 
     @property
     def density(self) -> Density:
@@ -287,11 +327,11 @@ class ExactModel(Model):
     def unbiased(self) -> bool:
         return True
 
-    def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
-        return self.log_prob(x, y).unsqueeze(0)
+    def _log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+        return self._log_prob(x, y).unsqueeze(0)
 
-    def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
-        nll = -self.log_prob(x, y)
+    def _loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+        nll = -self._log_prob(x, y)
         return Loss(nll.mean(), {"nll": nll.detach()})
 
 

@@ -15,7 +15,7 @@ from lowerbound.errors import ModelError
 from lowerbound.model.base import BoundModel
 from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, rows_of, told_nobody
 from lowerbound.model.terms import ElboTerms
-from lowerbound.space import Density, Space, Y
+from lowerbound.space import Density, Space, Y, as_tensor, check_events
 
 
 class LatentModel(BoundModel):
@@ -170,8 +170,26 @@ class LatentModel(BoundModel):
         return q[0] if len(q) == 1 else q
 
     def decode(self, z: Tensor | tuple[Tensor, ...], y: Y = None) -> Distribution:
-        """The likelihood p(x|z); leading dimensions of z are kept: z [5, 16, D] -> batch shape [5, 16]."""
-        return self.likelihood((z,) if isinstance(z, Tensor) else z, y)
+        """The likelihood p(x|z); leading dimensions of z are kept: z [5, 16, D] -> batch shape [5, 16].
+
+        Raises ModelError for what are no latents of every level, [..., B, *latent], and no condition of B events.
+        """
+        z, batch = self._taken_latents(z)
+        return self.likelihood(z, None if y is None else self.taken_conditions(batch[-1], y))
+
+    def _taken_latents(self, z: Any) -> tuple[tuple[Tensor, ...], torch.Size]:
+        """Latents of every level as a caller gives them, and their batch shape [..., B]."""
+        z = tuple(z) if isinstance(z, tuple | list) else (z,)
+        if len(z) != len(self.latents):
+            names = " and ".join(self.levels) or f"{len(self.latents)} level(s)"
+            raise ModelError(f"decode: expected {self.latents[0].what} of {names}, got {len(z)} tensor(s)")
+        z = tuple(as_tensor(part, "latents") for part in z)
+        batch = z[0].shape[: max(1, z[0].dim() - len(self.latents[0].shape))]
+        for part, space in zip(z, self.latents, strict=True):
+            if part.shape != (*batch, *space.shape):
+                raise ModelError(f"decode: expected {space.what} of {[*batch, *space.shape]}, got {list(part.shape)}")
+            check_events(part.reshape(-1, *space.shape), space)
+        return tuple(map(self._placed, z)), batch
 
     def features(self, x: Tensor, y: Y = None) -> Tensor:
         """What downstream tasks are given of x: the posterior means of all levels, coarsest first, as [B, D]."""
@@ -211,9 +229,10 @@ class LatentModel(BoundModel):
     def elbo(self, x: Tensor, y: Y = None) -> Tensor:
         """log p(x, z) - log q(z|x) for one draw of z, in nats: [B]."""
         x, y = self.taken(x, y)
-        return self.elbo_terms(x, y).log_weight[0]
+        with self._rounding_nothing():
+            return self.elbo_terms(x, y).log_weight[0]
 
-    def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+    def _log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
         return self.elbo_terms(x, y, draws).log_weight
 
 

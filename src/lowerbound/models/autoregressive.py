@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from lowerbound.devices import widened
 from lowerbound.distributions import Tempering
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Bernoulli, Categorical, Family
@@ -15,7 +16,7 @@ from lowerbound.networks.causal import CausalNetwork
 from lowerbound.networks.context import Context
 from lowerbound.networks.gated import GatedPixelCNN
 from lowerbound.networks.resnet import Block
-from lowerbound.space import Density, Space, Y, check_conditions, check_draw, check_events, conditions
+from lowerbound.space import Density, Space, Y, conditions
 
 
 class Autoregressive(ExactModel):
@@ -83,20 +84,20 @@ class Autoregressive(ExactModel):
 
     # ---- the likelihood
 
-    def log_prob(self, x: Tensor, y: Y = None) -> Tensor:
+    def _log_prob(self, x: Tensor, y: Y = None) -> Tensor:
         return self.grid.likelihood(self._h(x, y).reshape(len(x), *self.grid.h_shape), self.space).log_prob(x)
 
     def log_probs(self, x: Tensor, y: Y = None) -> Tensor:
         """log p(x_i | x_<i, y) of every position i, in nats: [B, H, W]. They add up to `log_prob`."""
-        check_events(x, self.space)
-        check_conditions(len(x), y, self.given)
+        x, y = self.taken(x, y)
         grid, (H, W) = self.grid, self.grid.size
-        h = self._h(x, y).permute(0, 2, 3, 1).reshape(-1, *grid.pixel_h_shape)
+        with self._rounding_nothing():
+            h = self._h(x, y).permute(0, 2, 3, 1).reshape(-1, *grid.pixel_h_shape)
         pixels = x.view(len(x), -1, H, W).permute(0, 2, 3, 1).reshape(-1, *grid.pixel.shape)
         return grid.likelihood(h, grid.pixel).log_prob(pixels).view(len(x), H, W)
 
     def _h(self, x: Tensor, y: Y) -> Tensor:
-        return self.network(self._features(x, self.grid.space, self.grid.size), self.condition(y))
+        return widened(self.network(self._features(x, self.grid.space, self.grid.size), self.condition(y)))
 
     def _features(self, x: Tensor, space: Space, size: tuple[int, ...]) -> Tensor:
         """Events, whole or of one position, as the network's input [B, F, *size]."""
@@ -143,7 +144,7 @@ class Autoregressive(ExactModel):
 
         positions: stop after so many; the rest is zero.
         """
-        check_draw(n, y, self.given, temperature)
+        y = self._checked_draw(n, y, Draw(temperature))
         return self._fill(self._empty(n), 0, y, Tempering(temperature), cached=False, positions=positions)
 
     def _empty(self, n: int) -> Tensor:
@@ -163,9 +164,9 @@ class Autoregressive(ExactModel):
             True
         """
         self.check_how(how)
-        check_events(x, self.space)
+        x, y = self.taken(x, y)
         y = self._checked_draw(len(x), y, how)
-        return Drawn(self._fill(x.to(self.device).clone(), self.first_drawn(kept), y, how.at(), told))
+        return Drawn(self._fill(x.clone(), self.first_drawn(kept), y, how.at(), told))
 
     def keeps(self, kept: Tensor) -> dict[str, Tensor]:
         self.first_drawn(kept)
@@ -203,7 +204,6 @@ class Autoregressive(ExactModel):
         positions: int | None = None,
     ) -> Tensor:
         """Draw the positions from `first` on, in place."""
-        check_conditions(len(x), y, self.given)
         grid, order, c = self.grid, self.network.order, self.condition(y)
         if first == len(order):
             return x
@@ -212,7 +212,7 @@ class Autoregressive(ExactModel):
         for t, (i, j) in enumerate(order[:positions]):
             own = pixels[..., i : i + 1, j : j + 1]
             for channel in range(grid.channels):
-                h = steps.step(i, j)
+                h = widened(steps.step(i, j))
                 if t >= first:
                     p = tempering(grid.likelihood(h.reshape(len(x), *grid.pixel_h_shape), grid.pixel))
                     value = p.sample()

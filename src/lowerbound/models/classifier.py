@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from lowerbound.devices import widened
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Family, Head, Point
 from lowerbound.model import PLAIN, Classifying, Draw, Drawn, LatentModel, Model, Told, told_nobody
 from lowerbound.models.vae import VAE, latent_shape
 from lowerbound.networks.base import Network
 from lowerbound.networks.mlp import MLP
-from lowerbound.space import Density, Space, Y, check_conditions, check_events, conditions
+from lowerbound.space import Density, Space, Y, conditions
 from lowerbound.stages import Loss
 
 
@@ -87,8 +88,11 @@ class Classifier(Classifying):
         return "it is a model p(y|x) of the label given the image, and says nothing of the image itself"
 
     def logits(self, x: Tensor) -> Tensor:
-        """log p(y|x) up to a constant: [B, classes]."""
-        return self.linear(self.code(x))
+        """log p(y|x) up to a constant: [B, classes]. Raises ModelError for what are no events."""
+        return self._logits(self.taken_events(x))
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return widened(self.linear(self.code(x).to(self.dtype)))
 
     def code(self, x: Tensor) -> Tensor:
         """What the linear layer is given: [B, D]."""
@@ -97,18 +101,16 @@ class Classifier(Classifying):
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> Tensor:
         """p(y|x) of every class: [B, classes]."""
-        check_events(x, self.space)
         return self.logits(x).softmax(1)
 
-    def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+    def _loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         (label,) = conditions(y, self.given)
-        check_conditions(len(x), y, self.given)
-        logits = self.logits(x)
+        logits = self._logits(x)
         nats = F.cross_entropy(logits, label, reduction="none")  # -log p(y|x), [B]
         right = (logits.argmax(1) == label).to(nats.dtype)
         return Loss(nats.mean(), {"cross_entropy": nats.detach(), "accuracy": right})
 
-    def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+    def _log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
         raise ModelError(f"Classifier has no log p(x): {self.why_no_density()}")
 
     def draw(self, n: int, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:

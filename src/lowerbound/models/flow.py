@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
+from lowerbound.devices import widened
 from lowerbound.distributions import Normal, normal_moments
 from lowerbound.errors import ConfigError
 from lowerbound.model import Draw, Drawn, ExactModel, Model, Told
@@ -71,7 +72,7 @@ class Flow(ExactModel):
         self.couplings = nn.ModuleList(Coupling(config, _half(D, layer)) for layer in range(config.layers))
 
     def stages(self) -> tuple[Stage, ...]:
-        return (Stage("model", (Turn((self,), self.loss),), begin=self.begin),)
+        return (Stage("model", (Turn((self,), self._loss),), begin=self.begin),)
 
     def begin(self, events: Iterable[Tensor]) -> None:
         """Begin at the normal of all events [B, D] of the batches, read once."""
@@ -85,13 +86,14 @@ class Flow(ExactModel):
 
     @property
     def base(self) -> Distribution:
-        zero = torch.zeros_like(self.mean)
+        zero = torch.zeros_like(widened(self.mean))
         return Independent(Normal(zero, torch.ones_like(zero), validate_args=False), 1, validate_args=False)
 
     def to_noise(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z [B, D] -> u = f(z) [B, D], and log |det df/dz| [B]."""
-        u = torch.linalg.solve_triangular(self.cholesky, (z - self.mean).T, upper=False).T
-        log_det = -self.cholesky.diagonal().log().sum()
+        L = widened(self.cholesky)
+        u = torch.linalg.solve_triangular(L, (z - widened(self.mean)).T, upper=False).T
+        log_det = -L.diagonal().log().sum()
         for coupling in self.couplings:
             u, change = coupling(u)
             log_det = log_det + change
@@ -102,9 +104,9 @@ class Flow(ExactModel):
         for coupling in reversed(self.couplings):
             assert isinstance(coupling, Coupling)
             u = coupling.inverse(u)
-        return self.mean + u @ self.cholesky.T
+        return widened(self.mean) + u @ widened(self.cholesky).T
 
-    def log_prob(self, x: Tensor, y: Y = None) -> Tensor:
+    def _log_prob(self, x: Tensor, y: Y = None) -> Tensor:
         u, log_det = self.to_noise(x)
         return self.base.log_prob(u) + log_det
 
@@ -131,7 +133,8 @@ class Coupling(nn.Module):
 
     def _parameters_of(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """s and t, [B, D - kept] each."""
-        s, t = self.network(u.index_select(-1, self.first)).unbind(-2)
+        kept = u.index_select(-1, self.first)
+        s, t = widened(self.network(kept.to(self.network.linear[-1].weight.dtype))).unbind(-2)
         return self.bound * torch.tanh(s / self.bound), t
 
     def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from scipy.linalg import eigh
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, LowRankMultivariateNormal
 
+from lowerbound.devices import at_least_float32, widened
 from lowerbound.distributions import Dequantized, MultivariateNormal, Normal, covariance, tempered
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import Draw, LatentModel, Model, Told
@@ -70,7 +71,7 @@ class PPCA(LatentModel):
     # ---- the fit, in place of gradient steps
 
     def stages(self) -> tuple[Stage, ...]:
-        return (Stage("model", (Turn((self,), self.loss),), fit=self.fit),)
+        return (Stage("model", (Turn((self,), self._loss),), fit=self.fit),)
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:
@@ -98,7 +99,9 @@ class PPCA(LatentModel):
     def _centres(self, x: Tensor) -> Tensor:
         """Events as the vectors that the model is of: real ones as they are, whole ones at the middle of their bins."""
         x = x.flatten(1)
-        return x if self.space.levels is None else to_unit(x.to(self.mean.dtype) + 0.5, self.space.levels + 1)
+        return (
+            x if self.space.levels is None else to_unit(x.to(at_least_float32(self.dtype)) + 0.5, self.space.levels + 1)
+        )
 
     # ---- densities
 
@@ -118,11 +121,11 @@ class PPCA(LatentModel):
     def unbiased(self) -> bool:
         return True
 
-    def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
-        nll = -self.log_weights(x, y)[0]
+    def _loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+        nll = -self._log_weights(x, y)[0]
         return Loss(nll.mean(), {"nll": nll.detach()})
 
-    def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+    def _log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
         """log p(x) of real events, [1, B]; a draw of the bound for each noise of dequantization, [K, B]."""
         conditions(y, self.given)
         x, marginal = x.flatten(1), self.marginal
@@ -133,12 +136,17 @@ class PPCA(LatentModel):
     @property
     def marginal(self) -> Distribution:
         """p(x) = N(μ, W Wᵀ + σ² I) over vectors, without batch dimensions."""
-        diagonal = (2 * self.log_scale).exp().expand_as(self.mean)
-        return LowRankMultivariateNormal(self.mean, self.weight, diagonal, validate_args=False)
+        W, mean, log_scale = self._parameters_widened()
+        return LowRankMultivariateNormal(mean, W, (2 * log_scale).exp().expand_as(mean), validate_args=False)
+
+    def _parameters_widened(self) -> tuple[Tensor, Tensor, Tensor]:
+        """W, μ and log σ; in half precision there is nothing that solves for z."""
+        return widened(self.weight), widened(self.mean), widened(self.log_scale)
 
     @property
     def prior(self) -> Distribution:
-        return Independent(Normal(self.prior_mean, torch.ones_like(self.prior_mean), validate_args=False), 1)
+        zero = widened(self.prior_mean)
+        return Independent(Normal(zero, torch.ones_like(zero), validate_args=False), 1)
 
     # ---- latents
 
@@ -151,10 +159,11 @@ class PPCA(LatentModel):
         return self._centres(x)
 
     def posterior(self, l: int, h: Tensor, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
-        W, scale = self.weight, self.log_scale.exp()
+        W, mean, log_scale = self._parameters_widened()
+        scale = log_scale.exp()
         M = W.T @ W + scale**2 * torch.eye(W.shape[1], dtype=W.dtype, device=W.device)
-        mean = torch.linalg.solve(M, W.T @ (h - self.mean).T).T  # [B, L]
-        return MultivariateNormal(mean, precision_matrix=M / scale**2, validate_args=False)
+        z = torch.linalg.solve(M, W.T @ (h - mean).T).T  # [B, L]
+        return MultivariateNormal(z, precision_matrix=M / scale**2, validate_args=False)
 
     def prior_of(self, l: int, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
         return self.prior
@@ -162,8 +171,8 @@ class PPCA(LatentModel):
     def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
         conditions(y, self.given)
         (code,) = z
-        mean = (code @ self.weight.T + self.mean).unflatten(-1, self.space.shape)
-        normal = Normal(mean, self.log_scale.exp(), validate_args=False)
+        W, mean, log_scale = self._parameters_widened()
+        normal = Normal((code @ W.T + mean).unflatten(-1, self.space.shape), log_scale.exp(), validate_args=False)
         base = Independent(normal, len(self.space.shape), validate_args=False)
         return base if self.space.levels is None else Dequantized(base, self.space)
 

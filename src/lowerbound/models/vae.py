@@ -175,7 +175,7 @@ class VAE(LatentModel):
             )
         return super().why_no_density()
 
-    def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+    def _loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         objective, h = self.config.objective, self.seen(x)
         if self.training:
             h = objective.seen(h, self.space.black_and_white)
@@ -185,9 +185,9 @@ class VAE(LatentModel):
     def stages(self) -> tuple[Stage, ...]:
         """The model, and the fitted prior: the gradient of each ends where the other begins."""
         if self.fitted_prior is None:
-            return (Stage("model", (Turn((self,), self.loss),), score=self.config.objective.score),)
+            return (Stage("model", (Turn((self,), self._loss),), score=self.config.objective.score),)
         parts = (self.own_prior, self.posterior_head, self.likelihood_head, self.context, self.encoder, self.decoder)
-        trained = Stage("model", (Turn(parts, self.loss),), score=self.config.objective.score)
+        trained = Stage("model", (Turn(parts, self._loss),), score=self.config.objective.score)
         return trained, self._prior_stage(self.fitted_prior)
 
     def _prior_stage(self, prior: Model) -> Stage:

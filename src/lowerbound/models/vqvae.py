@@ -23,7 +23,7 @@ from lowerbound.networks.made import MADE
 from lowerbound.networks.strided import Blocks, Down, Up, enlarged
 from lowerbound.priors import prior_given
 from lowerbound.quantizers import VQ, Quantized, Quantizer
-from lowerbound.space import Density, Space, Y, check_events, conditions, taken_events
+from lowerbound.space import Density, Space, Y, conditions
 from lowerbound.stages import Loss, Prepare, Stage, Turn
 
 
@@ -139,6 +139,10 @@ class VQVAE(CodeModel):
     def _quantizers(self) -> list[Quantizer]:
         return list(self.quantizers)  # pyright: ignore[reportReturnType]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.encoders.parameters()).dtype  # codebooks stay in float32
+
     # ---- what the numbers are worth
 
     @property
@@ -206,7 +210,7 @@ class VQVAE(CodeModel):
 
     def codes(self, x: Tensor) -> tuple[Tensor, ...]:
         """The codes of events x, the coarsest level first: int64 [B, h, w] each."""
-        x = taken_events(x, self.space)
+        x = self.taken_events(x)
         return tuple(q.codes for q in self._quantize(x))
 
     @property
@@ -230,7 +234,11 @@ class VQVAE(CodeModel):
 
     def features(self, x: Tensor, y: Y = None) -> Tensor:
         """The code vectors of all levels, coarsest first: [B, D]."""
-        return torch.cat([q.z.flatten(1) for q in self._quantize(taken_events(x, self.space))], 1)
+        return torch.cat([q.z.flatten(1) for q in self._quantize(self._taken_images(x, y))], 1)
+
+    def _taken_images(self, x: Any, y: Any) -> Tensor:
+        """Events as a caller gives them; the autoencoder needs no condition, and one that is given is checked alone."""
+        return self.taken_events(x) if y is None else self.taken(x, y)[0]
 
     # ---- codes to images
 
@@ -241,7 +249,7 @@ class VQVAE(CodeModel):
 
     def vectors(self, codes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The code vectors of codes [B, h, w] of each level: [B, D, h, w]."""
-        return tuple(q.decode(c) for q, c in zip(self._quantizers, codes, strict=True))
+        return tuple(q.decode(c).to(self.dtype) for q, c in zip(self._quantizers, codes, strict=True))
 
     def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
         batch = z[0].shape[: z[0].dim() - len(self.spaces[0].shape)]  # [..., B]
@@ -249,27 +257,16 @@ class VQVAE(CodeModel):
         h = self._decode(self.vectors(flat))
         return self.likelihood_head(h.unflatten(0, batch))
 
-    def decode(self, z: Tensor | tuple[Tensor, ...], y: Y = None) -> Distribution:
-        """p(x|z) for codes of every level, the coarsest first, [..., B, h, w] each. Raises ModelError for others."""
-        z = (z,) if isinstance(z, Tensor) else z
-        if len(z) != len(self.spaces):
-            raise ModelError(f"decode: expected codes of {' and '.join(self.levels)}, got {len(z)} grids")
-        batch = z[0].shape[: max(1, z[0].dim() - len(self.spaces[0].shape))]
-        for codes, space in zip(z, self.spaces, strict=True):
-            if codes.shape != (*batch, *space.shape):
-                raise ModelError(f"decode: expected codes of {[*batch, *space.shape]}, got {list(codes.shape)}")
-            check_events(codes.reshape(-1, *space.shape), space)
-        return self.likelihood(z, y)
-
     def reconstruct(self, x: Tensor, y: Y = None, levels: Sequence[str] | None = None) -> Tensor:
+        x = self._taken_images(x, y)
         return self.likelihood(self.codes(x)).mean if levels is None else self.partial(x, levels)
 
     @torch.no_grad()
     def partial(self, x: Tensor, levels: Sequence[str]) -> Tensor:
         """Reconstructions from some levels alone, float [B, *space.shape] in pixel values; the code vectors of the
         others are zero, as in training with `drop`."""
-        kept = {self._level(name) for name in levels}
-        vectors = [q.z if l in kept else torch.zeros_like(q.z) for l, q in enumerate(self._quantize(x))]
+        kept, quantized = {self._level(name) for name in levels}, self._quantize(self.taken_events(x))
+        vectors = [q.z if l in kept else torch.zeros_like(q.z) for l, q in enumerate(quantized)]
         return self.likelihood_head(self._decode(vectors)).mean
 
     def _dropped(self, vectors: list[Tensor]) -> list[Tensor]:
@@ -289,7 +286,7 @@ class VQVAE(CodeModel):
 
     # ---- the bound
 
-    def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+    def _loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         """Of the autoencoder: -log p(x|z), and what the quantizers add, an element of theirs weighing as one of x."""
         quantized = self._quantize(x)
         vectors = self._dropped([q.z for q in quantized])
@@ -328,7 +325,7 @@ class VQVAE(CodeModel):
         given, found = conditions(y, self.given), []
         for l, (z, space, learned) in enumerate(zip(codes, self.spaces, self.learned, strict=False)):
             if learned:
-                log_p = self._priors[l].log_weights(z, (*given, *codes[:l]), draws)  # [K or 1, B]
+                log_p = self._priors[l]._log_weights(z, (*given, *codes[:l]), draws)  # [K or 1, B]
             else:
                 log_p = torch.tensor(-space.dims * math.log(space.levels or 1), device=z.device)
             found.append(log_p.expand(draws, len(z)))
@@ -397,7 +394,7 @@ class VQVAE(CodeModel):
         the value of the nearest that is: those have no say in what is drawn. `draw_rest` draws the others.
         """
         self.check_how(how)
-        check_events(x, self.space)
+        x, y = self.taken(x, y)
         y = self._checked_draw(len(x), y, how)
         codes, _ = draw_rest(self._parts(x, kept, how, told), conditions(y, self.given))
         drawn = self.render(codes, y, mean=how.mean)
@@ -406,7 +403,7 @@ class VQVAE(CodeModel):
     @torch.no_grad()
     def log_p_kept(self, x: Tensor, kept: Tensor, y: Y = None) -> Tensor:
         """log P(kept codes | y) in nats, [B]; an estimate where finer levels keep codes too (see `draw_rest`)."""
-        check_events(x, self.space)
+        x, y = self.taken(x, y)
         return draw_rest(self._parts(x, kept, PLAIN, told_nobody), conditions(y, self.given), finest=False)[1]
 
     def _parts(self, x: Tensor, kept: Tensor, how: Draw, told: Told) -> list[Part]:
@@ -438,7 +435,7 @@ class VQVAE(CodeModel):
             *(self.encoders, self.project, self.quantizers, self.between),
             *(self.enlarge, self.decoder, self.likelihood_head),
         )
-        first = Stage("autoencoder", (Turn(parts, self.loss),))
+        first = Stage("autoencoder", (Turn(parts, self._loss),))
         return first, *(self._prior_stage(l) for l in range(len(self.priors)))
 
     def _prior_stage(self, l: int) -> Stage:
@@ -452,7 +449,7 @@ class VQVAE(CodeModel):
 
         return Stage(
             f"prior.{self.levels[l]}",
-            (Turn((prior,), prior.loss),),
+            (Turn((prior,), prior._loss),),
             prepare=Prepare(self.levels, self.spaces, self.codes, given),
             model=prior,
             learned=learned,

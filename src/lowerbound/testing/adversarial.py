@@ -5,6 +5,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lowerbound import noise
+from lowerbound.devices import widened
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import Draw, Drawn, Model, Told
 from lowerbound.optimization import Adam, AdamW, Constant, Cosine
@@ -46,28 +47,25 @@ class DiracGAN(Model):
 
     def stages(self) -> tuple[Stage, ...]:
         """One stage of two turns, each with an optimizer and a schedule of its own, which nothing scores."""
-        critic = Turn((self.critic,), self.critic_loss, "critic", AdamW(lr=0.02), Constant())
+        critic = Turn((self.critic,), self._critic_loss, "critic", AdamW(lr=0.02), Constant())
         generator = Turn((self.generator,), self._loss, "generator", Adam(lr=0.05), Cosine())
         return (Stage("model", (critic, generator), score=None),)
 
-    def critic_loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+    def _critic_loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         """What the critic descends: the difference of its means, and its penalty."""
-        b = self.critic[0]
-        real = x.flatten(1).to(self.dtype) / self.largest
+        b = widened(self.critic[0])
+        real = x.flatten(1).to(b) / self.largest
         value = self._drawn(len(x)) @ b - real @ b  # [B]
         return Loss(value.mean() + 0.5 * self.config.penalty * b.square().sum(), {"difference": value.detach()})
 
     def _loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
-        value = -self._drawn(len(x)) @ self.critic[0]
-        return Loss(value.mean(), {"value": value.detach()})
-
-    def loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         """Of the generator."""
-        return self._loss(x, y, step)
+        value = -self._drawn(len(x)) @ widened(self.critic[0])
+        return Loss(value.mean(), {"value": value.detach()})
 
     def _drawn(self, n: int, scale: float = 1.0) -> Tensor:
         """[n, D]."""
-        a = self.generator[0]
+        a = widened(self.generator[0])
         return a + scale * noise.randn((n, len(a)), dtype=a.dtype, device=a.device)
 
     def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
@@ -88,5 +86,5 @@ class DiracGAN(Model):
     def why_no_density(self) -> str:
         return "it is a generator of samples, trained against a critic"
 
-    def log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+    def _log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
         raise ModelError(f"DiracGAN has no log p(x): {self.why_no_density()}")

@@ -23,7 +23,7 @@ from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.runs.recipes import Recipe
 from lowerbound.runs.run import Run
 from lowerbound.testing.base import checks_in, events, expect, expect_round_trip, run_checks
-from lowerbound.testing.models import ModelCase
+from lowerbound.testing.cases import ModelCase
 from lowerbound.training import classifiers
 
 _VAE = "models.vae.VAE"  # what metrics are tried on, where no model is given

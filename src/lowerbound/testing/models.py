@@ -1,8 +1,7 @@
 """What holds of every model: its file, loss and gradients, that its density is a probability, its samples, latents."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +20,6 @@ from lowerbound.testing.base import (
     checks_in,
     condition,
     double,
-    events,
-    example,
     expect,
     expect_at_most_one,
     expect_equal,
@@ -37,11 +34,10 @@ from lowerbound.testing.base import (
     expect_shape,
     lattice,
     run_checks,
-    shake_parameters,
     single,
 )
-
-LABEL = Space((), levels=3, ordered=False)
+from lowerbound.testing.cases import LABEL, ModelCase, each_part
+from lowerbound.testing.doors import DOOR_CHECKS
 
 
 def check_model(
@@ -51,44 +47,8 @@ def check_model(
     run_checks(config, MODEL_CHECKS, ModelCase.of(config, space, given))
 
 
-@dataclass(frozen=True)
-class ModelCase:
-    """A model's configuration and the world it is checked in."""
-
-    config: Model.Config
-    space: Space
-    given: tuple[Space, ...] = ()
-
-    @staticmethod
-    def of(
-        config: Model.Config | type[Model.Config], space: Space | None = None, given: tuple[Space, ...] = ()
-    ) -> "ModelCase":
-        own, its_space, its_given = example(config)
-        return ModelCase(own, its_space, its_given) if space is None else ModelCase(own, space, given)
-
-    def build(self, *seed: int | str, given: tuple[Space, ...] | None = None, shake: float = 0.3) -> Model:
-        with seeded("build", *seed):
-            model = self.config.build(self.space, self.given if given is None else given)
-        shake_parameters(model, *seed, scale=shake)
-        return model.eval()
-
-    def x(self, n: int, *seed: int | str) -> Tensor:
-        return events(self.space, n, *seed)
-
-    def y(self, n: int, *seed: int | str) -> Y:
-        return condition(self.given, n, *seed)
-
-    def one_y(self, n: int) -> Y:
-        """One condition, n times."""
-        return _each(self.y(1), lambda part: part[[0] * n])
-
-
-def _each(y: Y, change: Callable[[Tensor], Tensor]) -> Y:
-    return None if y is None else change(y) if isinstance(y, Tensor) else tuple(map(change, y))
-
-
 def _rows(y: Y, rows: slice) -> Y:
-    return _each(y, lambda part: part[rows])
+    return each_part(y, lambda part: part[rows])
 
 
 def _parts(y: Y) -> tuple[Tensor, ...]:
@@ -96,9 +56,9 @@ def _parts(y: Y) -> tuple[Tensor, ...]:
 
 
 def _keyed_weights(model: Model, x: Tensor, y: Y, index: Sequence[int], chunks: Sequence[int]) -> Tensor:
-    """log_weights with noise keyed by image, the draws in these chunks."""
+    """The log-weights with noise keyed by image, the draws in these chunks; also those of which no density is made."""
     with KeyedNoise(0, index) as noise, torch.no_grad():
-        return torch.cat([model.log_weights(x, y, noise.chunk(k)) for k in chunks])
+        return torch.cat([model._log_weights(x, y, noise.chunk(k)) for k in chunks])
 
 
 def model_round_trips_through_json(case: ModelCase) -> None:
@@ -173,7 +133,7 @@ def model_loss_is_of_float32_in_half_precision(case: ModelCase) -> None:
 
 def model_loss_neither_syncs_nor_leaves_its_device(case: ModelCase) -> None:
     model = case.build().train().to("meta")
-    loss = model.loss(case.x(4).to("meta"), _each(case.y(4), lambda part: part.to("meta")), 1)
+    loss = model.loss(case.x(4).to("meta"), each_part(case.y(4), lambda part: part.to("meta")), 1)
     expect(loss.value.device.type == "meta", f"the loss is on {loss.value.device}")
 
 
@@ -384,4 +344,4 @@ def model_closed_kl_is_the_mean_of_the_sampled_one(case: ModelCase) -> None:
             expect_mean("log q - log p", (terms.log_qz - terms.log_pz - terms.kl).flatten(1), 0.0)
 
 
-MODEL_CHECKS = checks_in(__name__, "model_")
+MODEL_CHECKS = (*checks_in(__name__, "model_"), *DOOR_CHECKS)

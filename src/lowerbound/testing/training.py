@@ -25,7 +25,7 @@ from lowerbound.runs.run import Run
 from lowerbound.space import Space, Y
 from lowerbound.stages import Stage
 from lowerbound.testing.base import checks_in, expect, run_checks
-from lowerbound.testing.models import ModelCase
+from lowerbound.testing.cases import ModelCase
 from lowerbound.training.loop import Loop
 from lowerbound.training.prepared import in_memory
 

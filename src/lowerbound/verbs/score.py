@@ -148,7 +148,7 @@ def scored(model: Model, images: Batches, draws: int, seed: int = 0) -> Iterator
         nothing = np.full(len(batch.index), np.nan)
         scores = Scores(nothing, nothing, nothing)
         if model.density is not Density.NONE:
-            log_w = torch.cat([model.log_weights(batch.x, batch.y, k).double() for k in chunks])
+            log_w = torch.cat([model._log_weights(batch.x, batch.y, k).double() for k in chunks])
             scores = scores._replace(log_likelihood=log_mean(log_w, model.unbiased).cpu().numpy())
         if isinstance(model, LatentModel):
             kl = divergence(model, batch, seed)
