@@ -316,4 +316,5 @@ class _GridCondition(nn.Module):
 
     def forward(self, part: Tensor) -> Tensor:
         x = self.space.features(part) if self.embed is None else self.embed(part).movedim(-1, 1)
-        return self.blocks(self.first(x.reshape(len(x), -1, *self.space.shape[-2:])))
+        x = x.reshape(len(x), -1, *self.space.shape[-2:]).to(next(self.parameters()).dtype)
+        return self.blocks(self.first(x))
