@@ -286,7 +286,7 @@ def test_masks_that_cannot_be_kept(model, kept, words):
         (torch.zeros(2, 1, 5, 3).byte(), {}, r"takes \[1, 4, 3\], got a batch of \[1, 5, 3\]"),
         (torch.full((2, 1, 4, 3), 5).byte(), {}, r"values in \[0, 5\), got 5 to 5"),
         (torch.zeros(2, 1, 4, 3), {}, "whole numbers"),
-        (torch.zeros(0, 1, 4, 3).byte(), {}, "n: expected a whole number of at least 1, got 0"),
+        (torch.zeros(0, 1, 4, 3).byte(), {}, "this batch is empty: expected at least one event"),
         (None, {"temperature": -1.0}, "temperature: expected a number of at least 0, got -1"),
         (None, {"temperature": float("nan")}, "temperature: .*nan"),
         (None, {"top_k": 0}, "top-k: expected a whole number of at least 1, got 0"),
@@ -313,7 +313,7 @@ def test_codes_and_labels_outside_their_range():
             codes.complete(x, kept, y * bad)
     with pytest.raises(ModelError, match="2 events need as many conditions, got 1"):
         codes.complete(x, kept, y[:1])
-    with pytest.raises(ModelError, match="n: expected a whole number of at least 1, got 0"):
+    with pytest.raises(ModelError, match="this batch is empty: expected at least one event"):
         codes.sample(0, y[:0])
 
 

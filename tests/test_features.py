@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
@@ -26,7 +26,7 @@ from command import call, right, tree
 from lowerbound import testing
 from lowerbound.chunks import log_density
 from lowerbound.data.base import Data, Images
-from lowerbound.errors import ConfigError, ModelError
+from lowerbound.errors import ConfigError, DataError, ModelError
 from lowerbound.files import Rows
 from lowerbound.metrics.base import World, measure
 from lowerbound.metrics.classification import Classification
@@ -623,6 +623,23 @@ def test_images(shape: tuple[int, ...], here):
     with torch.no_grad():
         events = torch.from_numpy(x[:, None] if len(shape) == 2 else x.transpose(0, 3, 1, 2).copy())
         assert np.allclose(encoder.model_.features(events).numpy(), z, atol=1e-5)
+
+
+def test_images_with_their_channels_first():
+    """Where that is the only thing they can be; the model is that of the same images with their channels last."""
+    last = np.random.default_rng(0).integers(0, 17, (40, 8, 6, 3), np.uint8)
+    first = last.transpose(0, 3, 1, 2)
+    encoder = lb.LatentEncoder(latent=4, train={"steps": 5}, levels=17, random_state=1, **TINY)
+    expected = encoder.fit_transform(last)
+    with pytest.warns(DataConversionWarning, match=r"X is \[40, 3, 8, 6\]: taken as images with their channels first"):
+        encoder.fit(first)
+    assert encoder.model_.space.shape == (3, 8, 6)
+    assert np.array_equal(encoder.transform(first), expected)
+    assert encoder.inverse_transform(expected).shape == first.shape
+    with pytest.raises(ValueError, match=r"images have shape \[8, 6, 3\], expected \[3, 8, 6\]"):
+        encoder.transform(last)
+    with pytest.raises(DataError, match=r"X is \[40, 3, 8, 4\], which can be .* x\.transpose\(0, 2, 3, 1\)"):
+        encoder.fit(np.zeros((40, 3, 8, 4), np.uint8))
 
 
 def test_a_row_is_encoded_alone_even_where_a_recipe_binarizes():

@@ -2,6 +2,7 @@
 
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -9,10 +10,12 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
 
+from lowerbound.data import interpret
 from lowerbound.data.base import Images
 from lowerbound.data.batches import Batches
 from lowerbound.devices import pick_device
@@ -56,13 +59,25 @@ class Table(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """Images of one shape, [H, W] or [H, W, C]."""
+    """Images of one shape, [H, W], [H, W, C] or [C, H, W]."""
 
     shape: tuple[int, ...]
     levels: int
+    channels_first: bool = False
+
+    @staticmethod
+    def of(X: np.ndarray, levels: int) -> "Pictures":
+        """Warns of images that are taken as [C, H, W]. Raises DataError where that is not clear."""
+        first = X.ndim == 4 and interpret.channels_first(X.shape, "X")
+        if first:
+            said = f"X is {list(X.shape)}: taken as images with their channels first, [N, C, H, W]"
+            warnings.warn(said, DataConversionWarning, stacklevel=3)
+        return Pictures(X.shape[1:], levels, first)
 
     @property
     def space(self) -> Space:
+        if self.channels_first:
+            return Space(self.shape, self.levels)
         height, width, *channels = self.shape
         return Space((*(channels or (1,)), height, width), self.levels)
 
@@ -74,19 +89,21 @@ class Pictures(NamedTuple):
             raise ValueError(f"images have shape {list(X.shape[1:])}, expected {list(self.shape)}")
         if int(X.max(initial=0)) >= self.levels:
             raise ValueError(f"a pixel has the value {int(X.max())}, but levels is {self.levels}")
-        return np.array(X[:, None] if X.ndim == 3 else X.transpose(0, 3, 1, 2), order="C")
+        x = X[:, None] if X.ndim == 3 else X if self.channels_first else X.transpose(0, 3, 1, 2)
+        return np.array(x, order="C")
 
     def values(self, x: np.ndarray) -> np.ndarray:
         """uint8 images, from means [N, C, H, W]."""
         x = np.rint(x).clip(0, self.levels - 1).astype(np.uint8)
-        return x[:, 0] if len(self.shape) == 2 else x.transpose(0, 2, 3, 1)
+        return x[:, 0] if len(self.shape) == 2 else x if self.channels_first else x.transpose(0, 2, 3, 1)
 
 
 class LatentEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Features without labels: posterior means of a model that is trained on the arrays it is fitted to.
 
     Images are uint8 [N, H, W] or [N, H, W, C], modelled as the recipe says, but that grey values are not binarized: a
-    row's code depends on the row alone. A table is [N, D] of real numbers; its columns are standardized, and modelled
+    row's code depends on the row alone. Where the last axis can't be the channels and the second can, they are taken
+    as [N, C, H, W], with a warning. A table is [N, D] of real numbers; its columns are standardized, and modelled
     by Gaussians whose one standard deviation is learned, as real-valued events.
 
     Args:
@@ -137,7 +154,7 @@ class LatentEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """Train on the rows of X. y is not looked at."""
         if is_images(X):
             X = np.asarray(X)
-            self.input_ = Pictures(X.shape[1:], self.levels)
+            self.input_ = Pictures.of(X, self.levels)
             if len(X) < 2:
                 raise ValueError(f"Found array with {len(X)} sample(s) while a minimum of 2 is required")
         else:

@@ -40,10 +40,7 @@ def pixels(shape: tuple[int, ...], name: str) -> Pixels:
         return Pixels((1, image[0], image[1]), "", lambda x: x[:, None])
     if len(shape) == 2:
         return _flat(n, image[0], name)
-    last, first = image[2] in (*CHANNELS, 4), image[0] in CHANNELS
-    if image[2] == 4 and first:
-        axes = "[N, H, W, C] or [N, C, H, W]"
-        raise DataError(f"{name} is {list(shape)}, which can be {axes}; save x.transpose(0, 2, 3, 1) of the latter")
+    last, first = image[2] in (*CHANNELS, 4), channels_first(shape, name)
     if not (last or first):
         raise _no_images(shape, name)
     channels, height, width = (image[2], *image[:2]) if last else image
@@ -51,6 +48,18 @@ def pixels(shape: tuple[int, ...], name: str) -> Pixels:
     on_white = "transparency on white" if channels == 4 else ""
     said = ", ".join(filter(None, [said, on_white]))
     return Pixels((min(channels, 3), height, width), said, _channels_last if last else np.asarray)
+
+
+def channels_first(shape: tuple[int, ...], name: str) -> bool:
+    """Whether images of this shape are [N, C, H, W]: where the last axis can't be the channels, and the second can.
+
+    Raises DataError where that is not clear.
+    """
+    first = shape[1] in CHANNELS
+    if first and shape[3] == 4:
+        axes = "[N, H, W, C] or [N, C, H, W]"
+        raise DataError(f"{name} is {list(shape)}, which can be {axes}; save x.transpose(0, 2, 3, 1) of the latter")
+    return first and shape[3] not in CHANNELS
 
 
 def _channels_last(x: np.ndarray) -> np.ndarray:
