@@ -313,7 +313,7 @@ def test_codes_and_labels_outside_their_range():
             codes.complete(x, kept, y * bad)
     with pytest.raises(ModelError, match="2 events need as many conditions, got 1"):
         codes.complete(x, kept, y[:1])
-    with pytest.raises(ModelError, match="this batch is empty: expected at least one event"):
+    with pytest.raises(ModelError, match="n: expected a whole number of at least 1, got 0"):
         codes.sample(0, y[:0])
 
 

@@ -140,7 +140,7 @@ def test_latents_that_are_none():
     model = vae()
     for wrong, match in (
         (torch.zeros(3, 5), r"expected latents of \[3, 2\], got \[3, 5\]"),
-        (torch.zeros(2), r"expected latents of \[2, 2\], got \[2\]"),
+        (torch.zeros(3), r"expected latents of \[2\], got \[3\]"),
         (torch.zeros(3, 2).long(), "real numbers, got torch.int64"),
         ((torch.zeros(3, 2), torch.zeros(3, 2)), "of 1 level"),
         (["a"], "expected a tensor or an array of numbers"),

@@ -89,8 +89,9 @@ def untrained(folder: Path, text: str, sharper: float = 2.0) -> Path:
             p.mul_(1.5 if name.startswith("decoder") else sharper)
             p.add_(0.1 * torch.randn_like(p))
     if isinstance(model, VQVAE):  # and codes that tell images apart
-        images = torch.from_numpy(np.array(recipe.data.open("train").x[:64]))
-        model.train().loss(images)
+        images = recipe.data.open("train").head(64)
+        y = torch.from_numpy(np.array(images.y)) if model.given else None
+        model.train().loss(torch.from_numpy(np.array(images.x)), y)
         model.after_step()
     run.save_model(model)
     return run.path

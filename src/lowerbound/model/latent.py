@@ -175,16 +175,17 @@ class LatentModel(BoundModel):
         Raises ModelError for what are no latents of every level, [..., B, *latent], and no condition of B events.
         """
         z, batch = self._taken_latents(z)
-        return self.likelihood(z, None if y is None else self.taken_conditions(batch[-1], y))
+        return self.likelihood(z, None if y is None else self.taken_conditions(batch[-1] if batch else 1, y))
 
     def _taken_latents(self, z: Any) -> tuple[tuple[Tensor, ...], torch.Size]:
-        """Latents of every level as a caller gives them, and their batch shape [..., B]."""
+        """Latents of every level as a caller gives them, and their batch shape: [..., B], or none."""
         z = tuple(z) if isinstance(z, tuple | list) else (z,)
         if len(z) != len(self.latents):
             names = " and ".join(self.levels) or f"{len(self.latents)} level(s)"
             raise ModelError(f"decode: expected {self.latents[0].what} of {names}, got {len(z)} tensor(s)")
         z = tuple(as_tensor(part, "latents") for part in z)
-        batch = z[0].shape[: max(1, z[0].dim() - len(self.latents[0].shape))]
+        least = 0 if self.latents[0].levels is None else 1  # codes are decoded in a batch alone
+        batch = z[0].shape[: max(least, z[0].dim() - len(self.latents[0].shape))]
         for part, space in zip(z, self.latents, strict=True):
             if part.shape != (*batch, *space.shape):
                 raise ModelError(f"decode: expected {space.what} of {[*batch, *space.shape]}, got {list(part.shape)}")
