@@ -67,7 +67,7 @@ def test_imports_go_down_or_stay_in_their_room(name: str):
         assert below or room(other) == room(name), f"{name} imports {other}"
 
 
-STILL = {"runs.fitted", "training.fits", "verbs.fit_prior", "verbs.probe.spaces"}  # those that fit priors, and PCA
+STILL = {"runs.fitted", "training.fits", "verbs.fit_prior"}  # those that fit priors to codes
 
 
 def test_nobody_outside_models_imports_a_model():

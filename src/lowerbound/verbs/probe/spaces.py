@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from lowerbound.data.base import Images
-from lowerbound.models.ppca import covariance
+from lowerbound.distributions import covariance
 
 COVARIANCE = 4096  # dimensions; beyond, PCA is fitted by random projections to some of the images
 SOME = 10_000
