@@ -13,6 +13,7 @@ right generator. Distributions draw by them too: torch's normals and categorical
 `lowerbound.distributions` do.
 """
 
+import functools
 import hashlib
 import inspect
 import threading
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 
 Device = torch.device | str | None  # None: torch's default
@@ -255,8 +257,10 @@ def _always(*_: Any, **__: Any) -> bool:
     return True
 
 
-def _drops(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False, *, train: bool = True) -> bool:
-    return p > 0 and training and train
+def _drops(
+    x: Any, p: float = 0.5, training: bool | None = True, inplace: bool = False, *, train: bool | None = True
+) -> bool:
+    return p > 0 and training is not False and train is not False  # None, of native_dropout, is as True
 
 
 def _drops_between_layers(*args: Any) -> bool:
@@ -300,6 +304,13 @@ _GENERATED = frozenset(  # those that take a generator
     + _named(nn.init, "uniform_ normal_ trunc_normal_ kaiming_uniform_ kaiming_normal_ xavier_uniform_ xavier_normal_")
     + _named(nn.init, "orthogonal_ sparse_")
 )
+# of C++ alone, under the functions above; nobody's to call, but within reach
+_INNER = "_cudnn_rnn _cudnn_init_dropout_state miopen_rnn _lstm_mps _nested_tensor_softmax_with_shape"
+_INNER += " _fill_mem_eff_dropout_mask_ _flash_attention_forward_no_dropout_inplace _triton_scaled_dot_attention"
+_INNER += " _scaled_dot_product_attention_math _scaled_dot_product_attention_math_for_mps"
+_INNER += " _scaled_dot_product_cudnn_attention _scaled_dot_product_efficient_attention"
+_INNER += " _scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu"
+_INSIDE = _named(torch, _INNER) + _named(torch._C._nn, "rrelu_with_noise rrelu_with_noise_")  # pyright: ignore
 _DROPOUTS = "dropout dropout_ alpha_dropout alpha_dropout_ feature_dropout feature_dropout_ feature_alpha_dropout"
 _DROPOUTS += " feature_alpha_dropout_ native_dropout dropout1d dropout2d dropout3d"
 _POOLS = "_fractional_max_pool2d fractional_max_pool2d_with_indices"
@@ -316,7 +327,24 @@ RANDOM: dict[Callable, Callable[..., bool]] = (
     | dict.fromkeys(_named(F, "multi_head_attention_forward"), _heads_drop)
     | dict.fromkeys(_named(F, _POOLS), _regions_are_drawn)
     | dict.fromkeys(_named(torch, "lobpcg"), _begins_at_random)
+    | dict.fromkeys(_INSIDE, _always)
 )
+
+
+def _is_drawn(func: Callable, args: tuple, kwargs: dict) -> bool:
+    """Whether a call of a function of torch draws, and not from a generator that it is given."""
+    draws = RANDOM.get(func)
+    if draws is None:
+        return isinstance(func, OpOverload | OpOverloadPacket) and _is_random(func) and not kwargs.get("generator")
+    return kwargs.get("generator") is None and draws(*args, **kwargs)
+
+
+@functools.cache
+def _is_random(op: OpOverload | OpOverloadPacket) -> bool:
+    """Whether torch says of an operator (of torch.ops) that it draws, or could be given a generator."""
+    overloads = [op] if isinstance(op, OpOverload) else [getattr(op, name) for name in op.overloads()]
+    tagged = any(torch.Tag.nondeterministic_seeded in overload.tags for overload in overloads)
+    return tagged or any("Generator" in str(a.type) for overload in overloads for a in overload._schema.arguments)
 
 
 class _Whoever(TorchFunctionMode):
@@ -324,7 +352,7 @@ class _Whoever(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if func not in RANDOM or kwargs.get("generator") is not None or not RANDOM[func](*args, **kwargs):
+        if not _is_drawn(func, args, kwargs):
             return func(*args, **kwargs)
         device = _device_of(args, kwargs)
         if func in _GENERATED:
@@ -388,7 +416,7 @@ class KeyedNoise(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if func not in RANDOM or kwargs.get("generator") is not None or not RANDOM[func](*args, **kwargs):
+        if not _is_drawn(func, args, kwargs):
             return func(*args, **kwargs)
         if func not in _KEYED:
             raise RuntimeError(
