@@ -1,6 +1,8 @@
 """A seed means the same beside other threads that draw, and the caller's random state is the caller's."""
 
 import ast
+import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ from torch import nn
 import lowerbound as lb
 from command import right
 from lowerbound.noise import KeyedNoise, dropout, rand, reseed, seeded
+from lowerbound.space import Density
 
 pytestmark = pytest.mark.usefixtures("surroundings")
 
@@ -81,6 +84,103 @@ def test_an_encoder_in_joblib_threads(tmp_path: Path):
 def test_one_run_evaluated_in_threads(run: lb.Run):
     reports = beside_others(lambda i: lb.evaluate(run, split="valid", draws=2, device="cpu"), 6)
     assert all(report == reports[0] for report in reports)
+
+
+# What is asked of a run, by verb, as what it answers: arrays, files' bytes and reports.
+VERBS: dict[str, Callable[[lb.Run, Path, list[Path]], Any]] = {
+    "doctor": lambda run, out, photos: lb.doctor(run, device="cpu"),
+    "encode": lambda run, out, photos: encoded(run, out / "z.npz"),
+    "score": lambda run, out, photos: scores(run, out / "s.csv"),
+    "edit": lambda run, out, photos: lb.edit(run, photos, set={0: 1.0}, code="sample", seed=7, device="cpu").x,
+    "reconstruct": lambda run, out, photos: lb.reconstruct(run, photos, device="cpu").r,
+    "interpolate": lambda run, out, photos: lb.interpolate(run, photos, steps=3, device="cpu").frames,
+    "traverse": lambda run, out, photos: lb.traverse(run, quantiles=True, steps=3, device="cpu").table.x,
+}
+OF_CODES: dict[str, Callable[[lb.Run, Path, list[Path]], Any]] = {
+    "complete": lambda run, out, photos: lb.complete(run, photos, n=2, seed=3, device="cpu").x,
+    "sample": lambda run, out, photos: lb.sample(run, 4, seed=3, device="cpu").x,
+    "evaluate": lambda run, out, photos: lb.evaluate(run, split="valid", limit=40, device="cpu"),
+    "doctor": VERBS["doctor"],
+    "encode": VERBS["encode"],
+}
+
+
+def encoded(run: lb.Run, out: Path) -> list[np.ndarray]:
+    lb.encode(run, out=out, split="valid", device="cpu")
+    with np.load(out) as arrays:
+        return [arrays[name] for name in sorted(arrays)]
+
+
+def scores(run: lb.Run, out: Path) -> bytes:
+    lb.score(run, "digits", out=out, split="valid", draws=2, device="cpu")
+    return out.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def of_codes(tmp_path_factory: pytest.TempPathFactory) -> lb.Run:
+    """Of codes at two levels, with their priors."""
+    path = tmp_path_factory.mktemp("codes") / "run"
+    shutil.copytree(Path(__file__).parent / "old_runs" / "vqvae2-digits", path)
+    return lb.Run.open(path)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"{name}.png" for name in "ab"]
+    for i, path in enumerate(paths):
+        Image.fromarray((np.arange(64, dtype=np.uint8) * (3 - i)).reshape(8, 8)).save(path)
+    return paths
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
+
+
+@pytest.mark.parametrize(("kind", "verb"), [("run", v) for v in VERBS] + [("of_codes", v) for v in OF_CODES])
+def test_what_a_run_says_in_threads(
+    kind: str, verb: str, photos: list[Path], tmp_path: Path, request: pytest.FixtureRequest
+):
+    run, ask = request.getfixturevalue(kind), (VERBS if kind == "run" else OF_CODES)[verb]
+
+    def asked(i: int) -> Any:
+        out = tmp_path / str(i)
+        out.mkdir()
+        return ask(run, out, photos)
+
+    alone = asked(-1)
+    assert all(same(found, alone) for found in beside_others(asked, 4))
+
+
+@pytest.mark.parametrize("kind", ["run", "of_codes"])
+def test_one_loaded_model_asked_by_threads(kind: str, request: pytest.FixtureRequest):
+    model = request.getfixturevalue(kind).load()
+    x, y = torch.randint(0, 17, (6, 1, 8, 8), dtype=torch.uint8), torch.arange(6)
+    y = y if model.given else None
+
+    @torch.no_grad()
+    def asked(i: int) -> list[np.ndarray]:
+        with seeded(0, "asked", i % 2):
+            found = [model.features(x, y), model.reconstruct(x, y), model.sample(3, None if y is None else y[:3])]
+            found += [] if model.density is Density.NONE else [model.log_density(x, y, 3), model.log_weights(x, y, 2)]
+            return [t.numpy() for t in found]
+
+    alone = [asked(0), asked(1)]
+    assert all(same(found, alone[i % 2]) for i, found in enumerate(beside_others(asked, 12)))
+
+
+def test_two_processes_on_one_run(run: lb.Run):
+    """Both at once, each the time of importing torch: some seconds."""
+    words = ["evaluate", str(run.path), "--split", "valid", "--draws", "3", "--json", "--device", "cpu"]
+    command = [sys.executable, "-c", "from lowerbound.cli import main; main()", *words]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    said = [json.loads(process.communicate()[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert said[0] == said[1]
+    assert said[0]["metrics"]["nll"] == lb.evaluate(run, split="valid", draws=3, device="cpu")["metrics"]["nll"]
+    saved = json.loads((run.path / "evaluation" / "valid.json").read_text())
+    assert saved["metrics"]["nll"]["value"] == said[0]["metrics"]["nll"]["value"]
 
 
 def test_the_random_state_of_the_caller_stays(run: lb.Run, tmp_path: Path):
