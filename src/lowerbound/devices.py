@@ -31,7 +31,8 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
 
 def widened(t: Tensor) -> Tensor:
     """In float32 what is in half precision: itself, if it isn't."""
-    return t.to(at_least_float32(t.dtype))
+    wide = at_least_float32(t.dtype)
+    return t if t.dtype == wide else t.to(wide)
 
 
 Precision = Literal["float32", "bfloat16"]
