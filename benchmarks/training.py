@@ -123,8 +123,9 @@ def lowerbound(take: Callable, options: dict[str, Any]) -> None:
     recipe = recipes.override(recipe, {"train": {"steps": steps, "epochs": None, "valid_every": steps}})
     facts = Facts.of(images, recipe)
     device = torch.device("cpu")
-    with seeded(recipe.seed, "weights"), tempfile.TemporaryDirectory() as folder:
+    with seeded(recipe.seed, "weights"):
         model = recipe.model.build(facts.space)
+    with tempfile.TemporaryDirectory() as folder:
         run = Run.create(Path(folder) / "run", "benchmark", recipe, facts)
         batches = Batches(images, device, flip=recipe.data.flip), Batches(valid, device)
         x, _ = batches[0].training(0, batch, 0)

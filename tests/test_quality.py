@@ -24,10 +24,9 @@ from lowerbound.metrics.extractors import Input
 from lowerbound.metrics.likelihood import NLL
 from lowerbound.metrics.reconstruction import ssim
 from lowerbound.metrics.samples import shares
-from lowerbound.model import Draw, Drawn, Model
+from lowerbound.model import Draw, Drawn, WithoutDensity
 from lowerbound.models.classifier import Classifier
 from lowerbound.runs.inputs import as_batches, open_data
-from lowerbound.space import Density
 from lowerbound.stages import Loss
 from lowerbound.testing.metrics import MetricCase
 from lowerbound.training.train import train as run_training
@@ -258,7 +257,7 @@ def test_labels_are_in_proportion(run: lb.Run):
 # ---- evaluate
 
 
-class Copies(Model):
+class Copies(WithoutDensity):
     """A 'model' that draws training images of the label."""
 
     def __init__(self, run: lb.Run, noise: float = 0.0):
@@ -266,18 +265,7 @@ class Copies(Model):
         super().__init__(run.recipe.model, facts.space, facts.given(run.recipe))
         self.train_images, self.noise = open_data(run, "train"), noise
 
-    @property
-    def density(self) -> Density:
-        return Density.NONE
-
-    @property
-    def unbiased(self) -> bool:
-        return False
-
     def _loss(self, x: Tensor, y: Any = None, step: int = 0) -> Loss:
-        raise NotImplementedError
-
-    def _log_weights(self, x: Tensor, y: Any = None, draws: int = 1) -> Tensor:
         raise NotImplementedError
 
     def _draw(self, n: int, y: Any, how: Draw, told: Any) -> Drawn:

@@ -23,7 +23,7 @@ from lowerbound.data.split import PARTS, UNDECIDED, hashed
 from lowerbound.errors import DataError
 
 T = TypeVar("T")
-AT_ONCE = 8  # files a thread takes at a time
+AT_ONCE = 4  # files a thread takes at a time
 
 
 class Folder:
@@ -200,7 +200,7 @@ class Files(Source):
         with decode.quiet(), ThreadPoolExecutor(workers) as pool:
             for some in _several(self.store.openers(self.names), AT_ONCE):
                 waiting.append(pool.submit(run, some))
-                if len(waiting) >= 2 * workers:
+                if len(waiting) > workers:
                     yield from waiting.popleft().result()
             for future in waiting:
                 yield from future.result()

@@ -1,9 +1,9 @@
 """What every model answers: a loss to train it, samples, and log p(x) with what that number is worth."""
 
-from lowerbound.model.base import AUTOREGRESSIVE, BoundModel, ExactModel, Model
+from lowerbound.model.base import AUTOREGRESSIVE, BoundModel, ExactModel, Model, WithoutDensity
 from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, rows_of, share_of, told_nobody
 from lowerbound.model.latent import LatentModel, with_residual
-from lowerbound.model.roles import Classifying, CodeModel
+from lowerbound.model.roles import Classifying, CodeModel, Refittable
 from lowerbound.model.terms import ElboTerms
 
 __all__ = [
@@ -19,7 +19,9 @@ __all__ = [
     "ExactModel",
     "LatentModel",
     "Model",
+    "Refittable",
     "Told",
+    "WithoutDensity",
     "rows_of",
     "share_of",
     "told_nobody",

@@ -306,6 +306,21 @@ class Model(nn.Module):
         return f"a VAE or an autoencoder, and this is a {self.config.type_name()}"
 
 
+class WithoutDensity(Model):
+    """A model that says nothing of log p(x): one that draws alone, or a classifier."""
+
+    @property
+    def density(self) -> Density:
+        return Density.NONE
+
+    @property
+    def unbiased(self) -> bool:
+        return False
+
+    def _log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+        raise ModelError(f"{type(self).__name__} has no log p(x): {self.why_no_density()}")
+
+
 class ExactModel(Model):
     """log p(x) itself. `density` may still be BOUND for events it reaches through dequantization."""
 

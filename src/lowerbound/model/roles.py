@@ -1,15 +1,16 @@
 """What only some models answer, so that whoever asks need not know their classes."""
 
 from abc import abstractmethod
+from typing import Self
 
 from torch import Tensor
 
-from lowerbound.model.base import Model
+from lowerbound.model.base import Model, WithoutDensity
 from lowerbound.model.latent import LatentModel
 from lowerbound.space import Y
 
 
-class Classifying(Model):
+class Classifying(WithoutDensity):
     """A model p(y|x) of the label that it is given while it is trained: no density of x, no samples."""
 
     class Config(Model.Config, abstract=True):
@@ -38,6 +39,22 @@ class Classifying(Model):
     @abstractmethod
     def begin_at(self, model: LatentModel, weight: Tensor, bias: Tensor) -> None:
         """Take the encoder of a model that `Config.of` was given, and the last layer W [classes, D], b [classes]."""
+
+
+class Refittable(LatentModel):
+    """A model whose prior can be fitted anew to its codes once it is trained, where `why_no_fitted_prior` is empty."""
+
+    own_prior: Model  # that it was trained with
+
+    class Config(Model.Config, abstract=True):
+        @abstractmethod
+        def with_prior(self, prior: Model.Config | None) -> Self:
+            """The same with a prior that is fitted after training, in place of a former one; None: without."""
+
+    @property
+    @abstractmethod
+    def prior(self) -> Model:
+        """p(z) of every number and sample: the fitted one, where there is one."""
 
 
 class CodeModel(LatentModel):

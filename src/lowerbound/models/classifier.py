@@ -14,7 +14,7 @@ from lowerbound.model import PLAIN, Classifying, Draw, Drawn, LatentModel, Model
 from lowerbound.models.vae import VAE, latent_shape
 from lowerbound.networks.base import Network
 from lowerbound.networks.mlp import MLP
-from lowerbound.space import Density, Space, Y, conditions
+from lowerbound.space import Space, Y, conditions
 from lowerbound.stages import Loss
 
 
@@ -73,14 +73,6 @@ class Classifier(Classifying):
         self.linear.bias.copy_(bias)
 
     @property
-    def density(self) -> Density:
-        return Density.NONE
-
-    @property
-    def unbiased(self) -> bool:
-        return False
-
-    @property
     def can_sample(self) -> bool:
         return False
 
@@ -109,9 +101,6 @@ class Classifier(Classifying):
         nats = F.cross_entropy(logits, label, reduction="none")  # -log p(y|x), [B]
         right = (logits.argmax(1) == label).to(nats.dtype)
         return Loss(nats.mean(), {"cross_entropy": nats.detach(), "accuracy": right})
-
-    def _log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
-        raise ModelError(f"Classifier has no log p(x): {self.why_no_density()}")
 
     def draw(self, n: int, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:
         raise ModelError(f"Classifier can't be sampled: {self.why_no_density()}")

@@ -9,7 +9,7 @@ from torch.distributions import Distribution
 
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
-from lowerbound.model import Draw, LatentModel, Model, Told
+from lowerbound.model import Draw, Model, Refittable, Told
 from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
 from lowerbound.networks.mlp import MLP
@@ -28,7 +28,7 @@ def latent_shape(value: Any) -> Any:
     return tuple(sizes)
 
 
-class VAE(LatentModel):
+class VAE(Refittable):
     r"""A prior, a posterior and a likelihood, each two of a network and a family (Kingma & Welling 2014).
 
     .. math:: \log p(x|y) \ge E_{q(z|x,y)}[\log p(x|z,y) + \log p(z|y) - \log q(z|x,y)]
@@ -38,7 +38,7 @@ class VAE(LatentModel):
     log p(x), and has no p(z) to draw from.
 
     `prior` is the p(z) of every number and sample: the one it was trained with, or a fitted one that has taken its
-    place since (see `lowerbound.fitting`). With `tied`, the decoder goes back through the encoder's weights.
+    place since (`lowerbound.training.fits`). With `tied`, the decoder goes back through the encoder's weights.
 
     Example:
         >>> vae = VAE.Config(latent=2).build(Space((1, 8, 8), levels=2))
@@ -47,7 +47,7 @@ class VAE(LatentModel):
         torch.Size([5, 16])
     """
 
-    class Config(Model.Config):
+    class Config(Refittable.Config):
         latent: tuple[int, ...] = Field(default=(20,), min_length=1)  # the shape of z: 20, or [8, 4, 4] for a map
         posterior: Family = DiagonalNormal()
         likelihood: Family = Bernoulli()
@@ -62,7 +62,10 @@ class VAE(LatentModel):
         _shape = field_validator("latent", mode="before")(latent_shape)
 
         def as_trained(self) -> "VAE.Config":
-            return self if self.fitted_prior is None else self.model_copy(update={"fitted_prior": None})
+            return self if self.fitted_prior is None else self.with_prior(None)
+
+        def with_prior(self, prior: Model.Config | None) -> "VAE.Config":
+            return self.model_copy(update={"fitted_prior": prior})
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "VAE":
             return VAE(self, space, given)

@@ -1,7 +1,6 @@
 """A prior that is fitted to a run's codes after training, as the run holds it."""
 
 from lowerbound.model import Model
-from lowerbound.models.vae import VAE
 from lowerbound.runs.recipes import Recipe
 from lowerbound.runs.run import Run
 
@@ -18,10 +17,6 @@ def unfitted(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.as_trained()}) if is_fitted(recipe) else recipe
 
 
-def _with_prior(recipe: Recipe, prior: Model.Config | None) -> Recipe:
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"fitted_prior": prior})})
-
-
 def _unfitted(run: Run) -> Run:
     """The run with the prior it was trained with, in memory alone."""
     return Run(run.path, run.name, unfitted(run.recipe), run.facts)
@@ -36,9 +31,9 @@ def remove_prior(run: Run) -> None:
         run.save_model(run.load())
 
 
-def _store(run: Run, model: VAE) -> None:
+def _store(run: Run, model: Model) -> None:
     """Put a model with a fitted prior into its run. In this order a kill leaves the former prior or the fitted one."""
     remove_prior(run)
     run.save_model(model)
-    run.recipe = _with_prior(run.recipe, model.config.fitted_prior)
+    run.recipe = run.recipe.model_copy(update={"model": model.config})
     run.save_config()

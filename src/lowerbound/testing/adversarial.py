@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 from lowerbound import noise
 from lowerbound.devices import widened
-from lowerbound.errors import ConfigError, ModelError
-from lowerbound.model import Draw, Drawn, Model, Told
+from lowerbound.errors import ConfigError
+from lowerbound.model import Draw, Drawn, Told, WithoutDensity
 from lowerbound.optimization import Adam, AdamW, Constant, Cosine
-from lowerbound.space import Density, Space, Y
+from lowerbound.space import Space, Y
 from lowerbound.stages import Loss, Stage, Turn
 
 
-class DiracGAN(Model):
+class DiracGAN(WithoutDensity):
     r"""A generator that moves noise, and a linear critic, of one vector each.
 
     .. math:: \min_a \max_b \; E[b \cdot x] - E[b \cdot \tilde x] - \tfrac{r}{2} |b|^2, \quad \tilde x = a + \epsilon
@@ -28,7 +28,7 @@ class DiracGAN(Model):
         (['critic', 'generator'], torch.Size([5, 2]))
     """
 
-    class Config(Model.Config):
+    class Config(WithoutDensity.Config):
         penalty: float = Field(default=1.0, gt=0)  # r
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "DiracGAN":
@@ -73,18 +73,5 @@ class DiracGAN(Model):
         whole = self.space.levels is not None
         return Drawn((x * self.largest).round().clamp(0, self.largest).to(self.space.dtype) if whole else x)
 
-    # ---- what it does not say
-
-    @property
-    def density(self) -> Density:
-        return Density.NONE
-
-    @property
-    def unbiased(self) -> bool:
-        return False
-
     def why_no_density(self) -> str:
         return "it is a generator of samples, trained against a critic"
-
-    def _log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
-        raise ModelError(f"DiracGAN has no log p(x): {self.why_no_density()}")

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.errors import ModelError, TrainingError
-from lowerbound.model import Model
-from lowerbound.models.vae import VAE
+from lowerbound.model import Model, Refittable
 from lowerbound.noise import seeded
 from lowerbound.optimization import Adam, Cosine
 from lowerbound.progress import Progress
@@ -47,13 +46,13 @@ class Codes(NamedTuple):
         return self.z[torch.from_numpy(np.isin(self.image, np.arange(self.image.max() + 1)[part]))]
 
 
-def codes(run: Run, model: VAE, split: str, seed: int = 0, progress: Progress | None = None) -> Tensor:
+def codes(run: Run, model: Refittable, split: str, seed: int = 0, progress: Progress | None = None) -> Tensor:
     """Draws of the aggregate posterior of a split: [N, D]. See `drawn_codes`."""
     return drawn_codes(run, model, split, seed, progress).z
 
 
 @torch.no_grad()
-def drawn_codes(run: Run, model: VAE, split: str, seed: int = 0, progress: Progress | None = None) -> Codes:
+def drawn_codes(run: Run, model: Refittable, split: str, seed: int = 0, progress: Progress | None = None) -> Codes:
     """Draws of the aggregate posterior of a split, z ~ q(z|x).
 
     One for each image, unless that are fewer than ENOUGH, or (then of evenly spaced pairs of images) more than MOST.
@@ -81,21 +80,21 @@ def drawn_codes(run: Run, model: VAE, split: str, seed: int = 0, progress: Progr
 # ---- the fit
 
 
-def is_chosen(model: VAE, priors: Sequence[Model.Config]) -> bool:
+def is_chosen(model: Refittable, priors: Sequence[Model.Config]) -> bool:
     """Whether held-out codes choose anything: one of several priors, or the step where its training ends."""
     with seeded("which"):
-        stages = [stage for prior in priors for stage in prior.build(model.latent).stages()]
+        stages = [stage for prior in priors for stage in prior.build(model.latents[0]).stages()]
     return len(priors) > 1 or any(stage.fit is None for stage in stages)
 
 
 def best(
-    model: VAE,
+    model: Refittable,
     priors: Sequence[Model.Config],
     z: Tensor,
     held_out: Tensor,
     seed: int = 0,
     progress: Progress | None = None,
-) -> VAE:
+) -> Refittable:
     """The model with that of the priors, fitted to codes z [N, D], that gives held-out codes the highest density.
 
     On the processor, in eval mode. Raises ModelError where none can be fitted.
@@ -112,12 +111,12 @@ def best(
 
 
 def _fitted(
-    model: VAE, prior: Model.Config, z: Tensor, held_out: Tensor, seed: int, progress: Progress
-) -> tuple[float, VAE]:
+    model: Refittable, prior: Model.Config, z: Tensor, held_out: Tensor, seed: int, progress: Progress
+) -> tuple[float, Refittable]:
     """The model with a prior, once its stage is trained, and the mean of log p(z) over held-out codes, in nats."""
-    config = model.config.model_copy(update={"fitted_prior": prior})
+    config = model.config.with_prior(prior)
     with seeded(seed, "prior"):
-        whole: VAE = config.build(model.space, model.given)
+        whole = config.build(model.space, model.given)
     whole.load_state_dict(whole.state_dict() | model.state_dict())
     *_, stage = whole.stages()
     assert stage.prepare is not None

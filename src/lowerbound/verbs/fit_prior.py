@@ -19,8 +19,7 @@ from lowerbound.metrics.base import World, measure
 from lowerbound.metrics.distances import frechet
 from lowerbound.metrics.extractors import PixelFeatures, parted
 from lowerbound.metrics.report import finish, short_draws
-from lowerbound.model import Model
-from lowerbound.models.vae import VAE
+from lowerbound.model import Model, Refittable
 from lowerbound.noise import seeded
 from lowerbound.progress import Progress
 from lowerbound.runs import inputs
@@ -39,14 +38,18 @@ ALL, NONE, EVEN, ODD = slice(None), slice(0), slice(0, None, 2), slice(1, None, 
 class Fitted(Report):
     """The former prior and the fitted one, side by side."""
 
-    report: dict[str, Any]
-
-    def json(self) -> dict[str, Any]:
-        return self.report
+    run: str
+    prior: str | None  # None: a fitted one was taken out, and there is nothing to say of the others
+    components: int | None = None  # of a mixture
+    codes: int | None = None  # that it was fitted to
+    validation: dict[str, Any] | None = None  # how many images there are, chose the prior, and are reported on
+    log_density_of_codes: dict[str, Any] | None = None  # nats
+    frechet: dict[str, Any] | None = None
+    likelihoods: dict[str, Any] | None = None  # the bound and its parts; {} where there is none
 
     def shown(self) -> Any:
         if self["prior"] is None:
-            return f"{self['run']}: no fitted prior"
+            return f"{self.run}: no fitted prior"
         kind = self["prior"] + (f", {self['components']} components" if "components" in self else "")
         title = f"{kind}, {self['codes']:,} codes"
         table = Table("", "former prior", "fitted", "floor", "unit", box=box.SIMPLE, title=title, caption=self._of())
@@ -99,7 +102,8 @@ def fit_prior(
     Raises ModelError for a run without a single vector of latents, ConfigError for another prior.
     """
     priors = _priors(prior, components)
-    _check_fits(run)
+    if why := run.build().why_no_fitted_prior():
+        raise ModelError(f"{run.path}: fit-prior takes {why}")
     with held(run.path, progress):
         return _fit(run, priors, seed, device, progress)
 
@@ -108,37 +112,33 @@ def _fit(run: Run, priors: Sequence[Model.Config], seed: int, device: torch.devi
     if not priors:
         remove_prior(run)
         finish(inputs.Held.of(run, device), progress)
-        return Fitted({"run": str(run.path), "prior": None})
+        return Fitted(str(run.path), None)
     former = _unfitted(run).load(device)
-    assert isinstance(former, VAE)
+    assert isinstance(former, Refittable)
     train, valid = (fits.drawn_codes(run, former, split, seed, progress) for split in ("train", "valid"))
     images = inputs.open_data(run, "valid", progress=progress)
     choosing, reported = _parts(len(images), fits.is_chosen(former, priors))
     held_out = valid.z if choosing == NONE else valid.of(choosing)
     model = fits.best(former, priors, train.z, held_out, seed, progress).to(device)
     left, z = images.take(reported), valid.of(reported).to(device)
-    report = {
-        "run": str(run.path),
-        "prior": model.prior.config.type_name(),
-        **{k: v for k, v in dump(model.prior.config).items() if k == "components"},
-        "codes": len(train.z),
-        "validation": {
-            "images": len(images),
-            "chosen_by": len(images.take(choosing)),
-            "reported_on": len(left),
-        },
-        "log_density_of_codes": {
+    report = Fitted(
+        run=str(run.path),
+        prior=model.prior.config.type_name(),
+        components=dump(model.prior.config).get("components"),
+        codes=len(train.z),
+        validation={"images": len(images), "chosen_by": len(images.take(choosing)), "reported_on": len(left)},
+        log_density_of_codes={
             "former": fits.mean_density(former.prior, z),
             "fitted": fits.mean_density(model.prior, z),
             "split": "valid",
             "unit": "nats/code",
         },
-        "frechet": sample_quality(run, model, left, seed),
-        "likelihoods": _likelihoods(run, former, model, left, progress),
-    }
+        frechet=sample_quality(run, model, left, seed),
+        likelihoods=_likelihoods(run, former, model, left, progress),
+    )
     _store(run, model)
     finish(inputs.Held.of(run, device), progress)
-    return Fitted(report)
+    return report
 
 
 def _priors(name: str, components: int | None) -> Sequence[Model.Config]:
@@ -161,19 +161,6 @@ def offered() -> dict[str, type[Model.Config]]:
     return {kind.offered_as: kind for kind in kinds(Model.Config) if kind.offered_as is not None}
 
 
-def _check_fits(run: Run) -> None:
-    config = run.recipe.model
-    if not isinstance(config, VAE.Config):
-        raise ModelError(f"{run.path}: fit-prior takes a VAE or an autoencoder, and this is a {config.type_name()}")
-    if len(config.latent) != 1:
-        raise ModelError(
-            f"{run.path}: fit-prior takes a single vector of latents, and this model has a map of "
-            f"{list(config.latent)}; train one with model.latent=20"
-        )
-    if run.recipe.data.label:
-        raise ModelError(f"{run.path}: fit-prior takes a model without a condition; train one with data.label=false")
-
-
 def _parts(n: int, chosen: bool) -> tuple[slice, slice]:
     """Of n validation images those that choose a prior, and those that the report is of.
 
@@ -187,7 +174,7 @@ def _parts(n: int, chosen: bool) -> tuple[slice, slice]:
 # ---- what it brings
 
 
-def _likelihoods(run: Run, former: VAE, model: VAE, images: Images, progress: Progress) -> dict[str, Any]:
+def _likelihoods(run: Run, former: Refittable, model: Refittable, images: Images, progress: Progress) -> dict[str, Any]:
     """The bound on some images and its parts, measured as after a training; nothing where there is none."""
     if former.density is Density.NONE:
         return {}
@@ -201,7 +188,7 @@ def _likelihoods(run: Run, former: VAE, model: VAE, images: Images, progress: Pr
 
 
 @torch.no_grad()
-def sample_quality(run: Run, model: VAE, images: Images, seed: int = 0) -> dict[str, Any]:
+def sample_quality(run: Run, model: Refittable, images: Images, seed: int = 0) -> dict[str, Any]:
     """Squared Fréchet distances to some images in 64 principal components of other training images' pixels: of as many
     samples with the former prior, with the fitted one, and of as many training images, the floor.
 
@@ -227,7 +214,7 @@ def _seen(run: Run, images: Images, index: np.ndarray) -> np.ndarray:
     return binarized(torch.from_numpy(x), images.levels, index).numpy() if run.facts.binarizes else x
 
 
-def _decoded(model: VAE, prior: Model, n: int) -> np.ndarray:
+def _decoded(model: Refittable, prior: Model, n: int) -> np.ndarray:
     """n samples with z from this prior: uint8 [n, C, H, W]."""
     parts = torch.arange(n).split(model.rows)
     return np.concatenate([model.likelihood((prior.sample(len(p)),)).sample().cpu().numpy() for p in parts])
