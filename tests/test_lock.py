@@ -90,7 +90,10 @@ def test_whose_lock_is_stale(tmp_path, changes, gone):
 def test_a_lock_that_can_not_be_read_is_none(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / lock.NAME).write_text("{")
+    assert lock.holder(tmp_path / "run") is None
     train(tmp_path / "run", "train.steps=2")
+    assert (tmp_path / "run/model.safetensors").exists()
+    assert not (tmp_path / "run" / lock.NAME).exists()
 
 
 def test_a_training_that_fails_lets_go(tmp_path):
