@@ -1,0 +1,21 @@
+"""Network output -> distribution: posteriors, likelihoods, conditional priors, conditionals of one pixel."""
+
+from lowerbound.families.base import LOG_SCALE, Family, Head
+from lowerbound.families.normals import DiagonalNormal, FixedScaleNormal, FullNormal, Point, SharedScaleNormal
+from lowerbound.families.pixels import Bernoulli, Categorical, DiscretizedNormal, LogisticMixture, Noiseless
+
+__all__ = [
+    "LOG_SCALE",
+    "Bernoulli",
+    "Categorical",
+    "DiagonalNormal",
+    "DiscretizedNormal",
+    "Family",
+    "FixedScaleNormal",
+    "FullNormal",
+    "Head",
+    "LogisticMixture",
+    "Noiseless",
+    "Point",
+    "SharedScaleNormal",
+]

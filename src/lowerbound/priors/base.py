@@ -1,0 +1,78 @@
+"""Small models over latents. A prior is a Model whose space is the latent's."""
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from lowerbound.distributions import tempered
+from lowerbound.errors import ConfigError
+from lowerbound.model import Draw, Drawn, ExactModel, Model, Told
+from lowerbound.space import Space, Y
+
+
+class Prior(ExactModel):
+    """A model over latents that is one torch distribution: its KL to a posterior may then be closed."""
+
+    def distribution(self, y: Y = None) -> Distribution:
+        """p(z|y), without batch dimensions."""
+        raise NotImplementedError
+
+    def _log_prob(self, x: Tensor, y: Y = None) -> Tensor:
+        return self.distribution(y).log_prob(x)
+
+    def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
+        return Drawn(tempered(self.distribution(y), how.at().temperature).sample((n,)))
+
+
+class Given(Distribution):
+    """p(·|y) of any model as a distribution: of the prior of latents [..., B, *latent].
+
+    y: the parts of the condition, [..., B, *shape] each, with draws before the batch where one has any. log_prob is
+    `log_weights` of one draw: the exact value, or a draw of the bound, whose noise is [1, draws x B, ...].
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    def __init__(self, model: Model, y: Y = None, temperature: float = 1.0):
+        self.model, self.temperature = model, temperature
+        self.parts = () if y is None else (y,) if isinstance(y, Tensor) else tuple(y)
+        batches = [part.shape[: part.dim() - len(s.shape)] for part, s in zip(self.parts, model.given, strict=True)]
+        super().__init__(torch.broadcast_shapes(*batches), torch.Size(model.space.shape), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """[..., B]."""
+        batch = value.shape[: value.dim() - len(self.event_shape)]
+        flat = value.reshape(-1, *self.event_shape)
+        return self.model._log_weights(flat, self._condition(batch), 1)[0].view(batch)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        shape = self._extended_shape(torch.Size(sample_shape))
+        batch = shape[: len(shape) - len(self.event_shape)]
+        return self.model.sample(math.prod(batch), self._condition(batch), self.temperature).view(shape)
+
+    def _condition(self, batch: torch.Size) -> Y:
+        """The parts for every event of a batch."""
+        given = zip(self.parts, self.model.given, strict=True)
+        return tuple(part.expand(*batch, *s.shape).reshape(-1, *s.shape) for part, s in given) or None
+
+
+@tempered.register
+def _(d: Given, t: float) -> Distribution:
+    return Given(d.model, d.parts, t)
+
+
+def prior_given(model: Model, y: Y = None) -> Distribution:
+    """p(·|y) of a model of latents: what `Prior.distribution` gives, with its closed KLs, or else `Given`."""
+    return model.distribution(y) if isinstance(model, Prior) else Given(model, y)
+
+
+def length(config: Model.Config, space: Space) -> int:
+    """The length of the vectors of a space. Raises ConfigError for another one."""
+    if space.levels is not None or len(space.shape) != 1:
+        raise ConfigError(
+            f"{config.type_name()} is over vectors of real numbers, got events of shape {list(space.shape)}"
+        )
+    return space.shape[0]

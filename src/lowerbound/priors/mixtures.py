@@ -1,0 +1,123 @@
+"""Mixtures of normals."""
+
+import math
+import warnings
+from collections.abc import Iterable
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, MixtureSameFamily
+
+from lowerbound import noise
+from lowerbound.devices import widened
+from lowerbound.distributions import Choice, MultivariateNormal, Normal
+from lowerbound.errors import ModelError
+from lowerbound.model import Model
+from lowerbound.priors.base import Prior, length
+from lowerbound.priors.normals import Cholesky
+from lowerbound.space import Shape, Space, Y
+from lowerbound.stages import Stage, Turn
+
+CHOICES = (5, 20, 60)  # components of a mixture, of which held-out events choose
+MIXED = 20_000  # events, at most, that a mixture is fitted to: its time grows with them times components times D²
+
+
+class GaussianMixture(Prior):
+    r"""A learned mixture of diagonal Gaussians, :math:`\sum_k \pi_k N(z; \mu_k, \sigma_k^2)`.
+
+    Its KL to a posterior has no closed form: the bound is trained by the sampled ratio.
+    """
+
+    class Config(Model.Config):
+        components: int = Field(default=10, gt=0)
+
+        def build(self, space: Space, given: tuple[Space, ...] = ()) -> "GaussianMixture":
+            return GaussianMixture(self, space, given)
+
+        @classmethod
+        def example(cls) -> tuple["GaussianMixture.Config", Space, tuple[Space, ...]]:
+            return cls(components=2), Space((2,)), ()
+
+    def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
+        super().__init__(config, space, given)
+        shape: Shape = (config.components, *space.shape)
+        self.logits = nn.Parameter(torch.zeros(config.components))
+        self.mean = nn.Parameter(noise.randn(shape))
+        self.log_scale = nn.Parameter(torch.zeros(shape))
+
+    def distribution(self, y: Y = None) -> Distribution:
+        normal = Normal(widened(self.mean), widened(self.log_scale).exp(), validate_args=False)
+        return MixtureSameFamily(
+            Choice(logits=widened(self.logits), validate_args=False),
+            Independent(normal, len(self.space.shape), validate_args=False),
+            validate_args=False,
+        )
+
+
+class FullGaussianMixture(Prior):
+    r"""A mixture of normals with any covariances, :math:`\sum_k \pi_k N(z; \mu_k, L_k L_k^T)`. Events: vectors."""
+
+    class Config(Model.Config):
+        offered_as: ClassVar[str | None] = "mixture"
+        components: int = Field(default=10, gt=0)
+
+        @classmethod
+        def choices(cls) -> tuple["FullGaussianMixture.Config", ...]:
+            return tuple(cls(components=k) for k in CHOICES)
+
+        def build(self, space: Space, given: tuple[Space, ...] = ()) -> "FullGaussianMixture":
+            return FullGaussianMixture(self, space, given)
+
+        @classmethod
+        def example(cls) -> tuple["FullGaussianMixture.Config", Space, tuple[Space, ...]]:
+            return cls(components=2), Space((2,)), ()
+
+    def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
+        super().__init__(config, space, given)
+        K, D = config.components, length(config, space)
+        self.logits = nn.Parameter(torch.zeros(K))
+        self.mean = nn.Parameter(noise.randn((K, D)))
+        self.cholesky = Cholesky(D, K)
+
+    def distribution(self, y: Y = None) -> Distribution:
+        weights = Choice(logits=widened(self.logits), validate_args=False)
+        normals = MultivariateNormal(widened(self.mean), scale_tril=self.cholesky(), validate_args=False)
+        return MixtureSameFamily(weights, normals, validate_args=False)
+
+    def stages(self) -> tuple[Stage, ...]:
+        return (Stage("model", (Turn((self,), self._loss),), fit=self.fit),)
+
+    def fit(self, events: Iterable[Tensor]) -> None:
+        """Set it to what expectation maximization makes of all events [B, D] of the batches, read once.
+
+        That is scikit-learn's, on at most MIXED standardized events, from a start drawn by `noise`; 100 steps at most,
+        which are near enough. Raises ModelError for fewer than two events for each component.
+        """
+        from sklearn.exceptions import ConvergenceWarning  # slow imports, and all modules are imported to find priors
+        from sklearn.mixture import GaussianMixture as Estimator
+
+        z, K = torch.cat([x.cpu() for x in events]), self.config.components
+        z = z[:: math.ceil(len(z) / MIXED)].double()
+        if len(z) < 2 * K:
+            raise ModelError(
+                f"--components {K}: {len(z)} codes are too few for so many; expected at most {len(z) // 2}"
+            )
+        mean, scale = z.mean(0), z.std(0).clamp(min=1e-3 * float(z.std(0).max()))
+        estimator = Estimator(K, reg_covar=1e-5, random_state=int(noise.randint(0, 2**31, ())))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            estimator.fit(((z - mean) / scale).numpy())
+        weights, means, covariances = (
+            torch.from_numpy(np.asarray(a)) for a in (estimator.weights_, estimator.means_, estimator.covariances_)
+        )
+        self.put(weights.clamp(min=1e-12), mean + scale * means, scale[:, None] * covariances * scale)
+
+    @torch.no_grad()
+    def put(self, weights: Tensor, mean: Tensor, covariance: Tensor) -> None:
+        """Set π [K], the means [K, D] and the covariances [K, D, D]."""
+        self.logits.copy_(weights.log())
+        self.mean.copy_(mean)
+        self.cholesky.put(covariance)
