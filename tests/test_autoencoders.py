@@ -16,7 +16,7 @@ from torch.distributions import Independent, Laplace
 
 import lowerbound as lb
 from command import call, right
-from lowerbound import priors, testing
+from lowerbound import testing
 from lowerbound.config import override
 from lowerbound.distributions import closed_kl, normal_moments
 from lowerbound.errors import ConfigError, ModelError, UserError
@@ -40,7 +40,7 @@ from lowerbound.objectives import (
     SaltAndPepper,
     SquaredError,
 )
-from lowerbound.priors import FullGaussianMixture, Gaussian, GaussianMixture, Prior
+from lowerbound.priors import FullGaussianMixture, Gaussian, GaussianMixture, Prior, mixtures
 from lowerbound.runs import recipes
 from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.runs.run import Run
@@ -402,7 +402,7 @@ def test_train_and_evaluate_an_autoencoder(runs):
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("prior", ["gaussian", "mixture", "flow"])
 def test_fit_prior_of_an_autoencoder(runs, prior, monkeypatch):
-    monkeypatch.setattr(priors, "CHOICES", (3, 9))
+    monkeypatch.setattr(mixtures, "CHOICES", (3, 9))
     ae = runs["ae"]
     before = lb.load(ae, device="cpu")
     report = json.loads(right("fit-prior", ae, "--prior", prior, "--json").out)
@@ -518,7 +518,7 @@ def test_the_floor_is_that_of_other_training_images(here, monkeypatch):
 @pytest.mark.parametrize("prior", ["gaussian", "mixture", "flow"])
 def test_a_prior_is_chosen_by_some_validation_images_and_reported_on_others(runs, prior, monkeypatch):
     run, chosen = runs["ae"], []
-    monkeypatch.setattr(priors, "CHOICES", (3, 9))
+    monkeypatch.setattr(mixtures, "CHOICES", (3, 9))
     best = fits.best
 
     def watched(model: VAE, offered: Any, z: torch.Tensor, held_out: torch.Tensor, *more: Any) -> VAE:
@@ -544,7 +544,7 @@ def test_a_prior_is_chosen_by_some_validation_images_and_reported_on_others(runs
 
 @pytest.mark.usefixtures("no_pictures")
 def test_likelihoods_are_reported_on_the_images_that_chose_nothing(runs, monkeypatch):
-    monkeypatch.setattr(priors, "CHOICES", (2, 3))
+    monkeypatch.setattr(mixtures, "CHOICES", (2, 3))
     run = Run.open(runs["vae"])
     report = lb.fit_prior(run, "mixture", device="cpu")["likelihoods"]
     saved, _ = run.load_evaluation("digits", "valid")

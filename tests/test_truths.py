@@ -20,6 +20,7 @@ from lowerbound.data.base import Data, Images
 from lowerbound.data.batches import Batches
 from lowerbound.distributions import closed_kl
 from lowerbound.errors import ConfigError, ModelError
+from lowerbound.estimators import Draws
 from lowerbound.families import Bernoulli, DiagonalNormal, FixedScaleNormal, FullNormal, Head, SharedScaleNormal
 from lowerbound.metrics.base import World, measure
 from lowerbound.model import ElboTerms, Model
@@ -396,7 +397,7 @@ def terms_of(kl_per_dimension: Tensor, log_px: Tensor) -> ElboTerms:
     log_pz, log_qz = prior.log_density(z.flatten(0, 1)).view(-1, B, 1), q.log_prob(z)[..., None]
     x, p_x = torch.zeros(B, D), Independent(Normal(torch.zeros(len(log_px), B, D), 1.0), 1)
     p = prior.distribution()
-    return ElboTerms(x, p_x, log_px, (z,), (q,), (p,), lambda: (log_pz, log_qz), lambda: log_qz)
+    return ElboTerms(x, p_x, log_px, (z,), (q,), (p,), lambda: (log_pz, log_qz), lambda: log_qz, Draws(z))
 
 
 KL = torch.tensor([[0.1, 2.0, 0.5], [0.3, 1.0, 0.1]], dtype=torch.float64)  # means 0.2, 1.5, 0.3; sums 2.6, 1.4

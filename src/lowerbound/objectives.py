@@ -1,6 +1,5 @@
 """A trace of the bound -> the loss that is descended."""
 
-import math
 from abc import abstractmethod
 
 import torch
@@ -58,8 +57,8 @@ class ELBO(Bound):
     free_bits_level: float = Field(default=0.0, ge=0)
 
     def __call__(self, terms: ElboTerms, step: int) -> Loss:
-        distortion = -terms.log_px.mean(0)  # [B]
-        kl = (terms.log_qz - terms.log_pz if terms.kl is None else terms.kl).mean(0)  # [B, L]
+        distortion = -terms.mean(terms.log_px)  # [B]
+        kl = terms.mean(terms.log_qz - terms.log_pz) if terms.kl is None else terms.kl.mean(0)  # [B, L]
         beta = self.beta * self.warmed(step)
         penalty = kl.mean(0).sum() if not self._free else self._penalty(terms, kl)
         shown = {"distortion": distortion.detach(), "kl": kl.detach().sum(-1)}
@@ -100,22 +99,18 @@ class IWAE(Bound):
 
     def __call__(self, terms: ElboTerms, step: int) -> Loss:
         beta = self.warmed(step)
-        bound = self._bound(terms.log_weight)
+        bound = terms.log_mean(terms.log_weight)
         shown = {
             "iwae": bound.detach(),
-            "elbo": terms.log_weight.detach().mean(0),
-            "distortion": -terms.log_px.detach().mean(0),
-            "kl": (terms.log_qz - terms.log_pz).detach().sum(-1).mean(0),
+            "elbo": terms.mean(terms.log_weight).detach(),
+            "distortion": -terms.mean(terms.log_px).detach(),
+            "kl": terms.mean((terms.log_qz - terms.log_pz).sum(-1)).detach(),
         }
         if self.dreg:
             return Loss(self._dreg(terms, beta), shown)
         if beta < 1:
-            bound = self._bound(terms.log_px + beta * (terms.log_pz - terms.log_qz).sum(-1))
+            bound = terms.log_mean(terms.log_px + beta * (terms.log_pz - terms.log_qz).sum(-1))
         return Loss(-bound.mean(), shown)
-
-    def _bound(self, log_w: Tensor) -> Tensor:
-        """[K, B] -> [B]."""
-        return torch.logsumexp(log_w, 0) - math.log(self.draws)
 
     def _dreg(self, terms: ElboTerms, beta: float) -> Tensor:
         log_w = terms.log_px + beta * (terms.log_pz - terms.through_draws()).sum(-1)  # [K, B]
@@ -214,10 +209,10 @@ class Reconstruction(Objective):
         return h if self.noise is None else self.noise(h, black_and_white)
 
     def __call__(self, terms: ElboTerms, step: int) -> Loss:
-        error = self.error(terms).mean(0)  # [B]
+        error = terms.mean(self.error(terms))  # [B]
         if self.sparsity == 0:
             return Loss(error.mean(), {"error": error.detach()})
-        size = torch.stack([z.abs().flatten(2).sum(-1).mean(0) for z in terms.z]).sum(0)  # [B]
+        size = torch.stack([terms.mean(z.abs().flatten(2).sum(-1)) for z in terms.z]).sum(0)  # [B]
         loss = error.mean() + self.sparsity * size.mean()
         return Loss(loss, {"error": error.detach(), "code": size.detach()})
 

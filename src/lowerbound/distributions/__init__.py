@@ -4,6 +4,7 @@ by `lowerbound.noise`; and the moments of vectors."""
 from lowerbound.distributions.changed import Tempering, check_truncation, detached, tempered, truncated
 from lowerbound.distributions.discretized import DiscretizedNormal, LogisticMixture
 from lowerbound.distributions.divergence import closed_kl, kl_per_dimension
+from lowerbound.distributions.mixture import NormalMixture
 from lowerbound.distributions.moments import covariance, normal_moments
 from lowerbound.distributions.normal import Choice, MultivariateNormal, Normal
 from lowerbound.distributions.pixels import Bernoulli, Categorical, Dequantized, Noiseless, Pixels, Point, residual
@@ -18,6 +19,7 @@ __all__ = [
     "MultivariateNormal",
     "Noiseless",
     "Normal",
+    "NormalMixture",
     "Pixels",
     "Point",
     "Tempering",

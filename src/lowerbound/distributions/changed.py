@@ -10,6 +10,7 @@ from torch import distributions as td
 from torch.distributions import Distribution, Independent, MixtureSameFamily
 
 from lowerbound.distributions.discretized import DiscretizedNormal, LogisticMixture
+from lowerbound.distributions.mixture import NormalMixture
 from lowerbound.distributions.normal import Choice, MultivariateNormal, Normal
 from lowerbound.distributions.pixels import FAR, Bernoulli, Categorical, Dequantized, Noiseless, Point
 from lowerbound.errors import ModelError
@@ -88,6 +89,19 @@ def _(d: MixtureSameFamily, t: float) -> Distribution:
 def _(d: MixtureSameFamily) -> MixtureSameFamily:
     parts = detached(d.mixture_distribution), detached(d.component_distribution)
     return MixtureSameFamily(*parts, validate_args=False)
+
+
+@tempered.register
+def _(d: NormalMixture, t: float) -> Distribution:
+    if t == 0:
+        return _at_mode(d)
+    weights: Any = tempered(d.mixture_distribution, t)
+    return NormalMixture(weights.logits, d.loc, d.scale * t)
+
+
+@detached.register
+def _(d: NormalMixture) -> NormalMixture:
+    return NormalMixture(d.logits.detach(), d.loc.detach(), d.scale.detach())
 
 
 @tempered.register

@@ -1,6 +1,7 @@
 """Network output -> distribution: posteriors, likelihoods, conditional priors, conditionals of one pixel."""
 
 from lowerbound.families.base import LOG_SCALE, Family, Head
+from lowerbound.families.mixtures import GaussianMixture
 from lowerbound.families.normals import DiagonalNormal, FixedScaleNormal, FullNormal, Point, SharedScaleNormal
 from lowerbound.families.pixels import Bernoulli, Categorical, DiscretizedNormal, LogisticMixture, Noiseless
 
@@ -13,6 +14,7 @@ __all__ = [
     "Family",
     "FixedScaleNormal",
     "FullNormal",
+    "GaussianMixture",
     "Head",
     "LogisticMixture",
     "Noiseless",

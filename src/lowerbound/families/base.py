@@ -18,6 +18,7 @@ from lowerbound.config import Component
 from lowerbound.devices import widened
 from lowerbound.distributions import Normal
 from lowerbound.errors import ConfigError
+from lowerbound.estimators import Estimator, Pathwise
 from lowerbound.space import Density, Shape, Space
 
 LOG_SCALE = (-7.0, 7.0)  # the bounds of Salimans et al. (2017, code) below and, against overflow, above
@@ -31,6 +32,7 @@ class Family(Component, abstract=True):
     """
 
     joint: ClassVar[bool] = False  # True: one h for all channels of a pixel (coupled mixtures)
+    natural: ClassVar[Estimator] = Pathwise()  # of the gradient through its draws as a posterior, unless one is named
 
     @abstractmethod
     def density(self, space: Space) -> Density:

@@ -12,10 +12,13 @@ from torch.distributions import Distribution
 from lowerbound.directions import Direction, shifted
 from lowerbound.distributions import detached
 from lowerbound.errors import ModelError
+from lowerbound.estimators import Draws, Pathwise
 from lowerbound.model.base import BoundModel
 from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, rows_of, told_nobody
 from lowerbound.model.terms import ElboTerms
 from lowerbound.space import Density, Space, Y, as_tensor, check_events
+
+PLAINLY = Pathwise()
 
 
 class LatentModel(BoundModel):
@@ -76,16 +79,18 @@ class LatentModel(BoundModel):
         return found
 
     def elbo_terms(self, x: Tensor, y: Y = None, draws: int = 1) -> ElboTerms:
-        """Everything of the bound, for this many draws of z. Every draw of noise is [draws, B, ...]."""
-        return self._terms(x, self.bottom_up(x, y), y, draws, self.prior_of)
+        """Everything of the bound, for this many draws of z from q itself. Every draw of noise is [draws, B, ...]."""
+        return self._terms(x, self.bottom_up(x, y), y, lambda q: PLAINLY.draw(q, draws), self.prior_of)
 
-    def _terms(self, x: Tensor, h: Any, y: Y, draws: int, prior_of: Callable[..., Distribution]) -> ElboTerms:
-        q, z, path = (), (), ()
+    def _terms(
+        self, x: Tensor, h: Any, y: Y, draw: Callable[[Distribution], Draws], prior_of: Callable[..., Distribution]
+    ) -> ElboTerms:
+        q, z, path, drawn = (), (), (), Draws(x)
         for l in range(len(self.latents)):
             q = (*q, self.posterior(l, h, path, y))
-            drawn = _draws(q[l], draws)
+            drawn = draw(q[l])
             # What is measured of a draw, and its way on to finer draws, are two: an objective may weigh the first alone
-            z, path = (*z, drawn.view_as(drawn)), (*path, drawn)
+            z, path = (*z, drawn.z.view_as(drawn.z)), (*path, drawn.z)
         p = tuple(prior_of(l, z[:l], y) for l in range(len(z)))
         p_x = self.likelihood(z, y)
         return ElboTerms(
@@ -97,6 +102,7 @@ class LatentModel(BoundModel):
             p=p,
             latents=lambda: (_log_probs(p, z), _log_probs(q, z)),
             through_draws=lambda: _through_draws(self, h, q, z, y),
+            draws=drawn,
         )
 
     # ---- drawing
@@ -235,12 +241,6 @@ class LatentModel(BoundModel):
 
     def _log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
         return self.elbo_terms(x, y, draws).log_weight
-
-
-def _draws(q: Distribution, draws: int) -> Tensor:
-    """[K, B, *latent]: so many of a posterior [B], or one of each of a posterior [K, B]."""
-    shape = torch.Size((draws,) if len(q.batch_shape) == 1 else ())
-    return q.rsample(shape) if q.has_rsample else q.sample(shape)
 
 
 def _log_probs(distributions: tuple[Distribution, ...], z: tuple[Tensor, ...]) -> Tensor:

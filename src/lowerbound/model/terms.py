@@ -9,11 +9,15 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from lowerbound.distributions import closed_kl, kl_per_dimension
+from lowerbound.estimators import Draws
 
 
 @dataclass(frozen=True)
 class ElboTerms:
     """The parts of the bound for K draws of L levels of latents, the coarsest first.
+
+    A mean over draws is `mean`, that of weights `log_mean`: draws may have shares of their own in it, and their
+    gradient comes from there (`estimators`).
 
     q and p of a level are given the draws of the coarser ones: of batch shape [K, B] where they depend on them, else
     [B]; a prior that nothing is given has none.
@@ -27,6 +31,15 @@ class ElboTerms:
     p: tuple[Distribution, ...]
     latents: Callable[[], tuple[Tensor, Tensor]]  # log p(z|y) and log q(z|x), [K, B, L] each, once they are asked for
     through_draws: Callable[[], Tensor]  # log q(z|x), [K, B, L], with a gradient for z alone, none for q's parameters
+    draws: Draws  # what means over the K draws are
+
+    def mean(self, f: Tensor) -> Tensor:
+        """E_q[f] of f [K, B, ...], estimated by the draws: [B, ...]."""
+        return self.draws.mean(f)
+
+    def log_mean(self, log_w: Tensor) -> Tensor:
+        """The logarithm of the mean of weights [K, B] over the draws: [B]."""
+        return self.draws.log_mean(log_w)
 
     @cached_property
     def _latents(self) -> tuple[Tensor, Tensor]:

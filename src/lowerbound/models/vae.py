@@ -1,5 +1,6 @@
 """The variational autoencoder, and the plain one."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.errors import ConfigError, ModelError
+from lowerbound.estimators import Estimator, Pathwise
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
 from lowerbound.model import Draw, Model, Refittable, Told
 from lowerbound.networks.base import Network
@@ -55,6 +57,7 @@ class VAE(Refittable):
         encoder: Network.Config = MLP.Config()
         decoder: Network.Config = MLP.Config()
         objective: Objective = ELBO()
+        estimator: Estimator | None = None  # of the gradient through draws of z; None: the posterior's own
         context: int = Field(default=32, gt=0)  # width of the condition's embedding, where there is a condition
         tied: bool = False  # the decoder's weights are the transposes of the encoder's
         fitted_prior: Model.Config | None = None  # fitted to the codes after training: `lowerbound fit-prior`
@@ -97,21 +100,33 @@ class VAE(Refittable):
             raise ConfigError(
                 "model.objective: the bound of this prior is noisy, so its draws can't be weighted; use ELBO"
             )
-        if isinstance(config.objective, Bound) and not self._reparameterizes():
-            raise ConfigError(
-                f"model.posterior: {config.posterior.type_name()} can't be reparameterized, so the bound's gradient "
-                "would not reach the encoder; use a posterior with rsample, such as families.DiagonalNormal"
-            )
+        self._check_estimator()
         if self.has_point and isinstance(config.objective, Bound):
             raise ConfigError(
                 f"model.objective: {config.objective.type_name()} takes a posterior with a density, and "
                 f"{config.posterior.type_name()} has none; use objectives.Reconstruction, or families.DiagonalNormal"
             )
 
-    def _reparameterizes(self) -> bool:
-        """Whether draws of the posterior carry the gradient to its parameters."""
+    @property
+    def estimator(self) -> Estimator:
+        """How z is drawn in training."""
+        return self.config.posterior.natural if self.config.estimator is None else self.config.estimator
+
+    def _check_estimator(self) -> None:
+        """Raise ConfigError where the objective's gradient would not get through draws of the posterior."""
+        posterior, estimator, objective = self.config.posterior, self.estimator, self.config.objective
         with torch.no_grad():
-            return self.has_point or self.posterior_head(torch.zeros(1, *self.posterior_head.in_shape)).has_rsample
+            q = self.posterior_head(torch.zeros(1, *self.posterior_head.in_shape))
+        named = "posterior" if self.config.estimator is None else "estimator"
+        if why := estimator.why_not(q, self.latent, objective.draws):
+            raise ConfigError(f"model.{named}: {posterior.type_name()} {why}")
+        if isinstance(objective, IWAE) and objective.dreg and not isinstance(estimator, Pathwise):
+            raise ConfigError(
+                f"model.objective.dreg: it goes through reparameterized draws, and those of {posterior.type_name()} by "
+                f"{estimator.type_name()} are others; set model.objective.dreg=false"
+            )
+        if not (estimator.weighs if isinstance(objective, IWAE) else estimator.averages):
+            raise ConfigError(f"model.estimator: {estimator.type_name()} {estimator.other(objective.type_name())}")
 
     def _tied(self) -> nn.Module:
         """The decoder that goes back through the encoder. Raises ConfigError where its shapes are not the decoder's."""
@@ -182,8 +197,8 @@ class VAE(Refittable):
         objective, h = self.config.objective, self.seen(x)
         if self.training:
             h = objective.seen(h, self.space.black_and_white)
-        terms = self._terms(x, self.encoder(h, self.context(y)), y, objective.draws, self._own_prior_of)
-        return objective(terms, step)
+        draw = partial(self.estimator.draw, n=objective.draws, step=step)
+        return objective(self._terms(x, self.encoder(h, self.context(y)), y, draw, self._own_prior_of), step)
 
     def stages(self) -> tuple[Stage, ...]:
         """The model, and the fitted prior: the gradient of each ends where the other begins."""

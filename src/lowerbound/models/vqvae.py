@@ -14,6 +14,7 @@ from lowerbound import noise
 from lowerbound.config import Component
 from lowerbound.distributions import Categorical, Point
 from lowerbound.errors import ConfigError, ModelError, UserError, did_you_mean
+from lowerbound.estimators import Draws
 from lowerbound.families import Bernoulli, Family, Head, Noiseless
 from lowerbound.model import PLAIN, CodeModel, Draw, Drawn, ElboTerms, Model, Told, told_nobody
 from lowerbound.models.autoregressive import Autoregressive
@@ -315,6 +316,7 @@ class VQVAE(CodeModel):
             q=tuple(self.posterior(l, codes) for l in range(len(codes))),
             p=tuple(self.prior_of(l, codes[:l], y) for l in range(len(codes))),
             through_draws=lambda: torch.zeros_like(log_pz),
+            draws=Draws(codes[0]),
         )
 
     def log_p_codes(self, codes: tuple[Tensor, ...], y: Y = None) -> Tensor:
