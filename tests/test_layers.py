@@ -19,7 +19,7 @@ FLOORS = (  # ground first
     ("model",),
     ("chunks", "priors", "objectives", "families"),
     ("models",),
-    ("runs",),
+    ("runs", "inference"),
     ("sampling", "editing", "training"),
     ("metrics", "latent_encoder"),
     ("verbs", "testing"),

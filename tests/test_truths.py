@@ -15,13 +15,14 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
+from linear_worlds import linear_vae, ppca, rotated
 from lowerbound.chunks import log_density
 from lowerbound.data.base import Data, Images
 from lowerbound.data.batches import Batches
 from lowerbound.distributions import closed_kl
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.estimators import Draws
-from lowerbound.families import Bernoulli, DiagonalNormal, FixedScaleNormal, FullNormal, Head, SharedScaleNormal
+from lowerbound.families import Bernoulli, DiagonalNormal, FixedScaleNormal, FullNormal, Head
 from lowerbound.metrics.base import World, measure
 from lowerbound.model import ElboTerms, Model
 from lowerbound.models.ppca import PPCA, covariance
@@ -34,7 +35,6 @@ from lowerbound.space import Density, Space
 from lowerbound.training.train import train
 
 ERRORS = 4.0  # standard errors
-LINEAR = MLP.Config(hidden=())
 
 
 @pytest.fixture(autouse=True)
@@ -56,53 +56,6 @@ def close(estimates: Tensor, truth: Tensor | float, errors: float = ERRORS) -> N
 
 
 # ---- the linear Gaussian world
-
-
-def ppca(D: int = 5, L: int = 2, seed: int = 0) -> PPCA:
-    """Any linear Gaussian model: W is not what a fit would give, so that nothing is diagonal by luck."""
-    generator = torch.Generator().manual_seed(seed)
-    model = PPCA.Config(latent=L).build(Space((D,)))
-    with torch.no_grad():
-        model.weight.copy_(torch.randn(D, L, generator=generator))
-        model.mean.copy_(torch.randn(D, generator=generator))
-        model.log_scale.fill_(-0.4)
-    return model
-
-
-def linear_vae(truth: PPCA, posterior: FullNormal | DiagonalNormal) -> VAE:
-    """The same model as a VAE, its encoder the true posterior, its parameters set by hand."""
-    D, L = truth.space.dims, truth.config.latent
-    config = VAE.Config(
-        latent=(L,), posterior=posterior, likelihood=SharedScaleNormal(), encoder=LINEAR, decoder=LINEAR
-    )
-    vae = config.build(Space((D,)))
-    W, mu, variance = truth.weight, truth.mean, (2 * truth.log_scale).exp()
-    M = W.T @ W + variance * torch.eye(L)
-    A = torch.linalg.solve(M, W.T)  # E[z|x] = A (x - mu)
-    scale = torch.linalg.cholesky(variance * torch.linalg.inv(M))
-    log_scale = scale.diagonal().log()
-    parts = [-A @ mu, log_scale]
-    if isinstance(posterior, FullNormal):
-        unit = scale / scale.diagonal()[:, None]
-        parts.append(torch.cat([unit[d, :d] for d in range(L)]))
-    bias = torch.cat(parts)
-    encoder, decoder = vae.encoder.layers[0], vae.decoder.layers[0]  # pyright: ignore
-    with torch.no_grad():
-        encoder.bias.copy_(bias)
-        encoder.weight.zero_()
-        encoder.weight[:L] = A
-        decoder.weight.copy_(W)
-        decoder.bias.copy_(mu)
-        vae.likelihood_head.learned.fill_(truth.log_scale)  # pyright: ignore
-    return vae
-
-
-def rotated(model: PPCA) -> PPCA:
-    """The same density with W turned so that the posterior is diagonal."""
-    U, S, _ = torch.linalg.svd(model.weight, full_matrices=False)
-    other = PPCA.Config(latent=model.config.latent).build(model.space)
-    other.load_state_dict(model.state_dict() | {"weight": U * S})
-    return other
 
 
 @pytest.mark.parametrize("posterior", [FullNormal(), DiagonalNormal()], ids=["full", "diagonal, rotated"])

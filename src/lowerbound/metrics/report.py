@@ -15,7 +15,16 @@ from lowerbound.runs.inputs import Held, as_batches, open_data
 from lowerbound.runs.run import Run
 from lowerbound.sampling.sheets import draw_pictures
 
-LEAST = {"draws": 1, "samples": 2, "extractor_size": 2, "seeds": 1}  # whole numbers among the options
+LEAST = {  # whole numbers among the options
+    "draws": 1,
+    "limit": 1,
+    "samples": 2,
+    "extractor_size": 2,
+    "seeds": 1,
+    "temperatures": 1,
+    "chains": 1,
+    "refinement": 0,
+}
 
 
 def evaluated(
@@ -38,11 +47,9 @@ def evaluated(
 
     Raises ConfigError for an unknown metric or option, ModelError for a metric that the model does not have.
     """
-    progress, options = progress or Progress(), {k: v for k, v in (options or {}).items() if v is not None}
-    for name, value, least in [
-        *((k, options[k], LEAST[k]) for k in LEAST if k in options),
-        ("limit", 1 if limit is None else limit, 1),
-    ]:
+    options = {k: v for k, v in {**(options or {}), "limit": limit}.items() if v is not None}
+    progress = progress or Progress()
+    for name, value, least in ((k, options[k], LEAST[k]) for k in LEAST if k in options):
         if value < least:
             raise ModelError(f"--{name.replace('_', '-')} {value}: expected a whole number of at least {least}")
     check_names(metrics or ())

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from lowerbound.directions import Direction, shifted
 from lowerbound.distributions import detached
 from lowerbound.errors import ModelError
-from lowerbound.estimators import Draws, Pathwise
+from lowerbound.estimators import Draws, Estimator, Pathwise
 from lowerbound.model.base import BoundModel
 from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, rows_of, told_nobody
 from lowerbound.model.terms import ElboTerms
@@ -37,6 +37,11 @@ class LatentModel(BoundModel):
     def has_point(self) -> bool:
         """Whether z, of real numbers, is a function of x, so that nothing is said of how it is distributed."""
         return False
+
+    @property
+    def estimator(self) -> Estimator:
+        """How z is drawn where the gradient of a mean over draws is to reach the posterior."""
+        return PLAINLY
 
     @property
     @abstractmethod

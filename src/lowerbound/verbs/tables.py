@@ -41,7 +41,7 @@ def interval(ends: Sequence[float]) -> str:
 
 
 def metrics(report: Mapping[str, Any]) -> Any:
-    """The values, and below them what those of samples depend on."""
+    """The values, and below them what some of them depend on."""
     data = report["data"]
     facts = [data["name"], data["split"], f"n={data['n']}", f"levels={data['levels']}"]
     facts += [f"binarization={data['binarization']}"] if data["binarization"] else []
@@ -59,7 +59,9 @@ def metrics(report: Mapping[str, Any]) -> Any:
 
 
 def _recipe(recipe: dict[str, Any]) -> str:
-    """What a number of samples depends on, in a line; the report has all of it."""
+    """What a number depends on, in a line; of samples the report has more."""
+    if "samples" not in recipe:
+        return f" {cell(recipe)}"
     facts = f" {recipe['samples']:,} images ({recipe['drawn']}) against {recipe['images']:,} of {recipe['split']}"
     if "extractor" not in recipe:
         by = f"by classifiers trained on them: {recipe['classifier']['encoder']['type']}"

@@ -1,0 +1,136 @@
+r"""Where the nats between log p(x) and the bound are lost, of each image.
+
+.. math:: \log p(x) - L[q_\phi] = (\log p(x) - L[q^*]) + (L[q^*] - L[q_\phi])
+
+with L[q] = E_q[log p(x, z) - log q(z)], q_φ the encoder's posterior and q* the best member of its family for this x:
+what the family can't do, the approximation gap, and what the encoder does not find, the amortization gap (Cremer et al.
+2018, https://arxiv.org/abs/1801.03558).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from lowerbound.chunks import log_mean
+from lowerbound.errors import ModelError
+from lowerbound.inference.annealing import BROAD, Annealed, Annealing, backward, forward, found_steps
+from lowerbound.inference.hmc import Bridge
+from lowerbound.inference.own import Own
+from lowerbound.inference.refinement import Refinement, log_weights, refined
+from lowerbound.model import LatentModel, rows_of
+from lowerbound.noise import KeyedNoise
+from lowerbound.space import Density, Y
+
+
+def check(model: LatentModel) -> None:
+    """Raise ModelError for a model whose gaps can't be measured, with the reason."""
+    name, what = type(model).__name__, "gaps: "
+    if model.density is Density.NONE:
+        raise ModelError(f"{what}{name} says nothing of log p(x): {model.why_no_density()}")
+    if len(model.latents) != 1:
+        raise ModelError(f"{what}{name} has {len(model.latents)} levels of latents; expected a model with one")
+    if model.latents[0].levels is not None:
+        raise ModelError(
+            f"{what}the latents of {name} are codes of {model.latents[0].levels} values, and annealing moves along "
+            "gradients of real ones; expected a model of real latents, such as a VAE with families.DiagonalNormal"
+        )
+    if model.likelihood_density is not Density.EXACT:
+        raise ModelError(
+            f"{what}log p(x|z) of {name} is known by dequantization alone, with new noise for each draw, and annealing "
+            "needs its value; train with a likelihood of whole numbers, such as families.DiscretizedNormal"
+        )
+    if model.prior_densities != (Density.EXACT,):
+        raise ModelError(
+            f"{what}log p(z) of {name} is known by a noisy bound alone, and annealing needs its value; train with a "
+            "prior such as priors.StandardNormal"
+        )
+
+
+class Bounds(NamedTuple):
+    """Of each image, in nats: [B] each."""
+
+    encoder: Tensor  # L[q_φ]
+    refined: Tensor  # L[q*] of what was found, by the same noise
+    importance: Tensor  # log p(x) by importance weights of draws of q*: a stochastic lower bound
+
+
+def bounds(model: LatentModel, x: Tensor, y: Y, how: Refinement, draws: int, own: Own) -> Bounds:
+    """By so many draws, in parts that fit in memory."""
+    h = model.bottom_up(x, y)
+    best = refined(model, x, h, y, how, own)
+    log_w = [log_weights(model, x, each, y, draws, own.noise("bound")) for each in (h, best)]
+    return Bounds(log_w[0].mean(0), log_w[1].mean(0), log_mean(log_w[1], True))
+
+
+@dataclass(frozen=True)
+class Sides:
+    """log p(x) of images [B, ...] by annealing, from below and, where a draw of p(z|x) is known, from above."""
+
+    model: LatentModel
+    x: Tensor
+    y: Y
+    how: Annealing
+    own: Own
+
+    def below(self) -> Annealed:
+        with self.own.noise("chains") as noise:
+            return forward(self.bridge, self._start(self.how.chains, "chains", noise), self.steps, self.how, noise)
+
+    def above(self, z: Tensor) -> Annealed:
+        """z: [B, *latent], drawn from p(z|x): as by `simulated`."""
+        with self.own.noise("reverse") as noise:
+            chains = z.expand(self.how.chains, *z.shape)
+            return backward(self.bridge, chains, self.steps, self.how, noise)
+
+    @cached_property
+    def steps(self) -> Tensor:
+        with self.own.noise("pilot") as noise:
+            return found_steps(self.bridge, self._start(BROAD, "pilot", noise), self.how, noise)
+
+    @cached_property
+    def bridge(self) -> Bridge:
+        """From f_0 to p(x, z)."""
+        prior = self.model.prior_of(0, (), self.y)
+
+        def joint(z: Tensor) -> Tensor:
+            return self.model.likelihood((z,), self.y).log_prob(self.x) + prior.log_prob(z)
+
+        return Bridge(prior.log_prob if self.how.from_prior else self.posterior.log_prob, joint)
+
+    @cached_property
+    def posterior(self) -> Distribution:
+        with torch.no_grad():
+            return self.model.posterior(0, self.model.bottom_up(self.x, self.y), (), self.y)
+
+    @torch.no_grad()
+    def _start(self, n: int, what: str, noise: KeyedNoise) -> Tensor:
+        """So many draws of f_0 for each image: [n, B, *latent]."""
+        noise.chunk(n)
+        if not self.how.from_prior:
+            return self.posterior.sample((n,))
+        return torch.stack([z for (z,) in self._of_prior(n, what)], 1)
+
+    def _of_prior(self, n: int, what: str) -> Iterator[tuple[Tensor, ...]]:
+        for i, alone in enumerate(self.own.alone(what)):
+            with alone:
+                yield self.model.draw_latents(n, _again(self.y, i, n))
+
+
+def simulated(model: LatentModel, y: Y, own: Own) -> tuple[Tensor, Tensor]:
+    """An x of the model's own for each number of `own`, given y, and the z that it was made with, which is a draw of
+    p(z|x): [B, *event] and [B, *latent]."""
+    drawn = []
+    for i, alone in enumerate(own.alone("simulated")):
+        with alone:
+            drawn.append(model.draw(1, _again(y, i, 1)))
+    return torch.cat([each.x for each in drawn]), torch.cat([each.z[0] for each in drawn])
+
+
+def _again(y: Y, i: int, n: int) -> Y:
+    """The condition of an image, n times."""
+    return rows_of(y, torch.full((n,), i))
