@@ -410,6 +410,7 @@ def test_fit_prior_of_an_autoencoder(runs, prior, monkeypatch):
     assert isinstance(after, VAE)
     assert after.config.fitted_prior.type_name() == report["prior"]
     assert report["likelihoods"] == {}
+    assert report.get("components") == getattr(after.config.fitted_prior, "components", None)
     assert report["frechet"]["fitted"] < report["frechet"]["former"]
     assert after.density is Density.NONE
     x = torch.randint(17, (5, 1, 8, 8), dtype=torch.uint8)

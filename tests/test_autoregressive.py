@@ -26,7 +26,7 @@ from lowerbound.networks.gated import GatedPixelCNN
 from lowerbound.networks.pixelcnn import PixelCNN
 from lowerbound.noise import seeded
 from lowerbound.space import Density, Space
-from lowerbound.testing.base import expect_frequencies
+from lowerbound.testing.base import expect_frequencies, shake_parameters
 
 NETWORKS = components(CausalNetwork.Config)
 LABEL = testing.LABEL
@@ -310,3 +310,15 @@ def test_the_chain_rule():
     logits = model.network(x.double())
     own = torch.where(x == 1, logits.sigmoid(), (-logits).sigmoid()).log().flatten(1)
     torch.testing.assert_close(own, conditionals(model, x))
+
+
+def test_a_block_adds_to_what_it_is_given_and_leaves_it_as_it_is():
+    """Rectifiers work in place on what a block has made itself alone."""
+    config = PixelCNN.Config(width=8)
+    network = config.build((1, 4, 4), (2, 4, 4))
+    shake_parameters(network, "block")
+    block, h = network.blocks[0], torch.randn(2, 4, 4, 8)  # channels last
+    before = h.clone()
+    around = block(h, None, None)
+    assert torch.equal(h, before)
+    assert torch.equal(block(before, None, None), around)

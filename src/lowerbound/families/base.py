@@ -32,7 +32,11 @@ class Family(Component, abstract=True):
     """
 
     joint: ClassVar[bool] = False  # True: one h for all channels of a pixel (coupled mixtures)
-    natural: ClassVar[Estimator] = Pathwise()  # of the gradient through its draws as a posterior, unless one is named
+
+    @property
+    def natural(self) -> Estimator:
+        """How it is drawn from as a posterior in training, unless an estimator is named."""
+        return Pathwise()
 
     @abstractmethod
     def density(self, space: Space) -> Density:

@@ -1,14 +1,12 @@
 """Mixtures of normals given x: a posterior of several modes."""
 
-from typing import ClassVar
-
 from pydantic import Field
 from torch import Tensor
 from torch.distributions import Distribution
 
 from lowerbound.distributions import NormalMixture
 from lowerbound.errors import ConfigError
-from lowerbound.estimators import Estimator, Stratified
+from lowerbound.estimators import Estimator, Pathwise, Stratified
 from lowerbound.families.base import LOG_SCALE, Family, normal_over, stacked, times
 from lowerbound.space import Density, Shape, Space
 
@@ -31,9 +29,12 @@ class GaussianMixture(Family):
         (torch.Size([5]), torch.Size([7, 5]))
     """
 
-    natural: ClassVar[Estimator] = Stratified()
     components: int = Field(default=5, gt=0)
     learned_weights: bool = False
+
+    @property
+    def natural(self) -> Estimator:
+        return Stratified() if self.components > 1 else Pathwise()
 
     def density(self, space: Space) -> Density:
         if space.levels is not None or len(space.shape) not in (1, 3):
