@@ -332,7 +332,7 @@ def test_held_out_codes_choose_the_components():
     z = torch.cat([draws_of_a_normal(300) + 30 * i for i in range(3)])
     few, right = FullGaussianMixture.Config(components=1), FullGaussianMixture.Config(components=3)
     assert fitted([few, right], z, z[::7]).config == right
-    with pytest.raises(ModelError, match="--components 500: 900 codes are too few"):
+    with pytest.raises(ModelError, match="components=500: 900 codes are too few"):
         fitted([FullGaussianMixture.Config(components=500)], z, z)
 
 

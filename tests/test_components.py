@@ -13,6 +13,7 @@ from lowerbound import testing
 from lowerbound.config import components
 from lowerbound.data.base import Data
 from lowerbound.data.bundled import bundled
+from lowerbound.estimators import Pathwise
 from lowerbound.families import (
     Bernoulli,
     Categorical,
@@ -23,6 +24,7 @@ from lowerbound.families import (
     Noiseless,
     Point,
 )
+from lowerbound.families import GaussianMixture as GaussianMixtureFamily
 from lowerbound.metrics.base import Metric
 from lowerbound.model import Model
 from lowerbound.models.flow import Flow
@@ -100,6 +102,19 @@ VARIANTS = {
         vae(likelihood=DiagonalNormal(), objective=Reconstruction(error=AbsoluteError())),
         Space((3,)),
     ),
+    "mixture posterior": (vae(posterior=GaussianMixtureFamily(components=3)), Space((1, 2, 2), levels=2)),
+    "mixture posterior, importance-weighted": (
+        vae(posterior=GaussianMixtureFamily(components=2, learned_weights=True), objective=IWAE(draws=2)),
+        Space((1, 2, 2), levels=2),
+    ),
+    "mixture posterior with implicit gradients": (
+        vae(posterior=GaussianMixtureFamily(components=2, learned_weights=True), estimator=Pathwise()),
+        Space((1, 2, 2), levels=2),
+    ),
+    "clusters that begin at the codes": (
+        vae(prior=GaussianMixture.Config(components=2), pretraining=Reconstruction(error=CrossEntropy())),
+        Space((1, 2, 2), levels=2),
+    ),
     "no density of a point": (vae(posterior=Point(), objective=Reconstruction()), Space((1, 2, 2), levels=2)),
 }
 
@@ -113,6 +128,7 @@ def test_vae_variants(variant: str):
 
 
 def test_conditional_vae():
+    testing.check_model(vae(classifier=SMALL), Space((1, 2, 2), levels=2), (testing.LABEL,))
     testing.check_model(vae(), Space((1, 2, 2), levels=2), (testing.LABEL,))
     testing.check_model(vae(), Space((1, 2, 2), levels=2), (testing.LABEL, Space((2,))))
 

@@ -38,6 +38,10 @@ class Bound(Objective, abstract=True):
 
     warmup: int = Field(default=0, ge=0)  # steps over which the latents' terms grow from 0 (Sønderby et al. 2016)
 
+    @abstractmethod
+    def of_each(self, terms: ElboTerms, step: int) -> Tensor:
+        """Minus the bound of each event with its gradient, without free bits: [B]. For a mean that is weighted."""
+
     def warmed(self, step: int) -> float:
         """The factor of the latents' terms, up to 1."""
         return min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
@@ -63,6 +67,10 @@ class ELBO(Bound):
         penalty = kl.mean(0).sum() if not self._free else self._penalty(terms, kl)
         shown = {"distortion": distortion.detach(), "kl": kl.detach().sum(-1)}
         return Loss(distortion.mean() + beta * penalty, {"elbo": -(shown["distortion"] + shown["kl"]), **shown})
+
+    def of_each(self, terms: ElboTerms, step: int) -> Tensor:
+        kl = terms.mean(terms.log_qz - terms.log_pz) if terms.kl is None else terms.kl.mean(0)  # [B, L]
+        return self.beta * self.warmed(step) * kl.sum(-1) - terms.mean(terms.log_px)
 
     @property
     def score(self) -> Score:
@@ -111,6 +119,9 @@ class IWAE(Bound):
         if beta < 1:
             bound = terms.log_mean(terms.log_px + beta * (terms.log_pz - terms.log_qz).sum(-1))
         return Loss(-bound.mean(), shown)
+
+    def of_each(self, terms: ElboTerms, step: int) -> Tensor:
+        return -terms.log_mean(terms.log_px + self.warmed(step) * (terms.log_pz - terms.log_qz).sum(-1))
 
     def _dreg(self, terms: ElboTerms, beta: float) -> Tensor:
         log_w = terms.log_px + beta * (terms.log_pz - terms.through_draws()).sum(-1)  # [K, B]

@@ -15,6 +15,7 @@ from lowerbound.units import to_unit
 
 Shape = tuple[int, ...]
 Y = Tensor | tuple[Tensor, ...] | None  # the condition; matches `given`
+UNKNOWN = -1  # in the place of a label: of an image that is trained on without
 
 
 class Density(enum.Enum):

@@ -41,6 +41,8 @@ class Data(Component):
     gray: bool = False
     # condition the model on the label; or, by their names, on a factor of the data or several: Smiling,Male
     label: bool | str = Field(default=False, union_mode="left_to_right")
+    # so many training images, as many of each class and chosen by the seed, keep their label; the others lose it
+    labels: int | None = Field(default=None, gt=0)
     flip: bool = False  # mirror half of the images while training
     strict: bool = False  # the first unreadable file is an error
     levels: int | None = Field(default=None, ge=2, le=256)  # values a pixel takes; None: what the data set says, or 256

@@ -1,7 +1,8 @@
 """Batches as the model sees them: on its device, in random order for training, in order for measuring."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,9 @@ from torch import Tensor
 from lowerbound import noise
 from lowerbound.data.base import Images
 from lowerbound.noise import image_bits, key
+from lowerbound.space import UNKNOWN
+
+LABELLED = 0.2  # of a batch, where few images have a label
 
 
 class Batch(NamedTuple):
@@ -65,9 +69,21 @@ class Batches(Shuffled):
 
     `binarize`: grey values are the probabilities of binary draws, x ~ Bernoulli(grey / (levels - 1)): new ones at every
     step of training (Burda et al. 2016), one fixed draw for each image in measuring.
+
+    `labelled`: the places of the images that keep their label, [n]; the others' are UNKNOWN, and in every batch of
+    training a share of LABELLED is drawn from these few. None: all keep them.
     """
 
-    def __init__(self, images: Images, device: torch.device, *, binarize=False, label: bool | str = False, flip=False):
+    def __init__(
+        self,
+        images: Images,
+        device: torch.device,
+        *,
+        binarize: bool = False,
+        label: bool | str = False,
+        flip: bool = False,
+        labelled: Sequence[int] | None = None,
+    ):
         super().__init__()
         self.device = device
         self.binarize = binarize
@@ -78,6 +94,9 @@ class Batches(Shuffled):
         self.x = torch.from_numpy(np.asarray(images.x))
         self.x = self.x.to(device) if resident else self.x
         self.y = torch.from_numpy(np.asarray(images.y)) if label and images.y is not None else None
+        self.labelled = None if labelled is None else torch.tensor(labelled, dtype=torch.int64)
+        if self.labelled is not None and self.y is not None:
+            self.y = torch.full_like(self.y, UNKNOWN).index_copy(0, self.labelled, self.y[self.labelled])
         self.factors = None if images.factors is None else torch.from_numpy(np.asarray(images.factors, np.float32))
 
     def __len__(self) -> int:
@@ -92,10 +111,11 @@ class Batches(Shuffled):
         if n is None or n >= len(self):
             return self
         kept = {"binarize": self.binarize, "label": self.y is not None, "flip": self.flip}
-        return Batches(self.images.head(n), self.device, **kept)
+        labelled = None if self.labelled is None else [i for i in self.labelled.tolist() if i < n]
+        return Batches(self.images.head(n), self.device, **kept, labelled=labelled)
 
     def training(self, step: int, size: int, seed: int) -> tuple[Tensor, Tensor | None]:
-        index = self.shuffled(step * size, size, seed)
+        index = self._places(step, size, seed)
         x, y = self._take(index)
         if self.flip:
             mirrored = noise.rand((len(x), 1, 1, 1), device=x.device) < 0.5
@@ -103,6 +123,14 @@ class Batches(Shuffled):
         if self.binarize:
             x = (x > noise.randint(0, self.levels - 1, x.shape, dtype=torch.uint8, device=x.device)).to(torch.uint8)
         return x, y
+
+    def _places(self, step: int, size: int, seed: int) -> Tensor:
+        """Of the images of a step: [size]."""
+        if self.labelled is None or not len(self.labelled):
+            return self.shuffled(step * size, size, seed)
+        few = min(size - 1, math.ceil(size * LABELLED))
+        drawn = self.labelled[noise.randint(0, len(self.labelled), (few,))]
+        return torch.cat([self.shuffled(step * (size - few), size - few, seed), drawn])
 
     def in_order(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         n = len(self) if limit is None else min(limit, len(self))

@@ -1,4 +1,4 @@
-"""How well a classifier tells the labels."""
+"""How well labels are told."""
 
 from typing import ClassVar
 
@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from lowerbound.metrics.base import Metric, Value, World
-from lowerbound.model import Classifying
 from lowerbound.space import conditions
 
 
@@ -16,15 +15,14 @@ class Classification(Metric):
     names: ClassVar[tuple[str, ...]] = ("accuracy", "cross_entropy")
 
     def applies(self, world: World) -> bool:
-        return isinstance(world.model, Classifying)
+        return world.model.predicts == "label"
 
     def __call__(self, world: World) -> dict[str, Value]:
         model = world.model
-        assert isinstance(model, Classifying)
         right, nats = [], []
         for batch in world.batches.in_order(model.rows):
             (label,) = conditions(batch.y, model.given)
-            log_p = model.logits(batch.x).double().log_softmax(1)
+            log_p = model._predicted(batch.x).double().log_softmax(1)
             right.append((log_p.argmax(1) == label).double().cpu().numpy())
             nats.append(-torch.gather(log_p, 1, label[:, None])[:, 0].cpu().numpy())
             world.advance(len(batch.index))

@@ -56,6 +56,10 @@ class Model(nn.Module):
             """Those of which held-out codes choose, where the user does not."""
             return (cls(),)
 
+        def learns_labels(self) -> bool:
+            """Whether it can be trained on images of which few have the label that it is given, others UNKNOWN."""
+            return False
+
         def binary(self) -> bool:
             """Whether the model is one of binary values, so that grey images are binarized for it."""
             return False
@@ -125,6 +129,12 @@ class Model(nn.Module):
     def levels(self) -> tuple[str, ...]:
         """The names of the levels of latents that are drawn one after another, the coarsest first; () for others."""
         return ()
+
+    @property
+    def predicts(self) -> str:
+        """What `probabilities` tells apart: the labels that it was shown, "label", or clusters that it found itself,
+        "cluster"; "": nothing."""
+        return ""
 
     @property
     def has_means(self) -> bool:
@@ -247,6 +257,22 @@ class Model(nn.Module):
             check_draw(n, y, self.given, tempering.temperature)
             check_truncation(tempering.top_k, tempering.top_p)
         return y
+
+    # ---- what it predicts
+
+    @torch.no_grad()
+    def probabilities(self, x: Tensor) -> Tensor:
+        """p(c|x) of every label or cluster c: [B, C]. Raises ModelError where it predicts none, and for no events."""
+        if not self.predicts:
+            raise ModelError(f"{type(self).__name__}: {self.why_no_labels()}")
+        return self._predicted(self.taken_events(x)).softmax(1)
+
+    def _predicted(self, x: Tensor) -> Tensor:
+        """log p(c|x) up to a constant, of a batch of the package's own, where the model predicts anything: [B, C]."""
+        raise NotImplementedError
+
+    def why_no_labels(self) -> str:
+        return "as configured, it tells no labels or clusters apart"
 
     def complete(self, x: Tensor, kept: Tensor, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:
         """Events like x [n, *space.shape] where `kept` (bool [H, W]) is true, and drawn given that elsewhere.

@@ -24,13 +24,13 @@ class Classifying(WithoutDensity):
         """How many labels there are."""
         return self.given[0].levels or 0
 
+    @property
+    def predicts(self) -> str:
+        return "label"
+
     @abstractmethod
     def logits(self, x: Tensor) -> Tensor:
         """log p(y|x) up to a constant: [B, classes]."""
-
-    @abstractmethod
-    def probabilities(self, x: Tensor) -> Tensor:
-        """p(y|x) of every class: [B, classes]."""
 
     @abstractmethod
     def code(self, x: Tensor) -> Tensor:

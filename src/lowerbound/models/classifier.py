@@ -14,7 +14,7 @@ from lowerbound.model import PLAIN, Classifying, Draw, Drawn, LatentModel, Model
 from lowerbound.models.vae import VAE, latent_shape
 from lowerbound.networks.base import Network
 from lowerbound.networks.mlp import MLP
-from lowerbound.space import Space, Y, conditions
+from lowerbound.space import UNKNOWN, Space, Y, conditions
 from lowerbound.stages import Loss
 
 
@@ -42,6 +42,9 @@ class Classifier(Classifying):
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Classifier":
             return Classifier(self, space, given)
+
+        def learns_labels(self) -> bool:
+            return True
 
         @classmethod
         def of(cls, model: Model) -> "Classifier.Config":
@@ -81,26 +84,22 @@ class Classifier(Classifying):
 
     def logits(self, x: Tensor) -> Tensor:
         """log p(y|x) up to a constant: [B, classes]. Raises ModelError for what are no events."""
-        return self._logits(self.taken_events(x))
+        return self._predicted(self.taken_events(x))
 
-    def _logits(self, x: Tensor) -> Tensor:
+    def _predicted(self, x: Tensor) -> Tensor:
         return widened(self.linear(self.code(x).to(self.dtype)))
 
     def code(self, x: Tensor) -> Tensor:
         """What the linear layer is given: [B, D]."""
         return self.posterior_head(self.encoder(self.seen(x))).mean.flatten(1)
 
-    @torch.no_grad()
-    def probabilities(self, x: Tensor) -> Tensor:
-        """p(y|x) of every class: [B, classes]."""
-        return self.logits(x).softmax(1)
-
     def _loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         (label,) = conditions(y, self.given)
-        logits = self._logits(x)
-        nats = F.cross_entropy(logits, label, reduction="none")  # -log p(y|x), [B]
+        logits = self._predicted(x)
+        nats, known = F.cross_entropy(logits, label, ignore_index=UNKNOWN, reduction="none"), label != UNKNOWN  # [B]
+        share = known.to(nats.dtype).mean().clamp(min=1 / len(nats))  # of the labels that are known
         right = (logits.argmax(1) == label).to(nats.dtype)
-        return Loss(nats.mean(), {"cross_entropy": nats.detach(), "accuracy": right})
+        return Loss(nats.mean() / share, {"cross_entropy": nats.detach() / share, "accuracy": right / share})
 
     def draw(self, n: int, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:
         raise ModelError(f"Classifier can't be sampled: {self.why_no_density()}")

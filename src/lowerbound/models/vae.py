@@ -1,5 +1,6 @@
 """The variational autoencoder, and the plain one."""
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -8,17 +9,19 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from lowerbound.devices import widened
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.estimators import Estimator, Pathwise
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
-from lowerbound.model import Draw, Model, Refittable, Told
+from lowerbound.model import Draw, ElboTerms, Model, Refittable, Told
+from lowerbound.models.labels import SemiSupervised, drawn_label
 from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
 from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE, Bound, Objective
-from lowerbound.priors import StandardNormal, prior_given
-from lowerbound.space import Density, Space, Y
-from lowerbound.stages import Loss, Prepare, Stage, Turn
+from lowerbound.priors import Begins, Mixed, StandardNormal, prior_given
+from lowerbound.space import UNKNOWN, Density, Space, Y, conditions
+from lowerbound.stages import Loss, Prepare, Score, Stage, Turn
 
 
 def latent_shape(value: Any) -> Any:
@@ -42,6 +45,12 @@ class VAE(Refittable):
     `prior` is the p(z) of every number and sample: the one it was trained with, or a fitted one that has taken its
     place since (`lowerbound.training.fits`). With `tied`, the decoder goes back through the encoder's weights.
 
+    With a `classifier` q(y|x) of the label it is "M2" of Kingma et al. (2014): trained on images of which few have a
+    label (`data.labels=100`), it predicts the others' (`lowerbound.models.labels`). Where the prior is a mixture, its
+    components are clusters, and p(c|x) is p(c|z) at the posterior mean (Jiang et al. 2017, VaDE,
+    https://arxiv.org/abs/1611.05148, eq. 16). `pretraining` is the objective of a stage before the training, after
+    which the prior begins at the codes: without it most clusters of VaDE are never found.
+
     Example:
         >>> vae = VAE.Config(latent=2).build(Space((1, 8, 8), levels=2))
         >>> x = vae.sample(16)
@@ -58,6 +67,9 @@ class VAE(Refittable):
         decoder: Network.Config = MLP.Config()
         objective: Objective = ELBO()
         estimator: Estimator | None = None  # of the gradient through draws of z; None: the posterior's own
+        classifier: Network.Config | None = None  # q(y|x) of the label, to be trained on images of which few have one
+        alpha: float = Field(default=1.0, ge=0)  # what -log q(y|x) of a known label counts beside a bound
+        pretraining: Objective | None = None  # of a stage before; the prior then begins at the codes
         context: int = Field(default=32, gt=0)  # width of the condition's embedding, where there is a condition
         tied: bool = False  # the decoder's weights are the transposes of the encoder's
         fitted_prior: Model.Config | None = None  # fitted to the codes after training: `lowerbound fit-prior`
@@ -72,6 +84,9 @@ class VAE(Refittable):
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "VAE":
             return VAE(self, space, given)
+
+        def learns_labels(self) -> bool:
+            return self.classifier is not None
 
         def binary(self) -> bool:
             return isinstance(self.likelihood, Bernoulli)
@@ -95,7 +110,13 @@ class VAE(Refittable):
             if config.tied
             else config.decoder.build(config.latent, self.likelihood_head.in_shape, self.context.width)
         )
+        self.classifier = None if config.classifier is None else self._classifier(config.classifier)
         self.register_load_state_dict_pre_hook(_as_now)
+        if config.pretraining is not None and not isinstance(self.own_prior, Begins):
+            raise ConfigError(
+                f"model.pretraining: {config.prior.type_name()} is nothing that could begin at the codes it leads to; "
+                "use model.prior=priors.GaussianMixture, or model.pretraining=null"
+            )
         if isinstance(config.objective, IWAE) and not self.own_prior.unbiased:
             raise ConfigError(
                 "model.objective: the bound of this prior is noisy, so its draws can't be weighted; use ELBO"
@@ -106,6 +127,17 @@ class VAE(Refittable):
                 f"model.objective: {config.objective.type_name()} takes a posterior with a density, and "
                 f"{config.posterior.type_name()} has none; use objectives.Reconstruction, or families.DiagonalNormal"
             )
+
+    def _classifier(self, config: Network.Config) -> Network:
+        """q(y|x). Raises ConfigError where there is no one label to learn, or no bound of each image to weigh."""
+        if len(self.given) != 1 or self.given[0].levels is None or self.given[0].shape:
+            raise ConfigError("model.classifier: learns one label from each image; set data.label=true")
+        if not isinstance(self.config.objective, Bound):
+            raise ConfigError(
+                f"model.objective: {self.config.objective.type_name()} is no bound of log p(x|y), which a classifier "
+                "is trained by; use objectives.ELBO"
+            )
+        return config.build(self.space.feature_shape, (self.given[0].levels,))
 
     @property
     def estimator(self) -> Estimator:
@@ -194,19 +226,47 @@ class VAE(Refittable):
         return super().why_no_density()
 
     def _loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
-        objective, h = self.config.objective, self.seen(x)
+        if self.classifier is not None:
+            return self._semi_supervised(x, y, step)
+        return self._loss_by(self.config.objective, x, y, step)
+
+    def _loss_by(self, objective: Objective, x: Tensor, y: Y, step: int) -> Loss:
+        return objective(self._trained_terms(objective, x, y, step), step)
+
+    def _trained_terms(self, objective: Objective, x: Tensor, y: Y, step: int) -> ElboTerms:
+        h = self.seen(x)
         if self.training:
             h = objective.seen(h, self.space.black_and_white)
         draw = partial(self.estimator.draw, n=objective.draws, step=step)
-        return objective(self._terms(x, self.encoder(h, self.context(y)), y, draw, self._own_prior_of), step)
+        return self._terms(x, self.encoder(h, self.context(y)), y, draw, self._own_prior_of)
+
+    def _semi_supervised(self, x: Tensor, y: Y, step: int) -> Loss:
+        """Of a batch of which some labels are UNKNOWN."""
+        objective = self.config.objective
+        assert isinstance(objective, Bound)
+        (label,) = conditions(y, self.given)
+
+        def cost(x: Tensor, y: Tensor) -> Tensor:
+            return objective.of_each(self._trained_terms(objective, x, y, step), step)
+
+        return SemiSupervised.of(x, label, self._predicted(x), cost).loss(self.config.alpha)
 
     def stages(self) -> tuple[Stage, ...]:
         """The model, and the fitted prior: the gradient of each ends where the other begins."""
-        if self.fitted_prior is None:
-            return (Stage("model", (Turn((self,), self._loss),), score=self.config.objective.score),)
-        parts = (self.own_prior, self.posterior_head, self.likelihood_head, self.context, self.encoder, self.decoder)
-        trained = Stage("model", (Turn(parts, self._loss),), score=self.config.objective.score)
-        return trained, self._prior_stage(self.fitted_prior)
+        networks = (self.posterior_head, self.likelihood_head, self.context, self.encoder, self.decoder)
+        own = (self.own_prior, *networks, *(() if self.classifier is None else (self.classifier,)))
+        parts = (self,) if self.fitted_prior is None else own
+        score = self.config.objective.score if self.classifier is None else Score(draws=None)
+        found = (Stage("model", (Turn(parts, self._loss),), score=score),)
+        if (objective := self.config.pretraining) is not None:
+            before = Turn(networks, partial(self._loss_by, objective))
+            found = Stage("pretraining", (before,), score=objective.score), found[0]._replace(begin=self._begin)
+        return found if self.fitted_prior is None else (*found, self._prior_stage(self.fitted_prior))
+
+    def _begin(self, events: Iterable[Tensor]) -> None:
+        """The prior begins at the posterior means of all events."""
+        assert isinstance(self.own_prior, Begins)
+        self.own_prior.fit(tuple(self.posterior(0, self.bottom_up(x)).mean for x in events))
 
     def _prior_stage(self, prior: Model) -> Stage:
         """How a prior is trained, on a draw of z for each x in the place of events."""
@@ -217,6 +277,38 @@ class VAE(Refittable):
         (own,) = prior.stages()
         codes = Prepare(("z",), self.latents, drawn, lambda z, y: (z[0], y))
         return own._replace(name="fitted_prior", prepare=codes, model=prior)
+
+    # ---- labels and clusters
+
+    @property
+    def predicts(self) -> str:
+        return "label" if self.classifier is not None else "cluster" if isinstance(self.prior, Mixed) else ""
+
+    def _predicted(self, x: Tensor) -> Tensor:
+        """log q(y|x), or log p(c|z) at the posterior mean, up to a constant: [B, C]."""
+        if self.classifier is not None:
+            return widened(self.classifier(self.seen(x)))
+        assert isinstance(self.prior, Mixed)
+        (q,) = self.posteriors(x)
+        return self.prior.log_joint(q.mean)
+
+    def why_no_labels(self) -> str:
+        return (
+            "its prior is no mixture, whose components would be clusters, and it has no classifier of labels; train it "
+            "with model.prior=priors.GaussianMixture, or model.classifier=networks.mlp.MLP data.label=true"
+        )
+
+    def _log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+        """Of images whose label is UNKNOWN, the weights of log p(x) with y from q(y|x)."""
+        if self.classifier is None:
+            return super()._log_weights(x, y, draws)
+        (label,) = conditions(y, self.given)
+        found, log_ratio = drawn_label(self._predicted(x), draws)  # [K, B]
+        known = label != UNKNOWN
+        found = torch.where(known, label, found)
+        many = x.expand(draws, *x.shape)
+        log_w = self.elbo_terms(many.flatten(0, 1), found.flatten(), 1).log_weight.view(draws, -1)
+        return log_w + torch.where(known, 0.0, log_ratio)
 
     # ---- the parts
 

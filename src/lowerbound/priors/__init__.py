@@ -1,7 +1,17 @@
 """Small models over latents. A prior is a Model whose space is the latent's."""
 
-from lowerbound.priors.base import Given, Prior, prior_given
+from lowerbound.priors.base import Begins, Given, Mixed, Prior, prior_given
 from lowerbound.priors.mixtures import FullGaussianMixture, GaussianMixture
 from lowerbound.priors.normals import Gaussian, StandardNormal
 
-__all__ = ["FullGaussianMixture", "Gaussian", "GaussianMixture", "Given", "Prior", "StandardNormal", "prior_given"]
+__all__ = [
+    "Begins",
+    "FullGaussianMixture",
+    "Gaussian",
+    "GaussianMixture",
+    "Given",
+    "Mixed",
+    "Prior",
+    "StandardNormal",
+    "prior_given",
+]

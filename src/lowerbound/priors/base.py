@@ -1,11 +1,13 @@
 """Small models over latents. A prior is a Model whose space is the latent's."""
 
 import math
+from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, MixtureSameFamily
 
 from lowerbound.distributions import tempered
 from lowerbound.errors import ConfigError
@@ -25,6 +27,25 @@ class Prior(ExactModel):
 
     def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
         return Drawn(tempered(self.distribution(y), how.at().temperature).sample((n,)))
+
+
+class Begins(Prior):
+    """A prior that can be set to what events of it look like, before it is trained on."""
+
+    @abstractmethod
+    def fit(self, events: Iterable[Tensor]) -> None:
+        """Set it to all events [B, *shape] of the batches, read once."""
+
+
+class Mixed(Begins):
+    """A mixture whose components are clusters of its events."""
+
+    def log_joint(self, z: Tensor) -> Tensor:
+        """log π_c + log p(z|c) of every component c: [..., C]."""
+        p = self.distribution()
+        assert isinstance(p, MixtureSameFamily)
+        logits: Any = p.mixture_distribution
+        return logits.logits + p.component_distribution.log_prob(z.unsqueeze(-len(self.space.shape) - 1))
 
 
 class Given(Distribution):

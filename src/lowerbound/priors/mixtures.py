@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,16 +16,17 @@ from lowerbound.devices import widened
 from lowerbound.distributions import Choice, MultivariateNormal, Normal
 from lowerbound.errors import ModelError
 from lowerbound.model import Model
-from lowerbound.priors.base import Prior, length
+from lowerbound.priors.base import Mixed, length
 from lowerbound.priors.normals import Cholesky
 from lowerbound.space import Shape, Space, Y
 from lowerbound.stages import Stage, Turn
 
 CHOICES = (5, 20, 60)  # components of a mixture, of which held-out events choose
 MIXED = 20_000  # events, at most, that a mixture is fitted to: its time grows with them times components times D²
+STARTS = 10  # of a fit of clusters, of which the likeliest counts
 
 
-class GaussianMixture(Prior):
+class GaussianMixture(Mixed):
     r"""A learned mixture of diagonal Gaussians, :math:`\sum_k \pi_k N(z; \mu_k, \sigma_k^2)`.
 
     Its KL to a posterior has no closed form: the bound is trained by the sampled ratio.
@@ -56,8 +57,21 @@ class GaussianMixture(Prior):
             validate_args=False,
         )
 
+    @torch.no_grad()
+    def fit(self, events: Iterable[Tensor]) -> None:
+        """Set it to the likeliest that expectation maximization finds from STARTS, of all events [B, *shape] of the
+        batches, read once.
 
-class FullGaussianMixture(Prior):
+        Raises ModelError for fewer than two events for each component.
+        """
+        flat = (x.flatten(1) for x in events)
+        weights, mean, variance = expectation_maximization(flat, self.config.components, "diag", STARTS)
+        self.logits.copy_(weights.log())
+        self.mean.copy_(mean.view_as(self.mean))
+        self.log_scale.copy_(0.5 * variance.log().view_as(self.log_scale))
+
+
+class FullGaussianMixture(Mixed):
     r"""A mixture of normals with any covariances, :math:`\sum_k \pi_k N(z; \mu_k, L_k L_k^T)`. Events: vectors."""
 
     class Config(Model.Config):
@@ -93,27 +107,10 @@ class FullGaussianMixture(Prior):
     def fit(self, events: Iterable[Tensor]) -> None:
         """Set it to what expectation maximization makes of all events [B, D] of the batches, read once.
 
-        That is scikit-learn's, on at most MIXED standardized events, from a start drawn by `noise`; 100 steps at most,
-        which are near enough. Raises ModelError for fewer than two events for each component.
+        Raises ModelError for fewer than two events for each component.
         """
-        from sklearn.exceptions import ConvergenceWarning  # slow imports, and all modules are imported to find priors
-        from sklearn.mixture import GaussianMixture as Estimator
-
-        z, K = torch.cat([x.cpu() for x in events]), self.config.components
-        z = z[:: math.ceil(len(z) / MIXED)].double()
-        if len(z) < 2 * K:
-            raise ModelError(
-                f"--components {K}: {len(z)} codes are too few for so many; expected at most {len(z) // 2}"
-            )
-        mean, scale = z.mean(0), z.std(0).clamp(min=1e-3 * float(z.std(0).max()))
-        estimator = Estimator(K, reg_covar=1e-5, random_state=int(noise.randint(0, 2**31, ())))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            estimator.fit(((z - mean) / scale).numpy())
-        weights, means, covariances = (
-            torch.from_numpy(np.asarray(a)) for a in (estimator.weights_, estimator.means_, estimator.covariances_)
-        )
-        self.put(weights.clamp(min=1e-12), mean + scale * means, scale[:, None] * covariances * scale)
+        weights, mean, covariance = expectation_maximization(events, self.config.components, "full")
+        self.put(weights, mean, covariance)
 
     @torch.no_grad()
     def put(self, weights: Tensor, mean: Tensor, covariance: Tensor) -> None:
@@ -121,3 +118,31 @@ class FullGaussianMixture(Prior):
         self.logits.copy_(weights.log())
         self.mean.copy_(mean)
         self.cholesky.put(covariance)
+
+
+def expectation_maximization(
+    events: Iterable[Tensor], K: int, covariance: Literal["full", "diag"], starts: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights [K], means [K, D] and covariances [K, D, D], or variances [K, D], of events [B, D] in batches.
+
+    That is scikit-learn's, on at most MIXED standardized events, from starts drawn by `noise`; 100 steps at most, which
+    are near enough. Raises ModelError for fewer than two events for each component.
+    """
+    from sklearn.exceptions import ConvergenceWarning  # slow imports, and all modules are imported to find priors
+    from sklearn.mixture import GaussianMixture as Estimator
+
+    z = torch.cat([x.cpu() for x in events])
+    z = z[:: math.ceil(len(z) / MIXED)].double()
+    if len(z) < 2 * K:
+        raise ModelError(f"components={K}: {len(z)} codes are too few for so many; expected at most {len(z) // 2}")
+    mean, scale = z.mean(0), z.std(0).clamp(min=1e-3 * float(z.std(0).max()))
+    seed = int(noise.randint(0, 2**31, ()))
+    estimator = Estimator(K, covariance_type=covariance, reg_covar=1e-5, random_state=seed, n_init=starts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        estimator.fit(((z - mean) / scale).numpy())
+    weights, means, found = (
+        torch.from_numpy(np.asarray(a)) for a in (estimator.weights_, estimator.means_, estimator.covariances_)
+    )
+    spread = scale.square() if covariance == "diag" else scale[:, None] * scale
+    return weights.clamp(min=1e-12), mean + scale * means, found * spread

@@ -10,7 +10,7 @@ from torch.distributions import Distribution, Independent
 from lowerbound.devices import widened
 from lowerbound.distributions import MultivariateNormal, Normal, normal_moments
 from lowerbound.model import Model
-from lowerbound.priors.base import Prior, length
+from lowerbound.priors.base import Begins, Prior, length
 from lowerbound.space import Space, Y
 from lowerbound.stages import Stage, Turn
 
@@ -38,7 +38,7 @@ class StandardNormal(Prior):
         return Independent(normal, zero.dim(), validate_args=False)
 
 
-class Gaussian(Prior):
+class Gaussian(Begins):
     r"""One normal with any mean and covariance, :math:`N(z; \mu, L L^T)`: its KL to a normal posterior is closed.
 
     L's diagonal is the exponential of what is learned. Events: vectors.

@@ -4,7 +4,8 @@ import numpy as np
 
 from lowerbound.config import Component
 from lowerbound.data.base import Images
-from lowerbound.errors import RunError
+from lowerbound.data.labelled import labelled
+from lowerbound.errors import ConfigError, RunError
 from lowerbound.runs.recipes import Recipe
 from lowerbound.space import Space
 
@@ -18,6 +19,7 @@ class Facts(Component):
     binarization: str | None = None  # fixed, dynamic or none
     classes: tuple[str, ...] | None = None
     counts: tuple[int, ...] | None = None  # training images of each class
+    labelled: tuple[int, ...] | None = None  # the training images that keep their label, where not all do
     images: int  # in the training split
     fingerprint: str | None = None  # of their content; None of runs of earlier versions
 
@@ -28,9 +30,11 @@ class Facts(Component):
         binarization = "fixed" if images.levels == 2 else "dynamic" if binary else None
         if recipe.data.label and images.classes is None:
             raise RunError(f"data.label=true, but {images.name} has no labels")
+        kept = _labelled(images, recipe)
         counts = None
         if images.classes is not None and images.y is not None:
-            counts = tuple(np.bincount(images.y, minlength=len(images.classes)).tolist())
+            shown = images.y if kept is None else images.y[kept]
+            counts = tuple(np.bincount(shown, minlength=len(images.classes)).tolist())
         return Facts(
             name=images.name,
             shape=images.shape,
@@ -38,6 +42,7 @@ class Facts(Component):
             binarization=binarization,
             classes=images.classes,
             counts=counts,
+            labelled=None if kept is None else tuple(kept.tolist()),
             images=len(images),
             fingerprint=images.fingerprint,
         )
@@ -52,3 +57,17 @@ class Facts(Component):
 
     def given(self, recipe: Recipe) -> tuple[Space, ...]:
         return (Space((), levels=len(self.classes or ()), ordered=False),) if recipe.data.label else ()
+
+
+def _labelled(images: Images, recipe: Recipe) -> np.ndarray | None:
+    """The places of the images that keep their label; None: all do. Raises UserError for what can't be."""
+    if (n := recipe.data.labels) is None:
+        return None
+    if not recipe.data.label or images.y is None or images.classes is None:
+        raise ConfigError(f"data.labels={n}: the model is given no label to learn; set data.label=true")
+    if not recipe.model.learns_labels():
+        raise ConfigError(
+            f"data.labels={n}: {recipe.model.type_name()} as configured can't be trained on images without a label; "
+            "set model.classifier=networks.mlp.MLP of a VAE, or data.labels=null"
+        )
+    return labelled(images.y, images.classes, n, recipe.seed)

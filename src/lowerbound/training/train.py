@@ -19,7 +19,7 @@ from lowerbound.noise import seeded
 from lowerbound.progress import Progress
 from lowerbound.runs import fitted, recipes
 from lowerbound.runs.facts import Facts
-from lowerbound.runs.inputs import Held
+from lowerbound.runs.inputs import Held, as_batches
 from lowerbound.runs.lock import held
 from lowerbound.runs.recipes import Recipe, Training
 from lowerbound.runs.run import Run, clear, occupied, weights_code
@@ -65,12 +65,13 @@ def train(
     work = _Work.of(asked, config, old, where)
     with held(path, progress), _interruptible() as stop:
         run = work.begin()
-        shown = pictures and pictures(run, work.batches[1])
+        valid = as_batches(run, work.batches[1].images, where)  # with the labels that training did not see
+        shown = pictures and pictures(run, valid)
         done = [_run_stage(run, work.model, part, work.batches, shown, progress, stop) for part in work.stages]
     if not any(done):
         progress.say(f"{path} is finished; nothing to resume")
     work.model.zero_grad()  # gradients would only take memory
-    return Held(run, work.model.eval(), work.batches[1])
+    return Held(run, work.model.eval(), valid)
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,10 @@ class _Work:
         _check_settings(config.train, model.stages(), stages, len(images), device)
         _check_trained_before(old, model.stages(), stages, asked)
         options = {"binarize": facts.binarizes, "label": config.data.label}
-        batches = Batches(images, device, **options, flip=config.data.flip), Batches(valid, device, **options)
+        batches = (
+            Batches(images, device, **options, flip=config.data.flip, labelled=facts.labelled),
+            Batches(valid, device, **options, labelled=None if facts.labelled is None else ()),
+        )
         return _Work(asked, config, old, facts, batches, model, stages)
 
     def begin(self) -> Run:

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from lowerbound.data.images import Failed
 from lowerbound.errors import ConfigError, ModelError
-from lowerbound.model import Classifying
 from lowerbound.runs.inputs import as_batches, open_data, user_images
 from lowerbound.runs.run import Run
 from lowerbound.verbs import tables
@@ -45,40 +44,44 @@ def predict(
 ) -> Predicted:
     """Label images by a classifier (`lowerbound probe RUN --finetune --out CLASSIFIER`).
 
+    So does a VAE that learns labels of a few images (`data.labels=100`); one whose prior is a mixture tells clusters.
+
     Args:
         images: image files
         data: label this data set instead
         seed: nothing is drawn
 
-    Returns a row for each image: path (or index), label, probability. Raises ModelError for a run that is no
-    classifier, ConfigError for both images and data, or neither.
+    Returns a row for each image: path (or index), label (or cluster), probability. Raises ModelError for a run that
+    predicts nothing, ConfigError for both images and data, or neither.
     """
     if bool(images) == (data is not None):
         raise ConfigError("predict: expected image files, or --data with a data set, and not both")
     model = run.load(device)
-    if not isinstance(model, Classifying):
+    if not model.predicts:
         raise ModelError(
             f"{run.path}: {type(model).__name__} gives no labels; `lowerbound probe {run.path} --finetune --out RUN` "
             "makes a classifier of its encoder"
         )
+    names = run.facts.classes if model.predicts == "label" else None
     if data is None:
         own = user_images(run, images, progress, device)
-        return Predicted(_rows(run, model.probabilities(own.x), own.paths), own.failed)
+        return Predicted(_rows(names, model.probabilities(own.x), own.paths), own.failed)
     opened = open_data(run, split, data, progress, label=False)
     rows: list[Row] = []
     for batch in as_batches(run, opened, torch.device(device), label=False).in_order(model.rows):
-        names: list[Any] = batch.index.tolist()
+        which: list[Any] = batch.index.tolist()
         if opened.paths is not None:
-            names = [opened.paths[i] for i in names]
-        rows += _rows(run, model.probabilities(batch.x), names)
+            which = [opened.paths[i] for i in which]
+        rows += _rows(names, model.probabilities(batch.x), which)
     return Predicted(rows, opened.unreadable)
 
 
-def _rows(run: Run, probabilities: Tensor, names: Sequence[str | int]) -> list[Row]:
-    """One row per image [B, classes]."""
-    assert run.facts.classes is not None
-    p, label = probabilities.cpu().max(1)
+def _rows(names: Sequence[str] | None, probabilities: Tensor, images: Sequence[str | int]) -> list[Row]:
+    """One row per image [B, C]. names: of the labels; None: it is clusters, which have numbers."""
+    p, found = probabilities.cpu().max(1)
     return [
-        {"index" if isinstance(name, int) else "path": name, "label": run.facts.classes[c], "probability": value}
-        for name, c, value in zip(names, label.tolist(), p.tolist(), strict=True)
+        {"index" if isinstance(image, int) else "path": image}
+        | ({"cluster": c} if names is None else {"label": names[c]})
+        | {"probability": value}
+        for image, c, value in zip(images, found.tolist(), p.tolist(), strict=True)
     ]
