@@ -11,14 +11,14 @@ from torch.distributions import Distribution
 
 from lowerbound.devices import widened
 from lowerbound.errors import ConfigError, ModelError
-from lowerbound.estimators import Estimator, Pathwise
+from lowerbound.estimators import Draws, Estimator, Pathwise
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
 from lowerbound.model import Draw, ElboTerms, Model, Refittable, Told
 from lowerbound.models.labels import SemiSupervised, drawn_label
 from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
 from lowerbound.networks.mlp import MLP
-from lowerbound.objectives import ELBO, IWAE, Bound, Objective
+from lowerbound.objectives import ELBO, IWAE, Bound, Objective, Reconstruction
 from lowerbound.priors import Begins, Mixed, StandardNormal, prior_given
 from lowerbound.space import UNKNOWN, Density, Space, Y, conditions
 from lowerbound.stages import Loss, Prepare, Score, Stage, Turn
@@ -69,7 +69,7 @@ class VAE(Refittable):
         estimator: Estimator | None = None  # of the gradient through draws of z; None: the posterior's own
         classifier: Network.Config | None = None  # q(y|x) of the label, to be trained on images of which few have one
         alpha: float = Field(default=1.0, ge=0)  # what -log q(y|x) of a known label counts beside a bound
-        pretraining: Objective | None = None  # of a stage before; the prior then begins at the codes
+        pretraining: Reconstruction | None = None  # of a stage before; the prior then begins at the codes
         context: int = Field(default=32, gt=0)  # width of the condition's embedding, where there is a condition
         tied: bool = False  # the decoder's weights are the transposes of the encoder's
         fitted_prior: Model.Config | None = None  # fitted to the codes after training: `lowerbound fit-prior`
@@ -228,17 +228,23 @@ class VAE(Refittable):
     def _loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         if self.classifier is not None:
             return self._semi_supervised(x, y, step)
-        return self._loss_by(self.config.objective, x, y, step)
+        return self.config.objective(self._trained_terms(x, y, step), step)
 
-    def _loss_by(self, objective: Objective, x: Tensor, y: Y, step: int) -> Loss:
-        return objective(self._trained_terms(objective, x, y, step), step)
-
-    def _trained_terms(self, objective: Objective, x: Tensor, y: Y, step: int) -> ElboTerms:
-        h = self.seen(x)
+    def _trained_terms(self, x: Tensor, y: Y, step: int) -> ElboTerms:
+        objective, h = self.config.objective, self.seen(x)
         if self.training:
             h = objective.seen(h, self.space.black_and_white)
         draw = partial(self.estimator.draw, n=objective.draws, step=step)
         return self._terms(x, self.encoder(h, self.context(y)), y, draw, self._own_prior_of)
+
+    def _pretraining_loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+        """Of an autoencoder's codes: the posterior means."""
+        assert self.config.pretraining is not None
+        h = self.seen(x)
+        if self.training:
+            h = self.config.pretraining.seen(h, self.space.black_and_white)
+        terms = self._terms(x, self.encoder(h, self.context(y)), y, lambda q: Draws(q.mean[None]), self._own_prior_of)
+        return self.config.pretraining(terms, step)
 
     def _semi_supervised(self, x: Tensor, y: Y, step: int) -> Loss:
         """Of a batch of which some labels are UNKNOWN."""
@@ -247,7 +253,7 @@ class VAE(Refittable):
         (label,) = conditions(y, self.given)
 
         def cost(x: Tensor, y: Tensor) -> Tensor:
-            return objective.of_each(self._trained_terms(objective, x, y, step), step)
+            return objective.of_each(self._trained_terms(x, y, step), step)
 
         return SemiSupervised.of(x, label, self._predicted(x), cost).loss(self.config.alpha)
 
@@ -259,8 +265,8 @@ class VAE(Refittable):
         score = self.config.objective.score if self.classifier is None else Score(draws=None)
         found = (Stage("model", (Turn(parts, self._loss),), score=score),)
         if (objective := self.config.pretraining) is not None:
-            before = Turn(networks, partial(self._loss_by, objective))
-            found = Stage("pretraining", (before,), score=objective.score), found[0]._replace(begin=self._begin)
+            before = Stage("pretraining", (Turn(networks, self._pretraining_loss),), score=objective.score)
+            found = before, found[0]._replace(begin=self._begin)
         return found if self.fitted_prior is None else (*found, self._prior_stage(self.fitted_prior))
 
     def _begin(self, events: Iterable[Tensor]) -> None:
