@@ -1,6 +1,7 @@
 """Where the nats are lost: against the linear Gaussian world, where log p(x), the posterior and all gaps are known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,15 +15,17 @@ from lowerbound import priors
 from lowerbound.distributions import closed_kl
 from lowerbound.errors import ModelError
 from lowerbound.families import DiagonalNormal, Family, FullNormal, GaussianMixture
+from lowerbound.inference import annealing
 from lowerbound.inference.annealing import Annealing
 from lowerbound.inference.gaps import Bounds, Sides, bounds, check, simulated
-from lowerbound.inference.hmc import Bridge, leapfrog, moved
+from lowerbound.inference.hmc import Bridge, Place, leapfrog, moved
 from lowerbound.inference.own import Own
 from lowerbound.inference.refinement import Refinement, refined
 from lowerbound.metrics.gaps import Gaps
-from lowerbound.model import Model
+from lowerbound.model import LatentModel, Model
 from lowerbound.models.ppca import PPCA
 from lowerbound.models.vae import VAE
+from lowerbound.models.vqvae import VQVAE
 from lowerbound.networks.mlp import MLP
 from lowerbound.noise import seeded
 from lowerbound.runs.run import Run
@@ -188,6 +191,63 @@ def test_simulated_events_are_the_models_and_their_latents_draws_of_the_posterio
     assert torch.equal(again[1], z[[7, 3]])
 
 
+def test_the_way_back_takes_the_steps_of_the_way_there(monkeypatch: pytest.MonkeyPatch):
+    _, vae, _ = world(FullNormal(), wrong=0.3)
+    x, z = simulated(vae, None, OWN)
+    sides = Sides(vae, x, None, Annealing(temperatures=5, chains=2, leapfrogs=1), OWN)
+    assert len(sides.steps) == 4
+    assert len({float(step.mean()) for step in sides.steps}) == 4  # they are not all the same
+    taken: list[tuple[float, float]] = []
+
+    def noted(bridge: Bridge, at: Place, b: float, step: Tensor, steps: int) -> tuple[Place, Tensor]:
+        taken.append((b, float(step.mean())))
+        return moved(bridge, at, b, step, steps)
+
+    monkeypatch.setattr(annealing, "moved", noted)
+    sides.below()
+    sides.above(z)
+    assert taken[:4] == taken[:3:-1]
+    assert [b for b, _ in taken[:4]] == sides.how.schedule()[1:-1].tolist()
+
+
+def test_images_given_labels():
+    """Events of the model's own are of their labels, and every number of an image is that of the image alone."""
+    config = VAE.Config(latent=(2,), encoder=MLP.Config(hidden=()), decoder=MLP.Config(hidden=()))
+    vae = config.build(Space((1, 2, 2), levels=2), (Space((), levels=3, ordered=False),)).eval()
+    y, how = torch.tensor([0, 2, 1, 2]), Annealing(temperatures=3, chains=2)
+    with torch.no_grad():
+        for p in vae.context.parameters():  # what a label says, it says loudly
+            p.mul_(20)
+
+    def numbers(rows: list[int], label: Tensor, prior: bool = False) -> Tensor:
+        own = Own(0, rows)
+        x, z = simulated(vae, label, own)
+        sides = Sides(vae, x, label, replace(how, from_prior=prior), own)
+        found = bounds(vae, x, label, Refinement(3, 2), 5, own)
+        return torch.stack([x.double().flatten(1).sum(1), sides.below().log_p, sides.above(z).log_p, *found])
+
+    for prior in (False, True):
+        whole = numbers([0, 1, 2, 3], y, prior)
+        for i in range(4):
+            assert torch.allclose(numbers([i], y[[i]], prior)[:, 0], whole[:, i], atol=1e-9)
+    many = simulated(vae, torch.arange(3).repeat_interleave(200), Own(0, range(600)))[0].double().view(3, 200, 4)
+    assert (many.mean(1)[0] - many.mean(1)[1]).abs().max() > 0.2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_weights_of_half_precision(dtype: torch.dtype):
+    torch.set_default_dtype(torch.float32)
+    vae = VAE.Config.example()[0].build(IMAGE).eval().to(dtype)
+    x, z = simulated(vae, None, Own(0, range(3)))
+    sides = Sides(vae, x, None, Annealing(temperatures=3, chains=2), Own(0, range(3)))
+    found = bounds(vae, x, None, Refinement(3, 2), 5, Own(0, range(3)))
+    best = refined(vae, x, vae.bottom_up(x), None, Refinement(3, 2), Own(0, range(3)))
+    assert best.dtype == torch.float32  # small steps would be rounded away
+    for t in (*found, *sides.below(), *sides.above(z)):
+        assert t.dtype in (torch.float32, torch.float64)
+        assert t.isfinite().all()
+
+
 def test_a_map_of_latents_and_a_mixture_prior():
     """Whatever the shape of z and the prior: against the integral over a lattice."""
     small = MLP.Config(hidden=())
@@ -297,6 +357,15 @@ def test_what_has_no_gaps_says_why():
         check(VAE.Config(encoder=SMALL, decoder=SMALL).build(Space((1, 2, 2), levels=5)))
     with pytest.raises(ModelError, match="gaps: TwoLevels has 2 levels of latents"):
         check(TwoLevels.Config().build(IMAGE))
+    config, space, _ = VQVAE.Config.example()
+    codes = config.build(space)
+    assert isinstance(codes, LatentModel)
+    with pytest.raises(ModelError, match="gaps: the latents of VQVAE are codes of"):
+        check(codes)
+    prior = VAE.Config(likelihood=DiagonalNormal(), encoder=SMALL, decoder=SMALL)
+    nested = VAE.Config(prior=prior, encoder=SMALL, decoder=SMALL).build(IMAGE)
+    with pytest.raises(ModelError, match=r"gaps: log p\(z\) of VAE is known by a noisy bound"):
+        check(nested)
 
 
 # ---- the metric

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from lowerbound.devices import widened
 from lowerbound.errors import ModelError
 from lowerbound.estimators import Draws
 from lowerbound.inference.own import Own
@@ -44,6 +45,7 @@ def refined(model: LatentModel, x: Tensor, h: Any, y: Y, how: Refinement, own: O
 
     Raises ModelError where no gradient reaches h.
     """
+    h = _changed(widened, h)
     with own.noise("near zero") as noise:
         noise.chunk(1)
         near = _changed(lambda t: NEAR * randn((1, *t.shape), dtype=t.dtype, device=t.device)[0], h)
@@ -79,7 +81,7 @@ def _climbed(model: LatentModel, x: Tensor, h: Any, y: Y, how: Refinement, noise
     with noise, torch.enable_grad():
         for _ in range(how.steps):
             terms = model._terms(x, h, y, draw, model.prior_of)
-            _descend(ELBO()(terms, 0).value * len(x), free)
+            _descend(ELBO().of_each(terms, 0).sum(), free)
             optimizer.step()
             schedule.step()
     return _changed(Tensor.detach, h)
