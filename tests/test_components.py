@@ -13,7 +13,7 @@ from lowerbound import testing
 from lowerbound.config import components
 from lowerbound.data.base import Data
 from lowerbound.data.bundled import bundled
-from lowerbound.estimators import Pathwise
+from lowerbound.estimators import VIMCO, GumbelSoftmax, Pathwise
 from lowerbound.families import (
     Bernoulli,
     Categorical,
@@ -33,6 +33,7 @@ from lowerbound.networks.base import Network
 from lowerbound.networks.causal import CausalNetwork
 from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE, AbsoluteError, CrossEntropy, Masking, Reconstruction
+from lowerbound.priors import Categorical as Independent
 from lowerbound.priors import Gaussian, GaussianMixture
 from lowerbound.quantizers import Quantizer
 from lowerbound.space import Density, Space
@@ -113,6 +114,22 @@ VARIANTS = {
     ),
     "clusters that begin at the codes": (
         vae(prior=GaussianMixture.Config(components=2), pretraining=Reconstruction(error=CrossEntropy())),
+        Space((1, 2, 2), levels=2),
+    ),
+    "binary latents": (
+        vae(latent_levels=2, posterior=Bernoulli(), prior=Independent.Config()),
+        Space((1, 2, 2), levels=2),
+    ),
+    "categorical latents": (
+        vae(latent_levels=3, posterior=Categorical(), prior=Independent.Config(learned=True)),
+        Space((1, 2, 2), levels=2),
+    ),
+    "relaxed latents": (
+        vae(latent_levels=3, posterior=Categorical(), prior=Independent.Config(), estimator=GumbelSoftmax()),
+        Space((1, 2, 2), levels=2),
+    ),
+    "categorical latents, importance-weighted": (
+        vae(latent_levels=3, posterior=Categorical(), prior=Independent.Config(), estimator=VIMCO(), objective=IWAE()),
         Space((1, 2, 2), levels=2),
     ),
     "no density of a point": (vae(posterior=Point(), objective=Reconstruction()), Space((1, 2, 2), levels=2)),

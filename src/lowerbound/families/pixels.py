@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from lowerbound import distributions as dist
+from lowerbound.estimators import RLOO, DisARM, Estimator
 from lowerbound.families.base import LOG_SCALE, Family, check_ordered, split, stacked, times, whole
 from lowerbound.space import Density, Shape, Space
 from lowerbound.units import from_unit
@@ -55,6 +56,10 @@ class Bernoulli(Family):
         (torch.Size([7, 5]), torch.Size([7, 5]))
     """
 
+    @property
+    def natural(self) -> Estimator:
+        return DisARM()
+
     def density(self, space: Space) -> Density:
         return Density.EXACT if whole(self, space) == 2 else Density.NONE
 
@@ -77,6 +82,10 @@ class Categorical(Family):
         >>> p.event_shape, p.mean[0, 0, 0, 0]
         (torch.Size([3, 2, 2]), tensor(127.5000))
     """
+
+    @property
+    def natural(self) -> Estimator:
+        return RLOO()
 
     def density(self, space: Space) -> Density:
         whole(self, space)

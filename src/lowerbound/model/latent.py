@@ -1,7 +1,7 @@
 """Models with latents: a prior, a posterior and a likelihood."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.directions import Direction, shifted
-from lowerbound.distributions import detached
+from lowerbound.distributions import Categorical, detached
 from lowerbound.errors import ModelError
 from lowerbound.estimators import Draws, Estimator, Pathwise
 from lowerbound.model.base import BoundModel
@@ -157,7 +157,7 @@ class LatentModel(BoundModel):
         if levels is not None:
             raise ModelError(f"{type(self).__name__} has no levels of codes")
         x, y = self.taken(x, y)
-        return self.likelihood(tuple(q.mean for q in self.posteriors(x, y)), y).mean
+        return self.likelihood(tuple(q.mean if l.levels is None else q.mode for q, l in self._levels(x, y)), y).mean
 
     def log_p_coarse(self, coarse: tuple[Tensor, ...], y: Y = None) -> Tensor:
         """log p of latents of the coarsest levels given y, in nats: [B]."""
@@ -204,14 +204,25 @@ class LatentModel(BoundModel):
         return tuple(map(self._placed, z)), batch
 
     def features(self, x: Tensor, y: Y = None) -> Tensor:
-        """What downstream tasks are given of x: the posterior means of all levels, coarsest first, as [B, D]."""
+        """What downstream tasks are given of x: the posterior means of all levels, coarsest first, as [B, D].
+
+        Of whole numbers: the probabilities of their values.
+        """
         x, y = self.taken(x, y)
-        return torch.cat([q.mean.flatten(1) for q in self.posteriors(x, y)], 1)
+        return torch.cat([(_probabilities(q) if l.levels else q.mean).flatten(1) for q, l in self._levels(x, y)], 1)
+
+    def _levels(self, x: Tensor, y: Y) -> Iterator[tuple[Distribution, Space]]:
+        return zip(self.posteriors(x, y), self.latents, strict=True)
 
     def vector_posterior(self, x: Tensor, y: Y = None) -> Distribution:
         """q(z|x) where z is a single vector [D]. Raises ModelError where it is several levels, or a map."""
         x, y = self.taken(x, y)
         q = self.posteriors(x, y)
+        if any(space.levels is not None for space in self.latents):
+            raise ModelError(
+                f"{type(self).__name__}: its latents are whole numbers, and what this asks for is done to real ones; "
+                "`lowerbound traverse` goes through their values"
+            )
         shapes = [list(level.event_shape) for level in q]
         if len(shapes) != 1 or len(shapes[0]) != 1:
             raise ModelError(
@@ -246,6 +257,11 @@ class LatentModel(BoundModel):
 
     def _log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
         return self.elbo_terms(x, y, draws).log_weight
+
+
+def _probabilities(q: Any) -> Tensor:
+    """Of every value of every element, [B, levels, ...]; of binary elements, that of 1."""
+    return q.log_probs.exp() if isinstance(q, Categorical) else q.mean
 
 
 def _log_probs(distributions: tuple[Distribution, ...], z: tuple[Tensor, ...]) -> Tensor:

@@ -13,13 +13,14 @@ from lowerbound.devices import widened
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.estimators import Draws, Estimator, Pathwise
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
+from lowerbound.families import Categorical as CategoricalFamily
 from lowerbound.model import Draw, ElboTerms, Model, Refittable, Told
 from lowerbound.models.labels import SemiSupervised, drawn_label
 from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
 from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE, Bound, Objective, Reconstruction
-from lowerbound.priors import Begins, Mixed, StandardNormal, prior_given
+from lowerbound.priors import Begins, Categorical, Mixed, StandardNormal, prior_given
 from lowerbound.space import UNKNOWN, Density, Space, Y, conditions
 from lowerbound.stages import Loss, Prepare, Score, Stage, Turn
 
@@ -60,6 +61,7 @@ class VAE(Refittable):
 
     class Config(Refittable.Config):
         latent: tuple[int, ...] = Field(default=(20,), min_length=1)  # the shape of z: 20, or [8, 4, 4] for a map
+        latent_levels: int | None = Field(default=None, ge=2)  # values that each variable of z takes; None: it is real
         posterior: Family = DiagonalNormal()
         likelihood: Family = Bernoulli()
         prior: Model.Config = StandardNormal.Config()
@@ -98,7 +100,8 @@ class VAE(Refittable):
 
     def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
         super().__init__(config, space, given)
-        self.latent = Space(config.latent)
+        self.latent = Space(config.latent, config.latent_levels, ordered=config.latent_levels in (None, 2))
+        self._check_latent()
         self.own_prior: Model = config.prior.build(self.latent, given)
         self.fitted_prior = None if config.fitted_prior is None else config.fitted_prior.build(self.latent, given)
         self.posterior_head = Head(config.posterior, self.latent)
@@ -108,7 +111,7 @@ class VAE(Refittable):
         self.decoder: nn.Module = (
             self._tied()
             if config.tied
-            else config.decoder.build(config.latent, self.likelihood_head.in_shape, self.context.width)
+            else config.decoder.build(self.latent.feature_shape, self.likelihood_head.in_shape, self.context.width)
         )
         self.classifier = None if config.classifier is None else self._classifier(config.classifier)
         self.register_load_state_dict_pre_hook(_as_now)
@@ -149,16 +152,34 @@ class VAE(Refittable):
         posterior, estimator, objective = self.config.posterior, self.estimator, self.config.objective
         with torch.no_grad():
             q = self.posterior_head(torch.zeros(1, *self.posterior_head.in_shape))
+        if not (estimator.weighs if isinstance(objective, IWAE) else estimator.averages):
+            raise ConfigError(f"model.estimator: {estimator.type_name()} {estimator.other(objective.type_name())}")
         named = "posterior" if self.config.estimator is None else "estimator"
         if why := estimator.why_not(q, self.latent, objective.draws):
             raise ConfigError(f"model.{named}: {posterior.type_name()} {why}")
+        if estimator.relaxed and not isinstance(self.own_prior, Categorical):
+            raise ConfigError(
+                f"model.estimator: relaxed draws have no probability under {self.config.prior.type_name()}; use "
+                "model.prior=priors.Categorical, whose KL is closed, or model.estimator=estimators.RLOO"
+            )
         if isinstance(objective, IWAE) and objective.dreg and not isinstance(estimator, Pathwise):
             raise ConfigError(
                 f"model.objective.dreg: it goes through reparameterized draws, and those of {posterior.type_name()} by "
                 f"{estimator.type_name()} are others; set model.objective.dreg=false"
             )
-        if not (estimator.weighs if isinstance(objective, IWAE) else estimator.averages):
-            raise ConfigError(f"model.estimator: {estimator.type_name()} {estimator.other(objective.type_name())}")
+
+    def _check_latent(self) -> None:
+        """Raise ConfigError where posterior and latent are of different kinds."""
+        posterior, levels = self.config.posterior, self.config.latent_levels
+        whole = isinstance(posterior, CategoricalFamily | Bernoulli)
+        if levels is None and whole:
+            raise ConfigError(
+                f"model.posterior: {posterior.type_name()} is over whole numbers, and z is real; set "
+                "model.latent_levels, such as 10, and model.prior=priors.Categorical"
+            )
+        if levels is not None and not (whole and (levels == 2 or isinstance(posterior, CategoricalFamily))):
+            right = "families.Bernoulli or families.Categorical" if levels == 2 else "families.Categorical"
+            raise ConfigError(f"model.posterior: z takes {levels} values, got {posterior.type_name()}; use {right}")
 
     def _tied(self) -> nn.Module:
         """The decoder that goes back through the encoder. Raises ConfigError where its shapes are not the decoder's."""
@@ -336,11 +357,14 @@ class VAE(Refittable):
 
     def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
         (code,) = z
-        batch = code.shape[: code.dim() - len(self.latent.shape)]  # [..., B]
+        relaxed = self.latent.levels is None or code.is_floating_point()  # what the decoder sees, already
+        shape = self.latent.feature_shape if relaxed else self.latent.shape
+        batch = code.shape[: code.dim() - len(shape)]  # [..., B]
         c = self.context(y)
         if c is not None:
             c = c.expand(*batch, c.shape[-1]).reshape(-1, c.shape[-1])
-        h = self.decoder(code.reshape(-1, *self.latent.shape).to(self.dtype), c)
+        flat = code.reshape(-1, *shape)
+        h = self.decoder((flat if relaxed else self.latent.features(flat)).to(self.dtype), c)
         return self.likelihood_head(h.unflatten(0, batch))
 
     @property

@@ -9,6 +9,7 @@ from torch.distributions import Distribution, Independent
 
 from lowerbound.devices import widened
 from lowerbound.distributions import MultivariateNormal, Normal, normal_moments
+from lowerbound.errors import ConfigError
 from lowerbound.model import Model
 from lowerbound.priors.base import Begins, Prior, length
 from lowerbound.space import Space, Y
@@ -30,6 +31,11 @@ class StandardNormal(Prior):
 
     def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
         super().__init__(config, space, given)
+        if space.levels is not None:
+            raise ConfigError(
+                f"model.prior: {config.type_name()} is over real numbers, and z takes {space.levels} values; use "
+                "priors.Categorical"
+            )
         self.register_buffer("zero", torch.zeros(space.shape), persistent=False)
 
     def distribution(self, y: Y = None) -> Distribution:
