@@ -2,16 +2,19 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 import lowerbound as lb
 from command import call, right
 from hierarchies import TwoLevels
 from linear_worlds import linear_vae, ppca
 from lowerbound import priors
+from lowerbound.config import components
 from lowerbound.distributions import closed_kl
 from lowerbound.errors import ModelError
 from lowerbound.families import DiagonalNormal, Family, FullNormal, GaussianMixture
@@ -29,9 +32,12 @@ from lowerbound.models.vqvae import VQVAE
 from lowerbound.networks.mlp import MLP
 from lowerbound.noise import seeded
 from lowerbound.runs.run import Run
-from lowerbound.space import Space
+from lowerbound.space import Density, Space
 from lowerbound.testing.base import lattice
+from lowerbound.testing.families import takes
 
+SMALL = MLP.Config(hidden=(2,))
+IMAGE = Space((1, 2, 2), levels=2)
 N = 40
 OWN = Own(0, range(N))
 
@@ -120,7 +126,7 @@ def test_the_schedule_is_a_sigmoid():
 @pytest.mark.parametrize("from_prior", [False, True], ids=["encoder", "prior"])
 def test_annealing_is_within_a_twentieth_of_a_nat_and_the_interval_holds_the_truth(from_prior: bool):
     truth, vae, x = world(FullNormal(), wrong=0.3)
-    how = Annealing(temperatures=50, chains=30, from_prior=from_prior)
+    how = Annealing(temperatures=40, chains=24, from_prior=from_prior)
     found = Sides(vae, x, None, how, OWN).below()
     exact = truth.log_density(x)
     bound = vae.log_weights(x, draws=100).mean(0)
@@ -129,7 +135,7 @@ def test_annealing_is_within_a_twentieth_of_a_nat_and_the_interval_holds_the_tru
     assert abs(float(error.mean())) < 0.05
     assert error.abs().max() < 1
     assert 0.5 < float(found.acceptance.mean()) < 1
-    assert 8 < float(found.size.mean()) < 30
+    assert 6 < float(found.size.mean()) < 24
 
     x, z = simulated(vae, None, OWN)
     exact, sides = truth.log_density(x), Sides(vae, x, None, how, Own(1, range(N)))
@@ -137,7 +143,7 @@ def test_annealing_is_within_a_twentieth_of_a_nat_and_the_interval_holds_the_tru
     assert float(below.mean()) < 4 * float(below.std()) / math.sqrt(N)
     assert float(above.mean()) > -4 * float(above.std()) / math.sqrt(N)
     gap = above - below
-    assert -4 * float(gap.std()) / math.sqrt(N) < float(gap.mean()) < 0.1
+    assert -4 * float(gap.std()) / math.sqrt(N) < float(gap.mean()) < 0.2
 
 
 def test_with_one_temperature_it_is_importance_weighting_and_is_loose_on_both_sides():
@@ -179,9 +185,35 @@ def test_with_the_true_posterior_every_chain_is_log_p():
     assert torch.allclose(found.size, torch.tensor(2.0))
 
 
+class Flow(Distribution):
+    """A normal that won't say its density."""
+
+    def __init__(self, normal: Any):
+        self.normal = normal
+        super().__init__(normal.batch_shape, normal.event_shape, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.normal.mean
+
+    @property
+    def variance(self) -> Tensor:
+        return self.normal.variance
+
+
+def test_chains_begin_with_a_normal_like_a_flow(monkeypatch: pytest.MonkeyPatch):
+    _, vae, x = world(DiagonalNormal(), wrong=0.3)
+    plain = Sides(vae, x, None, Annealing(temperatures=3, chains=2), OWN)
+    flow = replace(plain)
+    expected = plain.below()
+    monkeypatch.setattr(VAE, "posterior", lambda self, l, h, *_: Flow(self.posterior_head(h)))
+    assert torch.allclose(flow.below().log_p, expected.log_p, atol=1e-9)
+    assert (plain.begun, flow.begun) == ("encoder", "normal with the encoder's mean and variance")
+
+
 def test_simulated_events_are_the_models_and_their_latents_draws_of_the_posterior():
     truth, vae, _ = world(FullNormal())
-    own = Own(0, range(2000))
+    own = Own(0, range(1000))
     x, z = simulated(vae, None, own)
     q = truth.encode(x)
     close((z - q.mean) @ torch.linalg.inv(torch.linalg.cholesky(q.covariance_matrix[0])).T, 0.0)
@@ -228,10 +260,31 @@ def test_images_given_labels():
 
     for prior in (False, True):
         whole = numbers([0, 1, 2, 3], y, prior)
-        for i in range(4):
+        for i in (0, 3):
             assert torch.allclose(numbers([i], y[[i]], prior)[:, 0], whole[:, i], atol=1e-9)
-    many = simulated(vae, torch.arange(3).repeat_interleave(200), Own(0, range(600)))[0].double().view(3, 200, 4)
+    many = simulated(vae, torch.arange(3).repeat_interleave(100), Own(0, range(300)))[0].double().view(3, 100, 4)
     assert (many.mean(1)[0] - many.mean(1)[1]).abs().max() > 0.2
+
+
+POSTERIORS = [family for family in components(Family) if takes(family(), Space((2,)))]
+WITH_DENSITY = [family for family in POSTERIORS if family().density(Space((2,))) is Density.EXACT]
+
+
+@pytest.mark.parametrize("family", WITH_DENSITY, ids=lambda family: family.__name__)
+def test_every_posterior_with_a_density_has_gaps(family: type[Family]):
+    """Against the integral over a lattice: log p(x) is found whatever the posterior, and no bound is above it."""
+    config = VAE.Config(latent=(2,), posterior=family(), encoder=SMALL, decoder=SMALL)
+    vae = config.build(IMAGE).eval()
+    x = torch.randint(2, (4, 1, 2, 2), dtype=torch.uint8)
+    points, volume = lattice(2, reach=6.0)
+    joint = vae.decode(points[:, None]).log_prob(x) + vae.prior.log_density(points)[:, None]
+    exact = joint.logsumexp(0).detach() + math.log(volume)
+    found = bounds(vae, x, None, Refinement(60, 10), 400, Own(0, range(4)))
+    ais = Sides(vae, x, None, Annealing(temperatures=10, chains=30, leapfrogs=4), Own(0, range(4))).below()
+    assert (found.importance - exact).abs().max() < 0.1
+    assert (ais.log_p - exact).abs().max() < 0.3
+    assert (found.refined - exact).max() < 0.05
+    assert (found.refined - found.encoder).min() > -0.05
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -261,8 +314,8 @@ def test_a_map_of_latents_and_a_mixture_prior():
     joint = vae.decode(z).log_prob(x) + vae.prior.log_density(z[:, 0])[:, None]
     exact = joint.logsumexp(0).detach() + math.log(volume)
     for from_prior in (False, True):
-        found = Sides(vae, x, None, Annealing(40, 200, 8, from_prior), Own(0, range(4))).below()
-        assert (found.log_p - exact).abs().max() < 0.1
+        found = Sides(vae, x, None, Annealing(30, 100, 8, from_prior), Own(0, range(4))).below()
+        assert (found.log_p - exact).abs().max() < 0.2
 
 
 # ---- the gaps
@@ -343,10 +396,6 @@ def test_refining_leaves_the_model_as_it_is():
 
 
 # ---- what can't be measured
-
-
-SMALL = MLP.Config(hidden=(2,))
-IMAGE = Space((1, 2, 2), levels=2)
 
 
 def test_what_has_no_gaps_says_why():

@@ -30,7 +30,8 @@ STEP = (1e-4, 0.2, 0.5)  # the least, the first and the largest size of a step, 
 class Annealing:
     """How it is annealed.
 
-    temperatures: T. chains: of each image. leapfrogs: steps of a transition. from_prior: f_0 is p(z), else q(z|x).
+    temperatures: T. chains: of each image. leapfrogs: steps of a transition. from_prior: f_0 is p(z), else q(z|x); of a
+    flow the normal with its mean and variance.
     """
 
     temperatures: int = 100

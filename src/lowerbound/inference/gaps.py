@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch import distributions as td
+from torch.distributions import Distribution, Independent, MixtureSameFamily
 
 from lowerbound.chunks import log_mean
+from lowerbound.distributions import Normal
 from lowerbound.errors import ModelError
 from lowerbound.inference.annealing import BROAD, Annealed, Annealing, backward, forward, found_steps
 from lowerbound.inference.hmc import Bridge
@@ -49,6 +51,10 @@ def check(model: LatentModel) -> None:
             f"{what}log p(z) of {name} is known by a noisy bound alone, and annealing needs its value; train with a "
             "prior such as priors.StandardNormal"
         )
+
+
+# Posteriors whose density costs nothing; that of a flow may take a pass for every dimension.
+CLOSED = (Independent, td.MultivariateNormal, td.LowRankMultivariateNormal, MixtureSameFamily)
 
 
 class Bounds(NamedTuple):
@@ -100,19 +106,36 @@ class Sides:
         def joint(z: Tensor) -> Tensor:
             return self.model.likelihood((z,), self.y).log_prob(self.x) + prior.log_prob(z)
 
-        return Bridge(prior.log_prob if self.how.from_prior else self.posterior.log_prob, joint)
+        return Bridge(prior.log_prob if self.how.from_prior else self._encoded.log_prob, joint)
+
+    @property
+    def begun(self) -> str:
+        """What f_0 is, in words."""
+        if self.how.from_prior:
+            return "prior"
+        return "encoder" if isinstance(self._posterior, CLOSED) else "normal with the encoder's mean and variance"
 
     @cached_property
-    def posterior(self) -> Distribution:
+    def _posterior(self) -> Distribution:
         with torch.no_grad():
             return self.model.posterior(0, self.model.bottom_up(self.x, self.y), (), self.y)
+
+    @cached_property
+    def _encoded(self) -> Distribution:
+        """The encoder's posterior, or a normal like it: every step asks for its density of values it did not draw."""
+        q = self._posterior
+        if isinstance(q, CLOSED):
+            return q
+        with torch.no_grad():
+            normal = Normal(q.mean, q.variance.sqrt(), validate_args=False)
+        return Independent(normal, len(q.event_shape), validate_args=False)
 
     @torch.no_grad()
     def _start(self, n: int, what: str, noise: KeyedNoise) -> Tensor:
         """So many draws of f_0 for each image: [n, B, *latent]."""
         noise.chunk(n)
         if not self.how.from_prior:
-            return self.posterior.sample((n,))
+            return self._encoded.sample((n,))
         return torch.stack([z for (z,) in self._of_prior(n, what)], 1)
 
     def _of_prior(self, n: int, what: str) -> Iterator[tuple[Tensor, ...]]:

@@ -26,10 +26,10 @@ class Gaps(Metric):
 
     `.elbo` is the encoder's bound and `.refined` that of the best member, as far as it was found. log p(x) is taken
     from below in two ways, `.importance` (`draws` draws of the best member found, weighted) and `.ais` (annealed from
-    the encoder's posterior), and whichever is larger on average counts. Both are stochastic lower bounds, so the true
-    marginal gap is at least the value. The climb to the best member may end below it, so the true amortization gap is
-    at least the value too, and the approximation gap, which takes both, is an estimate (~): a log p(x) that is too low
-    makes it smaller, a bound of the best member that is too low larger.
+    the encoder's posterior, or from a normal like it where that is a flow), and whichever is larger on average counts.
+    Both are stochastic lower bounds, so the true marginal gap is at least the value. The climb to the best member may
+    end below it, so the true amortization gap is at least the value too, and the approximation gap, which takes both,
+    is an estimate (~): a log p(x) that is too low makes it smaller, a bound of the best member that is too low larger.
 
     `.ais.acceptance` is the mean acceptance of the chains' proposals, `.ais.ess` their effective number. How far `.ais`
     can be off is measured where it can be, on as many images that the model itself draws: `.simulated.lower` is AIS,
@@ -63,11 +63,12 @@ class Gaps(Metric):
         model = world.model
         assert isinstance(model, LatentModel)
         check(model)
-        parts = []
+        parts, begun = [], ""
         for batch in world.batches.in_order(self._at_once(model), self.limit):
-            parts.append(self._measured(model, batch, world.seed))
+            numbers, begun = self._measured(model, batch, world.seed)
+            parts.append(numbers)
             world.advance(len(batch.index))
-        return self._values({k: np.concatenate([part[k] for part in parts]) for k in parts[0]}, world)
+        return self._values({k: np.concatenate([part[k] for part in parts]) for k in parts[0]}, begun, world)
 
     def _at_once(self, model: LatentModel) -> int:
         return max(1, min(BATCH, model.rows // max(self.chains, self.refinement_draws)))
@@ -76,8 +77,8 @@ class Gaps(Metric):
     def _annealing(self) -> Annealing:
         return Annealing(self.temperatures, self.chains, self.leapfrogs, self.from_prior)
 
-    def _measured(self, model: LatentModel, batch: Batch, seed: int) -> dict[str, np.ndarray]:
-        """Of each image, by what follows the names: [B] each."""
+    def _measured(self, model: LatentModel, batch: Batch, seed: int) -> tuple[dict[str, np.ndarray], str]:
+        """Of each image, by what follows the names, [B] each; and what the chains began with."""
         x, y, own = batch.x, batch.y, Own(seed, batch.index)
         bound = bounds(model, x, y, Refinement(self.refinement, self.refinement_draws), self.draws, own)
         ais = Sides(model, x, y, self._annealing, own).below()
@@ -94,9 +95,9 @@ class Gaps(Metric):
             "simulated.lower": sides.below().log_p,
             "simulated.upper": sides.above(z).log_p,
         }
-        return {name: t.double().cpu().numpy() for name, t in found.items()}
+        return {name: t.double().cpu().numpy() for name, t in found.items()}, sides.begun
 
-    def _values(self, each: dict[str, np.ndarray], world: World) -> dict[str, Value]:
+    def _values(self, each: dict[str, np.ndarray], begun: str, world: World) -> dict[str, Value]:
         best = max(("importance", "ais"), key=lambda way: each[way].mean())
         each |= {
             "marginal": each[best] - each["elbo"],
@@ -104,7 +105,7 @@ class Gaps(Metric):
             "amortization": each["refined"] - each["elbo"],
             "simulated.gap": each["simulated.upper"] - each["simulated.lower"],
         }
-        of: dict[str, Any] = {"recipe": self._recipe(best), "given": world.given}
+        of: dict[str, Any] = {"recipe": self._recipe(best, begun), "given": world.given}
         kinds = {
             "elbo": ("=", NATS, self.draws),
             "refined": (">=", NATS, self.draws),
@@ -124,11 +125,11 @@ class Gaps(Metric):
             for name, (relation, unit, draws) in kinds.items()
         }
 
-    def _recipe(self, best: str) -> dict[str, Any]:
+    def _recipe(self, best: str, begun: str) -> dict[str, Any]:
         return {
             "log_p": f"gaps.{best}",
             "annealing": {
-                "from": "prior" if self.from_prior else "encoder",
+                "from": begun,
                 "schedule": "sigmoid",
                 "temperatures": self.temperatures,
                 "chains": self.chains,
