@@ -15,14 +15,17 @@ from lowerbound.data.base import Data
 from lowerbound.data.bundled import bundled
 from lowerbound.estimators import VIMCO, GumbelSoftmax, Pathwise
 from lowerbound.families import (
+    IAF,
     Bernoulli,
     Categorical,
     DiagonalNormal,
     DiscretizedNormal,
     Family,
     FullNormal,
+    LowRankNormal,
     Noiseless,
     Point,
+    SplineCoupling,
 )
 from lowerbound.families import GaussianMixture as GaussianMixtureFamily
 from lowerbound.metrics.base import Metric
@@ -103,6 +106,18 @@ VARIANTS = {
         vae(likelihood=DiagonalNormal(), objective=Reconstruction(error=AbsoluteError())),
         Space((3,)),
     ),
+    "low-rank posterior": (vae(posterior=LowRankNormal(rank=1)), Space((1, 2, 2), levels=2)),
+    "autoregressive posterior": (vae(posterior=IAF.example()), Space((1, 2, 2), levels=2)),
+    "autoregressive posterior, doubly reparameterized": (
+        vae(posterior=IAF.example(), objective=IWAE(draws=3, dreg=True)),
+        Space((1, 2, 2), levels=2),
+    ),
+    "spline posterior": (vae(posterior=SplineCoupling.example()), Space((1, 2, 2), levels=2)),
+    "spline posterior, doubly reparameterized": (
+        vae(posterior=SplineCoupling.example(), objective=IWAE(draws=3, dreg=True)),
+        Space((1, 2, 2), levels=2),
+    ),
+    "flow prior": (vae(prior=Flow.Config(layers=2, hidden=(4,))), Space((1, 2, 2), levels=2)),
     "mixture posterior": (vae(posterior=GaussianMixtureFamily(components=3)), Space((1, 2, 2), levels=2)),
     "mixture posterior, importance-weighted": (
         vae(posterior=GaussianMixtureFamily(components=2, learned_weights=True), objective=IWAE(draws=2)),

@@ -15,7 +15,7 @@ FLOORS = (  # ground first
     ("errors", "units", "noise", "progress", "processes", "waiting"),
     ("config", "space", "files", "devices", "directions"),
     ("optimization", "distributions", "networks", "quantizers", "data", "pictures"),
-    ("stages", "estimators"),
+    ("stages", "estimators", "transforms"),
     ("model",),
     ("chunks", "priors", "objectives", "families"),
     ("models",),

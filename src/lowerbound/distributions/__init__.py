@@ -4,18 +4,21 @@ by `lowerbound.noise`; and the moments of vectors."""
 from lowerbound.distributions.changed import Tempering, check_truncation, detached, tempered, truncated
 from lowerbound.distributions.discretized import DiscretizedNormal, LogisticMixture
 from lowerbound.distributions.divergence import closed_kl, kl_per_dimension
+from lowerbound.distributions.flow import Bent
 from lowerbound.distributions.mixture import NormalMixture
 from lowerbound.distributions.moments import covariance, normal_moments
-from lowerbound.distributions.normal import Choice, MultivariateNormal, Normal
+from lowerbound.distributions.normal import Choice, LowRankNormal, MultivariateNormal, Normal
 from lowerbound.distributions.pixels import Bernoulli, Categorical, Dequantized, Noiseless, Pixels, Point, residual
 
 __all__ = [
+    "Bent",
     "Bernoulli",
     "Categorical",
     "Choice",
     "Dequantized",
     "DiscretizedNormal",
     "LogisticMixture",
+    "LowRankNormal",
     "MultivariateNormal",
     "Noiseless",
     "Normal",

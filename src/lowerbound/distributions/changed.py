@@ -10,8 +10,9 @@ from torch import distributions as td
 from torch.distributions import Distribution, Independent, MixtureSameFamily
 
 from lowerbound.distributions.discretized import DiscretizedNormal, LogisticMixture
+from lowerbound.distributions.flow import Bent
 from lowerbound.distributions.mixture import NormalMixture
-from lowerbound.distributions.normal import Choice, MultivariateNormal, Normal
+from lowerbound.distributions.normal import Choice, LowRankNormal, MultivariateNormal, Normal
 from lowerbound.distributions.pixels import FAR, Bernoulli, Categorical, Dequantized, Noiseless, Point
 from lowerbound.errors import ModelError
 
@@ -64,6 +65,30 @@ def _(d: td.MultivariateNormal, t: float) -> Distribution:
 @detached.register
 def _(d: td.MultivariateNormal) -> MultivariateNormal:
     return MultivariateNormal(d.loc.detach(), scale_tril=d.scale_tril.detach(), validate_args=False)
+
+
+@tempered.register
+def _(d: td.LowRankMultivariateNormal, t: float) -> Distribution:
+    if t == 0:
+        return _at_mode(d)
+    W, variance = d._unbroadcasted_cov_factor, d._unbroadcasted_cov_diag
+    return LowRankNormal(d.loc, W * t, variance * t**2, validate_args=False)
+
+
+@detached.register
+def _(d: td.LowRankMultivariateNormal) -> LowRankNormal:
+    W, variance = d._unbroadcasted_cov_factor.detach(), d._unbroadcasted_cov_diag.detach()
+    return LowRankNormal(d.loc.detach(), W, variance, validate_args=False)
+
+
+@tempered.register
+def _(d: Bent, t: float) -> Distribution:
+    return Bent(tempered(d.base, t), d.transform)  # pyright: ignore[reportArgumentType]
+
+
+@detached.register
+def _(d: Bent) -> Bent:
+    return Bent(detached(d.base), d.transform.detached())
 
 
 @tempered.register

@@ -64,6 +64,19 @@ def _full_diagonal_kl(q: td.MultivariateNormal, p: Independent) -> Tensor:
     return terms.sum(-1)
 
 
+@register_kl(td.LowRankMultivariateNormal, Independent)
+def _low_rank_diagonal_kl(q: td.LowRankMultivariateNormal, p: Independent) -> Tensor:
+    r"""½ Σ_d [(v_d + (μ_d - m_d)²) / s_d² - 1 + 2 log s_d] - ½ log |Σ|, v being the diagonal of Σ."""
+    normal = _only_normal(p)
+    log_det = q._unbroadcasted_cov_diag.log().sum(-1) + 2 * _log_diagonal(q._capacitance_tril)
+    terms = (q.variance + (q.loc - normal.loc) ** 2) / normal.scale**2 - 1 + 2 * normal.scale.log()
+    return 0.5 * (terms.sum(-1) - log_det)
+
+
+def _log_diagonal(L: Tensor) -> Tensor:
+    return L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
 @register_kl(Independent, td.MultivariateNormal)
 def _diagonal_full_kl(q: Independent, p: td.MultivariateNormal) -> Tensor:
     normal = _only_normal(q)

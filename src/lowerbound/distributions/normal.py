@@ -44,6 +44,25 @@ class MultivariateNormal(td.MultivariateNormal):
         return self.loc + (self._unbroadcasted_scale_tril @ u.unsqueeze(-1)).squeeze(-1)
 
 
+class LowRankNormal(td.LowRankMultivariateNormal):
+    """N(loc, W Wᵀ + diag(d)) of each vector, for W [..., D, R] and d [..., D].
+
+    Example:
+        >>> LowRankNormal(torch.zeros(5, 2), torch.ones(5, 2, 1), torch.ones(5, 2)).rsample((3,)).shape
+        torch.Size([3, 5, 2])
+    """
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        shape = self._extended_shape(torch.Size(sample_shape))
+        W, d = self._unbroadcasted_cov_factor, self._unbroadcasted_cov_diag
+        u, v = (noise.randn((*shape[:-1], n), dtype=d.dtype, device=d.device) for n in (W.shape[-1], shape[-1]))
+        return self.loc + (W @ u.unsqueeze(-1)).squeeze(-1) + d.sqrt() * v
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+
 class Choice(td.Categorical):
     """One of K with probabilities of their own, as a mixture chooses its component: int64.
 

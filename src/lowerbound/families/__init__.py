@@ -1,11 +1,20 @@
 """Network output -> distribution: posteriors, likelihoods, conditional priors, conditionals of one pixel."""
 
 from lowerbound.families.base import LOG_SCALE, Family, Head
+from lowerbound.families.flows import IAF, SplineCoupling
 from lowerbound.families.mixtures import GaussianMixture
-from lowerbound.families.normals import DiagonalNormal, FixedScaleNormal, FullNormal, Point, SharedScaleNormal
+from lowerbound.families.normals import (
+    DiagonalNormal,
+    FixedScaleNormal,
+    FullNormal,
+    LowRankNormal,
+    Point,
+    SharedScaleNormal,
+)
 from lowerbound.families.pixels import Bernoulli, Categorical, DiscretizedNormal, LogisticMixture, Noiseless
 
 __all__ = [
+    "IAF",
     "LOG_SCALE",
     "Bernoulli",
     "Categorical",
@@ -17,7 +26,9 @@ __all__ = [
     "GaussianMixture",
     "Head",
     "LogisticMixture",
+    "LowRankNormal",
     "Noiseless",
     "Point",
     "SharedScaleNormal",
+    "SplineCoupling",
 ]

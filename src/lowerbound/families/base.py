@@ -7,7 +7,7 @@ numbers, an image (C, H, W) takes (n*C, H, W). Label and code grids have no chan
 """
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,12 @@ class Family(Component, abstract=True):
     """
 
     joint: ClassVar[bool] = False  # True: one h for all channels of a pixel (coupled mixtures)
+    closed: ClassVar[bool] = True  # False: the mean is an estimate, and the density need not be smooth
+
+    @classmethod
+    def example(cls) -> "Family":
+        """A small instance. The batteries run over it."""
+        return cls()
 
     @property
     def natural(self) -> Estimator:
@@ -50,9 +56,14 @@ class Family(Component, abstract=True):
         """The shape of what a Head learns for all events alike; None: nothing."""
         return None
 
+    def network(self, space: Space) -> nn.Module | None:
+        """The network that a Head learns for all events alike, in the place of `learned_once`; None: none."""
+        return None
+
     @abstractmethod
-    def __call__(self, h: Tensor, space: Space, learned: Tensor | None = None) -> Distribution:
-        """The distribution. `learned`: what the Head owns; where there is none, zeros are meant."""
+    def __call__(self, h: Tensor, space: Space, learned: Any = None) -> Distribution:
+        """The distribution. `learned`: what the Head owns, a tensor or a network; where there is none, zeros are meant,
+        and of a network the identity."""
 
 
 class Head(nn.Module):
@@ -70,8 +81,10 @@ class Head(nn.Module):
         super().__init__()
         self.family = family
         self.space = space
+        family.param_shape(space)  # whether it is over such events
         shape = family.learned_once(space)
         self.learned = None if shape is None else nn.Parameter(torch.zeros(shape))
+        self.network = family.network(space)
 
     @property
     def in_shape(self) -> Shape:
@@ -83,7 +96,8 @@ class Head(nn.Module):
         return self.family.density(self.space)
 
     def forward(self, h: Tensor) -> Distribution:
-        return self.family(widened(h), self.space, None if self.learned is None else widened(self.learned))
+        learned = self.network if self.learned is None else widened(self.learned)
+        return self.family(widened(h), self.space, learned)
 
 
 def length(family: Family, space: Space) -> int:

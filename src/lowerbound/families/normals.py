@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from lowerbound import distributions as dist
+from lowerbound.distributions import LowRankNormal as LowRank
 from lowerbound.distributions import MultivariateNormal
 from lowerbound.errors import ConfigError
 from lowerbound.families.base import LOG_SCALE, Family, check_ordered, length, normal_over, real_density, split, times
@@ -122,6 +123,43 @@ class FullNormal(Family):
         unit = torch.stack(rows, -2) + torch.eye(D, dtype=h.dtype, device=h.device)
         L = log_scale.clamp(*LOG_SCALE).exp().unsqueeze(-1) * unit
         return MultivariateNormal(mean, scale_tril=L, validate_args=False)
+
+
+class LowRankNormal(Family):
+    r"""A normal over a vector with a diagonal plus a low-rank covariance.
+
+    .. math:: p(x) = N(x; \mu, \operatorname{diag}(s)(I + T T^T)\operatorname{diag}(s)), \quad s_d = e^{r_d}
+
+    Log-scales r are clamped as DiagonalNormal's and T [D, rank] to [-10, 10], as FullNormal's.
+    h: (2D + rank D,): means, log-scales, then T row by row. With T = 0 it is DiagonalNormal.
+
+    Example:
+        >>> q = LowRankNormal(rank=1)(torch.zeros(5, 9), Space((3,)))
+        >>> q.log_prob(q.rsample((7,))).shape
+        torch.Size([7, 5])
+    """
+
+    rank: int = Field(default=2, gt=0)
+
+    def density(self, space: Space) -> Density:
+        if self.rank > length(self, space):
+            D = space.shape[0]
+            raise ConfigError(
+                f"{self.type_name()}: a covariance of {D} numbers has no part of rank={self.rank}; set rank={D} or "
+                "less, or use families.FullNormal"
+            )
+        return Density.EXACT
+
+    def param_shape(self, space: Space) -> Shape:
+        self.density(space)
+        return ((2 + self.rank) * space.shape[0],)
+
+    def __call__(self, h: Tensor, space: Space, learned: Tensor | None = None) -> Distribution:
+        D = length(self, space)
+        mean, log_scale, T = h.split([D, D, self.rank * D], -1)
+        scale = log_scale.clamp(*LOG_SCALE).exp()
+        factor = scale.unsqueeze(-1) * T.clamp(-10, 10).unflatten(-1, (D, self.rank))
+        return LowRank(mean, factor, scale.square(), validate_args=False)
 
 
 class Point(Family):

@@ -61,7 +61,11 @@ class Autoregressive(ExactModel):
     def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
         super().__init__(config, space, given)
         self.grid = _Grid(space, config.likelihood)
-        if config.likelihood.density(space) is not Density.EXACT or config.likelihood.learned_once(space) is not None:
+        if (
+            config.likelihood.density(space) is not Density.EXACT
+            or config.likelihood.learned_once(space) is not None
+            or config.likelihood.network(space) is not None
+        ):
             raise ConfigError(
                 f"model.likelihood: {config.likelihood.type_name()} has no exact probability of {space.levels} levels "
                 "position by position; expected families.Categorical, families.LogisticMixture or, for binary images, "

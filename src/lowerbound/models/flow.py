@@ -1,6 +1,5 @@
 """A normalizing flow of affine couplings: an exact density of vectors."""
 
-import math
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -16,6 +15,7 @@ from lowerbound.model import Draw, Drawn, ExactModel, Model, Told
 from lowerbound.networks.mlp import MLP
 from lowerbound.space import Space, Y
 from lowerbound.stages import Stage, Turn
+from lowerbound.transforms import half
 
 
 class Flow(ExactModel):
@@ -69,7 +69,7 @@ class Flow(ExactModel):
         D = space.shape[0]
         self.register_buffer("mean", torch.zeros(D))
         self.register_buffer("cholesky", torch.eye(D))  # L
-        self.couplings = nn.ModuleList(Coupling(config, _half(D, layer)) for layer in range(config.layers))
+        self.couplings = nn.ModuleList(Coupling(config, half(D, layer)) for layer in range(config.layers))
 
     def stages(self) -> tuple[Stage, ...]:
         return (Stage("model", (Turn((self,), self._loss),), begin=self.begin),)
@@ -145,10 +145,3 @@ class Coupling(nn.Module):
     def inverse(self, v: Tensor) -> Tensor:
         s, t = self._parameters_of(v)
         return v.index_copy(-1, self.second, v.index_select(-1, self.second) * torch.exp(s) + t)
-
-
-def _half(D: int, layer: int) -> Tensor:
-    """Which elements a layer leaves as they are: odd and even places, then the first and last half; [D] of bools."""
-    places = torch.arange(D)
-    half = places % 2 == 0 if layer % 4 < 2 else places < math.ceil(D / 2)
-    return half if layer % 2 == 0 else ~half

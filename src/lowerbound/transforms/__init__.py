@@ -1,0 +1,15 @@
+"""Bijections of vectors, perhaps given a context: what flows are made of, as posteriors and as priors."""
+
+from lowerbound.transforms.autoregressive import GatedAutoregression
+from lowerbound.transforms.base import Bijection, Chain, Contextual, half
+from lowerbound.transforms.splines import SplineCoupling, rational_quadratic
+
+__all__ = [
+    "Bijection",
+    "Chain",
+    "Contextual",
+    "GatedAutoregression",
+    "SplineCoupling",
+    "half",
+    "rational_quadratic",
+]
