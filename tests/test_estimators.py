@@ -7,6 +7,7 @@ import itertools
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -354,6 +355,16 @@ def test_what_does_not_go_together_is_said(parts: dict[str, object], message: st
         discrete(**parts)  # pyright: ignore[reportArgumentType]
 
 
+def test_a_biased_estimator_says_so_when_it_trains(tmp_path: Path):
+    torch.set_default_dtype(torch.float32)
+    words = ["model.posterior=families.Categorical", "model.latent_levels=3", "model.prior=priors.Categorical"]
+    for kind, said in (("GumbelSoftmax", True), ("RLOO", False)):
+        done = right(
+            "train", "vae", *words, f"model.estimator=estimators.{kind}", "train.steps=1", "--out", tmp_path / kind
+        )
+        assert ("is biased" in done.err) == said
+
+
 def test_every_estimator_says_whether_it_is_biased():
     kinds = {kind.type_name(): kind.biased for kind in components(Estimator)}
     assert [name for name, biased in kinds.items() if biased] == [
@@ -381,6 +392,15 @@ def test_the_command(kind: str, tmp_path: Path):
     right("doctor", run)
     right("compare", run)
     right("encode", run, "--split", "test", "--out", tmp_path / "z.npz")
+    with np.load(tmp_path / "z.npz") as file:
+        assert file["codes_z"].shape == (189, 10)
+        assert file["codes_z"].max() < levels
+        assert file["z"].shape == (189, 10 if levels == 2 else 50)
+    shown = right("traverse", run, "--top", "3", "--out", tmp_path / "t.npz", "--json").json
+    assert shown["kl"] == sorted(shown["kl"], reverse=True)
+    with np.load(tmp_path / "t.npz") as file:
+        assert file["x"].shape[0] == 3 * levels
+    assert "expected a number from 0 to 9" in call("traverse", run, "--dims", "10", "--out", tmp_path / "u.png").err
     refused = call("interpolate", run, tmp_path / "x.png", tmp_path / "x.png", "--out", tmp_path / "i.png")
     assert refused.status == 2
     assert "Traceback" not in refused.err

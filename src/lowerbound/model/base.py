@@ -137,6 +137,11 @@ class Model(nn.Module):
         return ""
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What whoever trains it should know, a line each."""
+        return ()
+
+    @property
     def has_means(self) -> bool:
         """Whether events are drawn from a p(x|z), whose means can be shown instead."""
         return False

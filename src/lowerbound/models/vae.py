@@ -147,6 +147,13 @@ class VAE(Refittable):
         """How z is drawn in training."""
         return self.config.posterior.natural if self.config.estimator is None else self.config.estimator
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        if not self.estimator.biased:
+            return ()
+        name = self.estimator.type_name()
+        return (f"model.estimator: the gradient of {name} is biased; what is measured draws from q(z|x) itself",)
+
     def _check_estimator(self) -> None:
         """Raise ConfigError where the objective's gradient would not get through draws of the posterior."""
         posterior, estimator, objective = self.config.posterior, self.estimator, self.config.objective

@@ -154,6 +154,8 @@ class _Work:
             _check_same_data(old, facts, asked)
         with seeded(config.seed, "weights"):
             model = config.model.build(facts.space, facts.given(config)).to(device)
+        for line in model.remarks:
+            asked.progress.say(line)
         stages = _chosen(model.stages(), asked.stage)
         _check_settings(config.train, model.stages(), stages, len(images), device)
         _check_trained_before(old, model.stages(), stages, asked)

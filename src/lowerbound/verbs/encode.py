@@ -49,8 +49,9 @@ def encode(
 ) -> Encoded:
     """Write the posterior means (of a VQ-VAE, the codes of each level) of all images of a split.
 
-    z float32 [N, D], what `features` gives; of a VQ-VAE `codes_LEVEL` int64 [N, h, w] of each level. Rows go to disk as
-    they are computed.
+    z float32 [N, D], what `features` gives; of latents that take whole numbers the probabilities of their values, and
+    `codes_z` int64 [N, D], the likeliest values; of a VQ-VAE `codes_LEVEL` int64 [N, h, w] of each level. Rows go to
+    disk as they are computed.
 
     Args:
         out: a file ending in .npz: z (or codes_LEVEL), label, path
@@ -61,8 +62,9 @@ def encode(
     if out.suffix != ".npz":
         raise RunError(f"--out {out}: expected a file ending in .npz")
     model = latent_model(run, device)
-    if scale and isinstance(model, CodeModel):
-        raise ModelError("--scale: the codes of a VQ-VAE are whole numbers, without a standard deviation")
+    if scale and any(space.levels is not None for space in model.latents):
+        whose = "a VQ-VAE" if isinstance(model, CodeModel) else run.path
+        raise ModelError(f"--scale: the codes of {whose} are whole numbers, without a standard deviation")
     images = open_data(run, split, data, progress)
     told = progress.count("encoding")
     with replacing(out) as temporary, Rows(out.parent) as rows, torch.no_grad():
@@ -79,6 +81,8 @@ def _encoded(model: LatentModel, batch: Batch, scale: bool) -> dict[str, Tensor]
     if isinstance(model, CodeModel):
         return {f"codes_{name}": c for name, c in zip(model.levels, model.codes(batch.x), strict=True)}
     found = {"z": model.features(batch.x, batch.y).float()}
+    if all(space.levels is not None for space in model.latents):
+        found["codes_z"] = torch.cat([q.mode.long().flatten(1) for q in model.posteriors(batch.x, batch.y)], 1)
     if scale:
         scales = [q.stddev.flatten(1) for q in model.posteriors(batch.x, batch.y)]
         found["scale"] = torch.cat(scales, 1).float()

@@ -1,5 +1,6 @@
 """One row of images for each latent dimension, the most used first, all others held."""
 
+import builtins
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,12 @@ from torch import Tensor
 
 from lowerbound.editing.checks import check_number, check_steps
 from lowerbound.editing.latents import Codes, Editor, codes
+from lowerbound.editing.values import is_of_values, start, values
 from lowerbound.errors import UserError
+from lowerbound.model import LatentModel
 from lowerbound.pictures import Table, check_out, save_table
+from lowerbound.progress import Progress
+from lowerbound.runs.inputs import latent_model, user_images
 from lowerbound.runs.run import Run
 from lowerbound.verbs.base import Device, Label, Made, Option, Out, Seed, SomeWhole, Told, Whole, numbers, verb
 
@@ -86,8 +91,15 @@ def traverse(
         posterior: go through standard deviations of the IMAGE's own q(z|x) instead
         label: a class, by name or number (conditional models); by default the image's likeliest, or the most frequent
         seed: nothing is drawn
+
+    A row of a latent that takes whole numbers goes through all its values.
     """
     out, reach = check_out(out), range
+    model = latent_model(run, device)
+    if is_of_values(model):
+        if quantiles or posterior:
+            raise UserError("--quantiles, --posterior: are about real numbers, and these latents take whole ones")
+        return _values(run, model, image, dims, top, label, device, progress, out)
     check_number(reach, f"--range {reach:g}", 0)
     check_steps(steps)
     if posterior and (image is None or quantiles):
@@ -116,6 +128,46 @@ def traverse(
         title=f"from {'the prior mean' if image is None else Path(image).name}; {ruler.unit}",
     )
     return Traversal(table, chosen, use, measured.use_name, ruler.unit, out).saved()
+
+
+def _values(
+    run: Run,
+    model: LatentModel,
+    image: str | Path | None,
+    dims: Sequence[int] | None,
+    top: int | None,
+    label: str | int | None,
+    device: torch.device | str,
+    progress: Progress,
+    out: Path | None,
+) -> Traversal:
+    """One row for each variable that takes whole numbers, through all of them."""
+    D = model.latents[0].dims
+    for d in dims or ():
+        if not 0 <= d < D:
+            raise UserError(f"--dims {d}: expected a number from 0 to {D - 1}")
+    if top is not None and top < 1:
+        raise UserError(f"--top {top}: expected at least 1")
+    measured = values(run, model, device)
+    x = None if image is None else user_images(run, [image], progress, device).x
+    counts = run.facts.counts
+    frequent = int(np.argmax(counts)) if counts and model.given and label is None else label
+    y = run.labels(1, frequent)
+    y = None if y is None else y.to(device)
+    chosen = [d for d in measured.order() if dims is None or d in dims][:top]
+    lattice = measured.through(start(model, x, y), chosen).to(device)  # [R, S, D]
+    rows = lattice.flatten(0, 1)
+    found = model.render((rows,), None if y is None else y.expand(len(rows)), mean=True)
+    scaled = found.unflatten(0, lattice.shape[:2]).cpu().numpy()
+    use = [float(measured.use[d]) for d in chosen]
+    table = Table(
+        x=scaled,
+        levels=run.facts.space.levels or 256,
+        rows=tuple(f"z{d}  KL {u:.2f}" for d, u in zip(chosen, use, strict=True)),
+        columns=tuple(map(str, builtins.range(measured.levels))),
+        title=f"from {'the prior' if image is None else Path(image).name}; values",
+    )
+    return Traversal(table, chosen, use, "KL", "values", out).saved()
 
 
 def _start(
