@@ -17,7 +17,8 @@ from lowerbound import priors
 from lowerbound.config import components
 from lowerbound.distributions import closed_kl
 from lowerbound.errors import ModelError
-from lowerbound.families import DiagonalNormal, Family, FullNormal, GaussianMixture
+from lowerbound.estimators import RLOO
+from lowerbound.families import Categorical, DiagonalNormal, Family, FullNormal, GaussianMixture
 from lowerbound.inference import annealing
 from lowerbound.inference.annealing import Annealing
 from lowerbound.inference.gaps import Bounds, Sides, bounds, check, simulated
@@ -31,6 +32,7 @@ from lowerbound.models.vae import VAE
 from lowerbound.models.vqvae import VQVAE
 from lowerbound.networks.mlp import MLP
 from lowerbound.noise import seeded
+from lowerbound.objectives import ELBO
 from lowerbound.runs.run import Run
 from lowerbound.space import Density, Space
 from lowerbound.testing.base import lattice
@@ -125,6 +127,7 @@ def test_the_schedule_is_a_sigmoid():
 
 @pytest.mark.parametrize("from_prior", [False, True], ids=["encoder", "prior"])
 def test_annealing_is_within_a_twentieth_of_a_nat_and_the_interval_holds_the_truth(from_prior: bool):
+    """Seconds, on a busy machine more than five: two pilots and three annealings of 40 temperatures, ten steps each."""
     truth, vae, x = world(FullNormal(), wrong=0.3)
     how = Annealing(temperatures=40, chains=24, from_prior=from_prior)
     found = Sides(vae, x, None, how, OWN).below()
@@ -409,8 +412,11 @@ def test_what_has_no_gaps_says_why():
     config, space, _ = VQVAE.Config.example()
     codes = config.build(space)
     assert isinstance(codes, LatentModel)
-    with pytest.raises(ModelError, match="gaps: the latents of VQVAE are codes of"):
+    with pytest.raises(ModelError, match=r"gaps: the latents of VQVAE take \d+ values"):
         check(codes)
+    parts = {"posterior": Categorical(), "prior": priors.Categorical.Config(), "encoder": SMALL, "decoder": SMALL}
+    with pytest.raises(ModelError, match="gaps: the latents of VAE take 3 values"):
+        check(VAE.Config(latent=(2,), latent_levels=3, estimator=RLOO(), objective=ELBO(draws=2), **parts).build(IMAGE))
     prior = VAE.Config(likelihood=DiagonalNormal(), encoder=SMALL, decoder=SMALL)
     nested = VAE.Config(prior=prior, encoder=SMALL, decoder=SMALL).build(IMAGE)
     with pytest.raises(ModelError, match=r"gaps: log p\(z\) of VAE is known by a noisy bound"):

@@ -38,8 +38,8 @@ def check(model: LatentModel) -> None:
         raise ModelError(f"{what}{name} has {len(model.latents)} levels of latents; expected a model with one")
     if model.latents[0].levels is not None:
         raise ModelError(
-            f"{what}the latents of {name} are codes of {model.latents[0].levels} values, and annealing moves along "
-            "gradients of real ones; expected a model of real latents, such as a VAE with families.DiagonalNormal"
+            f"{what}the latents of {name} take {model.latents[0].levels} values, and annealing moves along gradients "
+            "of real ones; expected a model of real latents, such as a VAE with families.DiagonalNormal"
         )
     if model.likelihood_density is not Density.EXACT:
         raise ModelError(
