@@ -37,7 +37,7 @@ from lowerbound.networks.causal import CausalNetwork
 from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE, AbsoluteError, CrossEntropy, Masking, Reconstruction
 from lowerbound.priors import Categorical as Independent
-from lowerbound.priors import Gaussian, GaussianMixture
+from lowerbound.priors import Gaussian, GaussianMixture, VampPrior
 from lowerbound.quantizers import Quantizer
 from lowerbound.space import Density, Space
 
@@ -118,6 +118,15 @@ VARIANTS = {
         Space((1, 2, 2), levels=2),
     ),
     "flow prior": (vae(prior=Flow.Config(layers=2, hidden=(4,))), Space((1, 2, 2), levels=2)),
+    "mixture of posteriors": (vae(prior=VampPrior.Config(components=3)), Space((1, 2, 2), levels=2)),
+    "mixture of posteriors of grey values": (
+        vae(prior=VampPrior.Config(components=3), likelihood=Categorical()),
+        IMAGE,
+    ),
+    "mixture of spline posteriors": (
+        vae(prior=VampPrior.Config(components=2), posterior=SplineCoupling.example()),
+        Space((1, 2, 2), levels=2),
+    ),
     "mixture posterior": (vae(posterior=GaussianMixtureFamily(components=3)), Space((1, 2, 2), levels=2)),
     "mixture posterior, importance-weighted": (
         vae(posterior=GaussianMixtureFamily(components=2, learned_weights=True), objective=IWAE(draws=2)),
@@ -162,6 +171,7 @@ def test_vae_variants(variant: str):
 def test_conditional_vae():
     testing.check_model(vae(classifier=SMALL), Space((1, 2, 2), levels=2), (testing.LABEL,))
     testing.check_model(vae(), Space((1, 2, 2), levels=2), (testing.LABEL,))
+    testing.check_model(vae(prior=VampPrior.Config(components=5)), Space((1, 2, 2), levels=2), (testing.LABEL,))
     testing.check_model(vae(), Space((1, 2, 2), levels=2), (testing.LABEL, Space((2,))))
 
 

@@ -20,7 +20,7 @@ from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
 from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE, Bound, Objective, Reconstruction
-from lowerbound.priors import Begins, Categorical, Mixed, StandardNormal, prior_given
+from lowerbound.priors import Begins, Bindable, Categorical, Mixed, StandardNormal, prior_given
 from lowerbound.space import UNKNOWN, Density, Space, Y, conditions
 from lowerbound.stages import Loss, Prepare, Score, Stage, Turn
 
@@ -125,11 +125,26 @@ class VAE(Refittable):
                 "model.objective: the bound of this prior is noisy, so its draws can't be weighted; use ELBO"
             )
         self._check_estimator()
+        if isinstance(self.own_prior, Bindable):
+            self._bind(self.own_prior)
         if self.has_point and isinstance(config.objective, Bound):
             raise ConfigError(
                 f"model.objective: {config.objective.type_name()} takes a posterior with a density, and "
                 f"{config.posterior.type_name()} has none; use objectives.Reconstruction, or families.DiagonalNormal"
             )
+
+    def _bind(self, prior: Bindable) -> None:
+        """Raises ConfigError where posteriors have no density."""
+        if self.has_point:
+            raise ConfigError(
+                f"model.prior: {self.config.prior.type_name()} mixes posteriors, and those of "
+                f"{self.config.posterior.type_name()} have no density; use families.DiagonalNormal"
+            )
+        prior.bind(self.space, self._posterior_of)
+
+    def _posterior_of(self, h: Tensor, y: Y) -> Distribution:
+        """q(z|x, y) of features [N, *feature_shape]."""
+        return self.posterior_head(self.encoder(h.to(self.dtype), self.context(y)))
 
     def _classifier(self, config: Network.Config) -> Network:
         """q(y|x). Raises ConfigError where there is no one label to learn, or no bound of each image to weigh."""
@@ -295,12 +310,19 @@ class VAE(Refittable):
         if (objective := self.config.pretraining) is not None:
             before = Stage("pretraining", (Turn(networks, self._pretraining_loss),), score=objective.score)
             found = before, found[0]._replace(begin=self._begin)
+        if isinstance(self.own_prior, Bindable) and self.own_prior.begins:
+            found = (*found[:-1], found[-1]._replace(begin=self._begin_inputs))
         return found if self.fitted_prior is None else (*found, self._prior_stage(self.fitted_prior))
 
     def _begin(self, events: Iterable[Tensor]) -> None:
         """The prior begins at the posterior means of all events."""
         assert isinstance(self.own_prior, Begins)
         self.own_prior.fit(tuple(self.posterior(0, self.bottom_up(x)).mean for x in events))
+
+    def _begin_inputs(self, events: Iterable[Tensor]) -> None:
+        """The prior begins at training images."""
+        assert isinstance(self.own_prior, Bindable)
+        self.own_prior.begin_at(self.seen(x) for x in events)
 
     def _prior_stage(self, prior: Model) -> Stage:
         """How a prior is trained, on a draw of z for each x in the place of events."""

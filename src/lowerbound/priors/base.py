@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -35,6 +35,28 @@ class Begins(Prior):
     @abstractmethod
     def fit(self, events: Iterable[Tensor]) -> None:
         """Set it to all events [B, *shape] of the batches, read once."""
+
+
+class Bindable(Prior):
+    """A prior made of posteriors, which only its owner has."""
+
+    @abstractmethod
+    def bind(self, seen: Space, q: Callable[[Tensor, Y], Distribution]) -> None:
+        """Called once by the owner, before any weights are read.
+
+        Args:
+            seen: the space of its events
+            q: features of events [N, *feature_shape] and their conditions -> q(z|x, y), of batch shape [N]
+        """
+
+    @property
+    @abstractmethod
+    def begins(self) -> bool:
+        """Whether it begins at training events, by `begin_at`."""
+
+    @abstractmethod
+    def begin_at(self, events: Iterable[Tensor]) -> None:
+        """Begin at the features [B, *feature_shape] of all training events, read once."""
 
 
 class Mixed(Begins):

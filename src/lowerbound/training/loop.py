@@ -143,7 +143,8 @@ class Loop:
     def _begin(self) -> None:
         """What comes before the first step."""
         if self.stage.begin is not None:
-            self.stage.begin(self._events())
+            with seeded(self.seed, "begin", self.stage.name, quick=True):
+                self.stage.begin(self._events())
             self.movers.average_anew()
 
     def _events(self) -> Iterator[Tensor]:

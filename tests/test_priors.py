@@ -1,0 +1,177 @@
+"""Priors of many parts: mixtures of posteriors, autoregressive ones, flows."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from command import right
+from lowerbound.errors import ConfigError, ModelError
+from lowerbound.families import FullNormal, Point
+from lowerbound.models.vae import VAE
+from lowerbound.networks.mlp import MLP
+from lowerbound.noise import seeded
+from lowerbound.objectives import Reconstruction
+from lowerbound.priors import VampPrior
+from lowerbound.progress import Progress
+from lowerbound.space import Space
+from lowerbound.testing import LABEL
+from lowerbound.testing.base import double, events, expect_mean, lattice, shake_parameters
+from lowerbound.training.train import train
+
+IMAGE = Space((1, 2, 2), levels=5)
+SMALL = MLP.Config(hidden=(6,))
+
+
+def vamp(*, given: tuple[Space, ...] = (), space: Space = IMAGE, K: int = 7, **parts: object) -> tuple[VAE, VampPrior]:
+    with double(), seeded("vamp"):
+        prior = VampPrior.Config(components=K)
+        config = VAE.Config(**{"latent": (2,), "prior": prior, "encoder": SMALL, "decoder": SMALL, **parts})  # pyright: ignore
+        vae = config.build(space, given)
+        shake_parameters(vae)
+    assert isinstance(vae.own_prior, VampPrior)
+    return vae, vae.own_prior
+
+
+@pytest.mark.parametrize("given", [(), (LABEL,)], ids=["plain", "labels"])
+@pytest.mark.parametrize(
+    "parts", [{}, {"posterior": FullNormal()}, {"latent": (2, 1, 1)}], ids=["diagonal", "full", "map"]
+)
+def test_the_density_is_that_of_the_posteriors_of_the_inputs_one_by_one(parts: dict, given: tuple[Space, ...]):
+    vae, prior = vamp(given=given, **parts)
+    z = torch.randn(3, 6, *vae.latent.shape, dtype=torch.float64)
+    y = torch.tensor([0, 1, 2, 0, 1, 2]) if given else None
+    found = vae.prior_of(0, (), y).log_prob(z)
+    assert found.shape == (3, 6)
+    for b in range(6):
+        kept = [k for k in range(7) if not given or k % 3 == b % 3]
+        q = [
+            vae.posterior(
+                0,
+                vae.encoder(
+                    prior.inputs[k : k + 1].clamp(-1, 1), vae.context(prior.labels[k : k + 1] if given else None)
+                ),
+            )
+            for k in kept
+        ]
+        each = torch.stack([d.log_prob(z[:, b]) for d in q])
+        torch.testing.assert_close(found[:, b], torch.logsumexp(each, 0) - math.log(len(kept)))
+
+
+def test_it_integrates_to_one_and_is_drawn_from():
+    _, prior = vamp(given=(LABEL,))
+    points, volume = lattice(2, reach=8)
+    with torch.no_grad(), seeded("draws"):
+        for label in range(3):
+            y = torch.full((len(points),), label)
+            p = prior.log_prob(points.double(), y).exp() * volume
+            assert abs(float(p.sum()) - 1) < 1e-6
+            d = prior.distribution(y[:1])
+            z = prior.sample(4000, y[:4000])
+            assert d.sample((5,)).shape == (5, 1, 2)
+            first, second = ((p[:, None] * points**power).sum(0) for power in (1, 2))
+            expect_mean("the mean of draws", z, first)
+            expect_mean("the second moment", z**2, second)
+            torch.testing.assert_close(d.mean[0], first)
+            torch.testing.assert_close(d.variance[0], second - first**2)
+
+
+def test_single_precision_loses_nothing_far_from_zero_with_small_scales():
+    _, prior = vamp()
+    far = torch.randn(7, 4) * 0.01
+    far[:, :2] += 30
+
+    def tight(u: Tensor, y: object) -> torch.distributions.Distribution:
+        normal = torch.distributions.Normal(far[:, :2].to(u), far[:, 2:].abs().to(u) + 0.003)
+        return torch.distributions.Independent(normal, 1)
+
+    prior._q = tight
+    z = far[:, :2] + 0.005 * torch.randn(7, 2)
+    exact = prior.distribution().log_prob(z.double())
+    assert float((prior.float().distribution().log_prob(z).double() - exact).detach().abs().max()) < 0.05
+
+
+def test_gradients_reach_the_inputs_and_only_those_of_the_label():
+    vae, prior = vamp(given=(LABEL,))
+    with seeded("loss"):
+        vae.train().loss(events(IMAGE, 8), torch.full((8,), 1)).value.backward()
+    assert prior.inputs.grad is not None
+    moved = prior.inputs.grad.flatten(1).abs().sum(1) > 0
+    assert moved.tolist() == [k % 3 == 1 for k in range(7)]
+
+
+def test_inputs_begin_near_black_or_at_images():
+    with seeded("begin"):
+        vae = VAE.Config(latent=(2,), prior=VampPrior.Config(components=50)).build(Space((1, 8, 8), levels=2))
+        own = vae.own_prior
+        assert isinstance(own, VampPrior)
+        assert abs(float(own.inputs.detach().mean()) - 0.05) < 0.002
+        assert own.inputs.shape == (50, 1, 8, 8)
+        data = VAE.Config(latent=(2,), prior=VampPrior.Config(components=9, begin="data")).build(IMAGE)
+        x = events(IMAGE, 40)
+        (stage,) = data.stages()
+        assert stage.begin is not None
+        stage.begin(x.split(7))
+    inputs = data.own_prior.get_parameter("inputs").detach()
+    same = (inputs.flatten(1)[:, None] == IMAGE.features(x).flatten(1)).all(-1)
+    assert bool(same.any(1).all())
+    assert len(set(same.float().argmax(1).tolist())) > 5  # drawn without repeats
+    with pytest.raises(ModelError, match=r"components=9: there are 8 training images to begin at; set at most 8"):
+        stage.begin(x[:8].split(3))
+
+
+@pytest.mark.parametrize(
+    ("parts", "given", "message"),
+    [
+        (
+            {"prior": VampPrior.Config(components=2)},
+            (LABEL,),
+            "components=2: of 3 labels each needs an input; set at least 3",
+        ),
+        ({"prior": VampPrior.Config(begin="data")}, (LABEL,), r"model\.prior\.begin=data: .* without their labels"),
+        ({}, (Space((2,)),), "takes one label as its condition"),
+        ({"posterior": Point(), "objective": Reconstruction()}, (), r"mixes posteriors, .*Point have no density"),
+    ],
+)
+def test_what_it_refuses(parts: dict, given: tuple[Space, ...], message: str):
+    config = VAE.Config(**{"latent": (2,), "prior": VampPrior.Config(components=4), **parts})
+    with pytest.raises(ConfigError, match=message):
+        config.build(IMAGE, given)
+
+
+class Stopped(BaseException):
+    pass
+
+
+class Stopping(Progress):
+    """Training ends at a step as by a kill."""
+
+    @contextmanager
+    def bar(self, total: int, start: int = 0) -> Iterator[Any]:
+        def tell(step: int, terms: Any) -> None:
+            if step == 7:
+                raise Stopped
+
+        yield tell
+
+
+@pytest.mark.usefixtures("surroundings")
+@pytest.mark.parametrize("begin", ["noise", "data"])
+def test_trained_from_the_command_resumed_sampled_and_evaluated(begin: str, tmp_path: Path):
+    words = ["model.prior=priors.VampPrior", "model.prior.components=20", f"model.prior.begin={begin}"]
+    words += ["train.epochs=null", "train.steps=12", "train.batch=16", "train.save_seconds=1e-9"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    right("train", "vae", *words, "--out", whole, "--device", "cpu")
+    with pytest.raises(Stopped):
+        train("vae", out=parts, changes=words, device="cpu", progress=Stopping())
+    right("train", "vae", *words, "--out", parts, "--device", "cpu", "--resume")
+    assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
+    if begin == "noise":
+        right("sample", parts, "-n", "4", "--out", tmp_path / "samples.npz")
+        nll = right("evaluate", parts, "--metrics", "nll", "--draws", "2", "--json").json["metrics"]["nll"]
+        assert nll["relation"] == "<="
