@@ -13,7 +13,7 @@ from lowerbound import testing
 from lowerbound.config import components
 from lowerbound.data.base import Data
 from lowerbound.data.bundled import bundled
-from lowerbound.estimators import VIMCO, GumbelSoftmax, Pathwise
+from lowerbound.estimators import REBAR, VIMCO, Enumeration, GumbelSoftmax, Pathwise
 from lowerbound.families import (
     IAF,
     Bernoulli,
@@ -30,10 +30,12 @@ from lowerbound.families import (
 from lowerbound.families import GaussianMixture as GaussianMixtureFamily
 from lowerbound.metrics.base import Metric
 from lowerbound.model import Model
+from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.flow import Flow
 from lowerbound.models.vae import VAE
 from lowerbound.networks.base import Network
 from lowerbound.networks.causal import CausalNetwork
+from lowerbound.networks.made import MADE
 from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE, AbsoluteError, CrossEntropy, Masking, Reconstruction
 from lowerbound.priors import Categorical as Independent
@@ -146,6 +148,23 @@ VARIANTS = {
     ),
     "categorical latents": (
         vae(latent_levels=3, posterior=Categorical(), prior=Independent.Config(learned=True)),
+        Space((1, 2, 2), levels=2),
+    ),
+    "binary latents with an autoregressive prior": (
+        vae(
+            latent=6,
+            latent_levels=2,
+            posterior=Bernoulli(),
+            prior=Autoregressive.Config(network=MADE.Config(hidden=(8,))),
+        ),
+        Space((1, 2, 2), levels=2),
+    ),
+    "a grid of categorical latents": (
+        vae(latent=(2, 2), latent_levels=3, posterior=Categorical(), prior=Independent.Config(), estimator=REBAR()),
+        Space((1, 2, 2), levels=2),
+    ),
+    "enumerated latents": (
+        vae(latent_levels=2, posterior=Bernoulli(), prior=Independent.Config(), estimator=Enumeration()),
         Space((1, 2, 2), levels=2),
     ),
     "relaxed latents": (

@@ -261,7 +261,7 @@ def discrete(estimator: Estimator | None = None, levels: int = 2, latent: int = 
     config = VAE.Config(**{"prior": prior, "encoder": SMALL, "decoder": SMALL} | made)  # pyright: ignore
     with seeded("discrete"):
         model = config.build(WORLD)
-    shake_parameters(model, "discrete", 0.7)
+    shake_parameters(model, "discrete")
     return model
 
 
@@ -346,6 +346,7 @@ def test_evaluation_draws_whole_numbers_whatever_trains_it():
         ({"estimator": Pathwise()}, "can't be reparameterized"),
         ({"levels": 10, "latent": 20, "estimator": Enumeration()}, r"has 1e\+20 values, and estimators.Enumeration"),
         ({"latent_levels": None}, "set model.latent_levels"),
+        ({"posterior": CategoricalFamily()}, "z takes 2 values, got families.Categorical; use families.Bernoulli"),
         ({"levels": 3, "posterior": BernoulliFamily()}, "z takes 3 values, got families.Bernoulli; use families.Cat"),
         ({"prior": StandardNormal.Config()}, "z takes 2 values; use priors.Categorical"),
     ],
@@ -401,6 +402,25 @@ def test_the_command(kind: str, tmp_path: Path):
     with np.load(tmp_path / "t.npz") as file:
         assert file["x"].shape[0] == 3 * levels
     assert "expected a number from 0 to 9" in call("traverse", run, "--dims", "10", "--out", tmp_path / "u.png").err
+    images = tmp_path / "made"
+    right("sample", run, "-n", "1", "--out", images)
+    (image,) = images.glob("*.png")
+    top = levels - 1
+    right("edit", run, image, "--set", f"3={top}", "--out", tmp_path / "e.npz")
+    right("traverse", run, image, "--dims", "3", "--out", tmp_path / "t3.npz")
+    with np.load(tmp_path / "e.npz") as edited, np.load(tmp_path / "t3.npz") as through:
+        np.testing.assert_allclose(edited["x"][0], through["x"][top], atol=1e-5)
+    for words, message in (
+        (("--set", f"3={levels}"), f"expected a whole number from 0 to {top}"),
+        (("--set", "3=0.5"), "expected a whole number"),
+        (("--direction", "smile"), "these latents take whole ones"),
+        (("--set", "3=1", "--strength-grid", "0,1"), "these latents take whole ones"),
+        (("--set", "10=0"), "from 0 to 9"),
+    ):
+        assert message in call("edit", run, image, *words, "--out", tmp_path / "f.png").err
+    assert "takes latents of real numbers" in call("fit-prior", run).err
+    units = right("evaluate", run, "--limit", "50", "--metrics", "active_units", "--json").json["metrics"]
+    assert units["active_units"]["unit"] == "of 10"
     refused = call("interpolate", run, tmp_path / "x.png", tmp_path / "x.png", "--out", tmp_path / "i.png")
     assert refused.status == 2
     assert "Traceback" not in refused.err

@@ -13,6 +13,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from lowerbound.data.base import Images
 from lowerbound.directions import Direction
 from lowerbound.distributions import Point, closed_kl
+from lowerbound.editing.values import is_of_values
 from lowerbound.errors import ModelError, UserError
 from lowerbound.model import LatentModel
 from lowerbound.noise import KeyedNoise
@@ -128,13 +129,24 @@ def _marginal_kl(q: Distribution, p: Distribution) -> Tensor | None:
 
 
 class Editor:
-    """A run's model, and its images and codes as editing takes them."""
+    """A run's model, and its images and codes as editing takes them.
 
-    def __init__(self, run: Run, device: torch.device | str = "cpu", progress: Progress | None = None):
+    whole: whether codes may be of whole numbers, whose modes stand for means.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        device: torch.device | str = "cpu",
+        progress: Progress | None = None,
+        *,
+        whole: bool = False,
+    ):
         model = run.load(device)
         if not isinstance(model, LatentModel):
             raise ModelError(f"{run.path}: {type(model).__name__} has no latent code to edit")
         self.run, self.model = run, model
+        self.values = model.latents[0].levels if whole and is_of_values(model) else None  # that each variable takes
         self.device, self.progress = torch.device(device), progress or Progress()
         self.size = self._size()
 
@@ -143,9 +155,12 @@ class Editor:
         """D. Raises ModelError for latents that are no single vector."""
         x = torch.zeros((1, *self.model.space.shape), dtype=self.model.space.dtype, device=self.device)
         try:
-            return int(self.model.vector_posterior(x, self._y([0]) if self.model.given else None).event_shape[0])
+            return int(self._posterior(x, self._y([0]) if self.model.given else None).event_shape[0])
         except ModelError as e:
             raise ModelError(f"{self.run.path}: {e}") from None
+
+    def _posterior(self, x: Tensor, y: Tensor | None) -> Distribution:
+        return self.model.vector_posterior(x, y) if self.values is None else self.model.posteriors(x, y)[0]
 
     @property
     def levels(self) -> int:
@@ -193,21 +208,22 @@ class Editor:
     def _squared_error(self, x: Tensor, label: int) -> Tensor:
         """Of the reconstructions with a label, for models without a density: [B]."""
         y = self._y([label] * len(x))
-        return (self.decode(self.model.vector_posterior(x, y).mean, y) - x).square().flatten(1).sum(1)
+        return (self.decode(self.encode(x, y), y) - x).square().flatten(1).sum(1)
 
     @torch.no_grad()
     def encode(self, x: Tensor, y: Tensor | None = None, draw: int | None = None) -> Tensor:
-        """The posterior means, or draws keyed by this seed: [B, D]."""
-        q = self.model.vector_posterior(x, y)
+        """The posterior means (of whole numbers the likeliest), or draws keyed by this seed: [B, D]."""
+        q = self._posterior(x, y)
         if draw is None:
-            return q.mean
+            return q.mean if self.values is None else q.mode
         with KeyedNoise(draw, np.arange(len(x))) as noise:
             return q.sample((noise.chunk(1),))[0]
 
     @torch.no_grad()
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """The means of p(x|z) for z [..., D], in chunks: [..., C, H, W]. y: one label [1] for all, or one of each."""
-        flat = z.reshape(-1, z.shape[-1]).float()
+        flat = z.reshape(-1, z.shape[-1])
+        flat = flat.float() if self.values is None else flat
         whole = None if y is None else y.expand(z.shape[:-1]).reshape(-1)
         rows = self.model.rows
         parts = [

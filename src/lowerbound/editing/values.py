@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
+from torch.special import entr
 
-from lowerbound.distributions import kl_per_dimension
-from lowerbound.errors import ModelError
+from lowerbound.distributions import Bernoulli, Categorical, kl_per_dimension
 from lowerbound.model import CodeModel, LatentModel
 from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.runs.run import Run
@@ -17,7 +18,9 @@ MOST = 1000  # validation images by which the variables are ordered
 class Values(NamedTuple):
     """A vector z of D variables that take `levels` values each."""
 
-    use: Tensor  # the mean of KL(q(z_d|x) || p(z_d)) in nats over validation images, [D]
+    use: Tensor  # the mean of KL(q(z_d|x) || p(z_d)) over images, or of that to the average of q; in nats, [D]
+    use_name: str
+    likeliest: Tensor  # by the average of q over images, [D]
     levels: int
 
     def order(self) -> list[int]:
@@ -39,20 +42,29 @@ def is_of_values(model: LatentModel) -> bool:
 
 @torch.no_grad()
 def values(run: Run, model: LatentModel, device: torch.device | str) -> Values:
-    """How much each variable is used. Raises ModelError where its KL is not closed."""
-    images, total, n = open_data(run, "valid"), torch.zeros(model.latents[0].shape, dtype=torch.float64), 0
-    for batch in as_batches(run, images, torch.device(device)).in_order(model.rows, MOST):
+    """How much each variable is used by validation images, and which values are the likeliest."""
+    probabilities, kls = [], []
+    for batch in as_batches(run, open_data(run, "valid"), torch.device(device)).in_order(model.rows, MOST):
         (q,) = model.posteriors(batch.x, batch.y)
+        probabilities.append(_of_each(q).double().cpu())
         kl = kl_per_dimension(q, model.prior_of(0, (), batch.y))
-        if kl is None:
-            raise ModelError(f"{run.path}: the KL of each variable is not closed, so nothing orders them")
-        total += kl.double().cpu().sum(0)
-        n += len(batch.index)
-    return Values(total / n, model.latents[0].levels or 0)
+        kls += [] if kl is None else [kl.double().cpu()]
+    each = torch.cat(probabilities)  # [N, levels, D]
+    average = each.mean(0)
+    closed = len(kls) == len(probabilities)
+    use = torch.cat(kls).mean(0) if closed else (entr(average) - entr(each).mean(0)).sum(0)
+    return Values(use, "KL" if closed else "information", average.argmax(0), each.shape[1])
+
+
+def _of_each(q: Distribution) -> Tensor:
+    """The probability of every value of every variable: [B, levels, D]."""
+    if isinstance(q, Bernoulli):
+        return torch.stack([1 - q.mean, q.mean], 1)
+    assert isinstance(q, Categorical)
+    return q.log_probs.exp()
 
 
 @torch.no_grad()
-def start(model: LatentModel, x: Tensor | None, y: Tensor | None) -> Tensor:
-    """The likeliest z of an image [1, ...], or of the prior: [D]."""
-    q = model.prior_of(0, (), y) if x is None else model.posteriors(x, y)[0]
-    return q.mode.reshape(-1, *model.latents[0].shape)[0].cpu()
+def start(model: LatentModel, x: Tensor, y: Tensor | None) -> Tensor:
+    """The likeliest z of an image [1, ...]: [D]."""
+    return model.posteriors(x, y)[0].mode[0].cpu()

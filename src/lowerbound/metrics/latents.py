@@ -1,24 +1,25 @@
 """How many dimensions of the latent vector are used."""
 
+import math
 from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from lowerbound.metrics.base import Metric, Value, World
-from lowerbound.model import LatentModel
+from lowerbound.model import CodeModel, LatentModel
 
 
 class ActiveUnits(Metric):
     """The number of latent dimensions whose posterior mean varies with the image: Var_x(E_q[z]) above the threshold
-    (Burda et al. 2016, section 5.2)."""
+    (Burda et al. 2016, section 5.2). Of a variable that takes whole numbers, the probability of any of them."""
 
     names: ClassVar[tuple[str, ...]] = ("active_units",)
     threshold: float = Field(default=0.01, gt=0)
 
     def applies(self, world: World) -> bool:
         model = world.model
-        return isinstance(model, LatentModel) and all(space.levels is None for space in model.latents)
+        return isinstance(model, LatentModel) and not isinstance(model, CodeModel)
 
     def __call__(self, world: World) -> dict[str, Value]:
         model = world.model
@@ -27,8 +28,18 @@ class ActiveUnits(Metric):
         for batch in world.batches.in_order(model.rows):
             means.append(model.features(batch.x, batch.y).double().cpu().numpy())
             world.advance(len(batch.index))
-        variance = np.concatenate(means).var(0)
+        variance = _of_variables(np.concatenate(means).var(0), model)
         active = int((variance > self.threshold).sum())
         count = sum(len(m) for m in means)
         detail = {"variance": variance.tolist()}
         return {"active_units": Value(active, None, f"of {len(variance)}", "=", count, 0, None, detail)}
+
+
+def _of_variables(variance: np.ndarray, model: LatentModel) -> np.ndarray:
+    """That of each dimension, of one for each feature: of several probabilities the largest."""
+    found, begin = [], 0
+    for space in model.latents:
+        end = begin + math.prod(space.feature_shape)
+        found.append(variance[begin:end].reshape(-1, space.dims).max(0))
+        begin = end
+    return np.concatenate(found)

@@ -199,9 +199,11 @@ class VAE(Refittable):
                 f"model.posterior: {posterior.type_name()} is over whole numbers, and z is real; set "
                 "model.latent_levels, such as 10, and model.prior=priors.Categorical"
             )
-        if levels is not None and not (whole and (levels == 2 or isinstance(posterior, CategoricalFamily))):
-            right = "families.Bernoulli or families.Categorical" if levels == 2 else "families.Categorical"
-            raise ConfigError(f"model.posterior: z takes {levels} values, got {posterior.type_name()}; use {right}")
+        right = Bernoulli if levels == 2 else CategoricalFamily
+        if levels is not None and not isinstance(posterior, right):
+            raise ConfigError(
+                f"model.posterior: z takes {levels} values, got {posterior.type_name()}; use {right.type_name()}"
+            )
 
     def _tied(self) -> nn.Module:
         """The decoder that goes back through the encoder. Raises ConfigError where its shapes are not the decoder's."""
@@ -254,6 +256,11 @@ class VAE(Refittable):
         if len(self.latent.shape) != 1:
             shape = list(self.latent.shape)
             return f"a single vector of latents, and this model has a map of {shape}; train one with model.latent=20"
+        if self.latent.levels is not None:
+            return (
+                "latents of real numbers, and these take whole ones; train a prior with the model, such as "
+                "model.prior=models.autoregressive.Autoregressive"
+            )
         return "a model without a condition; train one with data.label=false" if self.given else ""
 
     def why_no_density(self) -> str:

@@ -47,6 +47,11 @@ class Edit:
         for d, value in self.values.items():
             editor.check_dimension(d, f"--set {d}={value:g}")
             check_number(value, f"--set {d}={value:g}")
+            if editor.values is not None and value not in range(editor.values):
+                wanted = f"a whole number from 0 to {editor.values - 1}, the values of each variable"
+                raise UserError(f"--set {d}={value:g}: expected {wanted}")
+        if editor.values is not None and self.strengths:
+            raise UserError("--direction: goes along real numbers, and these latents take whole ones; give --set DIM=V")
         known = editor.directions if self.strengths else {}
         for name, strength in self.strengths.items():
             found(name, known)
@@ -122,11 +127,11 @@ def edit(
     Args:
         images: image files
         out: ends in .png: a labelled grid; .gif: an animation; .npz; else a folder
-        set: DIM=V: a dimension's new value
+        set: DIM=V: a dimension's new value; of latents that take whole numbers one of these
         direction: NAME=V: a direction and its strength, 1 if not said
         label: what the image becomes (conditional models)
         own_label: what it is; by default the likeliest by the bound
-        code: mean or sample: of q(z|x)
+        code: mean or sample: of q(z|x); of whole numbers the mode stands for the mean
         strength_grid: -1,0,1,2: the whole change times each of these
         residual: add back what the reconstruction lost
         seed: of the draws of q(z|x)
@@ -140,8 +145,10 @@ def edit(
         check_number(s, f"--strength-grid {s:g}")
     if not (change.values or change.strengths) and label is None:
         raise UserError("nothing to change: give --set DIM=V, --direction NAME=V, or --label of a conditional model")
-    editor = Editor(run, device, progress)
+    editor = Editor(run, device, progress, whole=True)
     change.check(editor)
+    if strengths is not None and editor.values is not None:
+        raise UserError("--strength-grid: goes along real numbers, and these latents take whole ones; leave it out")
     own = editor.open(images)
     x = own.x
     target = editor.run.labels(len(x), label) if label is not None else None

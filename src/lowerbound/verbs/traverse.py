@@ -155,7 +155,8 @@ def _values(
     y = run.labels(1, frequent)
     y = None if y is None else y.to(device)
     chosen = [d for d in measured.order() if dims is None or d in dims][:top]
-    lattice = measured.through(start(model, x, y), chosen).to(device)  # [R, S, D]
+    first = measured.likeliest if x is None else start(model, x, y)
+    lattice = measured.through(first.to(model.latents[0].dtype), chosen).to(device)  # [R, S, D]
     rows = lattice.flatten(0, 1)
     found = model.render((rows,), None if y is None else y.expand(len(rows)), mean=True)
     scaled = found.unflatten(0, lattice.shape[:2]).cpu().numpy()
@@ -163,11 +164,11 @@ def _values(
     table = Table(
         x=scaled,
         levels=run.facts.space.levels or 256,
-        rows=tuple(f"z{d}  KL {u:.2f}" for d, u in zip(chosen, use, strict=True)),
+        rows=tuple(f"z{d}  {measured.use_name} {u:.2f}" for d, u in zip(chosen, use, strict=True)),
         columns=tuple(map(str, builtins.range(measured.levels))),
-        title=f"from {'the prior' if image is None else Path(image).name}; values",
+        title=f"from {'the likeliest values' if image is None else Path(image).name}; values",
     )
-    return Traversal(table, chosen, use, "KL", "values", out).saved()
+    return Traversal(table, chosen, use, measured.use_name, "values", out).saved()
 
 
 def _start(
