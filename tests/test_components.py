@@ -38,8 +38,8 @@ from lowerbound.networks.causal import CausalNetwork
 from lowerbound.networks.made import MADE
 from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE, AbsoluteError, CrossEntropy, Masking, Reconstruction
+from lowerbound.priors import AutoregressiveMixture, Gaussian, GaussianMixture, SplineFlow, VampPrior
 from lowerbound.priors import Categorical as Independent
-from lowerbound.priors import Gaussian, GaussianMixture, VampPrior
 from lowerbound.quantizers import Quantizer
 from lowerbound.space import Density, Space
 
@@ -120,6 +120,14 @@ VARIANTS = {
         Space((1, 2, 2), levels=2),
     ),
     "flow prior": (vae(prior=Flow.Config(layers=2, hidden=(4,))), Space((1, 2, 2), levels=2)),
+    "autoregressive prior": (
+        vae(prior=AutoregressiveMixture.Config(components=2, hidden=(4,))),
+        Space((1, 2, 2), levels=2),
+    ),
+    "spline prior of a map": (
+        vae(latent=(2, 1, 2), prior=SplineFlow.Config(steps=2, bins=3, hidden=(4,))),
+        Space((1, 2, 2), levels=2),
+    ),
     "mixture of posteriors": (vae(prior=VampPrior.Config(components=3)), Space((1, 2, 2), levels=2)),
     "mixture of posteriors of grey values": (
         vae(prior=VampPrior.Config(components=3), likelihood=Categorical()),

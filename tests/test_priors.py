@@ -11,18 +11,22 @@ import torch
 from torch import Tensor
 
 from command import right
+from lowerbound.distributions import MultivariateNormal
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import FullNormal, Point
+from lowerbound.model import Model
 from lowerbound.models.vae import VAE
 from lowerbound.networks.mlp import MLP
 from lowerbound.noise import seeded
 from lowerbound.objectives import Reconstruction
-from lowerbound.priors import VampPrior
+from lowerbound.priors import AutoregressiveMixture, SplineFlow, VampPrior
 from lowerbound.progress import Progress
 from lowerbound.space import Space
 from lowerbound.testing import LABEL
 from lowerbound.testing.base import double, events, expect_mean, lattice, shake_parameters
+from lowerbound.training import fits
 from lowerbound.training.train import train
+from lowerbound.verbs.fit_prior import offered
 
 IMAGE = Space((1, 2, 2), levels=5)
 SMALL = MLP.Config(hidden=(6,))
@@ -144,6 +148,63 @@ def test_what_it_refuses(parts: dict, given: tuple[Space, ...], message: str):
         config.build(IMAGE, given)
 
 
+SPLINES = SplineFlow.Config(steps=3, bins=4, hidden=(6,), context=2)
+MADE = AutoregressiveMixture.Config(components=3, hidden=(6,), context=2)
+
+
+@pytest.mark.parametrize("config", [SPLINES, MADE], ids=["splines", "autoregressive"])
+def test_exact_densities_of_each_label_integrate_to_one_and_are_drawn_from(config: Model.Config):
+    with double(), seeded("exact"), torch.no_grad():
+        prior = config.build(Space((2,)), (LABEL,))
+        shake_parameters(prior, scale=0.15)
+        correlated = torch.randn(500, 2) @ torch.tensor([[1.0, 0.5], [0.0, 0.7]]) + 0.5
+        (stage,) = prior.stages()
+        assert stage.begin is not None
+        stage.begin(correlated.split(99))
+        points, volume = lattice(2, reach=16, step=0.05)
+        found = []
+        for label in (0, 2):
+            y = torch.full((len(points),), label)
+            p = prior.log_density(points, y).exp() * volume
+            assert abs(float(p.sum()) - 1) < 1e-3
+            z = prior.sample(4000, y[:4000])
+            for power in (1, 2):
+                expect_mean(f"moment {power} of label {label}", z**power, (p[:, None] * points**power).sum(0))
+            expect_mean("the product of the two", z.prod(1), (p * points.prod(1)).sum())
+            found.append(p)
+        assert float((found[0] - found[1]).abs().sum()) > 1e-3
+
+
+def test_the_determinant_of_splines_over_a_map_is_the_numeric_one():
+    with double(), seeded("map"):
+        prior = SPLINES.build(Space((2, 1, 2)))
+        shake_parameters(prior)
+        assert isinstance(prior, SplineFlow)
+        prior.begin([torch.randn(50, 2, 1, 2) * 0.7 + 0.2])
+        u = torch.randn(4)
+        L, z = prior.cholesky, lambda u: prior.mean + prior.bijection(u[None])[0][0] @ prior.cholesky.T
+        J = torch.autograd.functional.jacobian(z, u)
+        assert isinstance(J, Tensor)
+        expected = -0.5 * (u.square() + math.log(2 * math.pi)).sum() - torch.linalg.slogdet(J)[1]
+        torch.testing.assert_close(prior.log_prob(z(u).view(1, 2, 1, 2))[0], expected)
+        assert bool(torch.diagonal(L).ne(1).all())
+
+
+@pytest.mark.parametrize(("name", "steps"), [("autoregressive", 800), ("spline", 150)])
+def test_fit_prior_offers_it_and_fits_what_no_normal_does(name: str, steps: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fits, "FEWEST", steps)
+    monkeypatch.setattr(fits, "LOOKS", 3)
+    config = offered()[name].model_validate({"hidden": (32,)})
+    with seeded("a ring"):
+        vae = VAE.Config(latent=(2,), encoder=SMALL, decoder=SMALL).build(IMAGE)
+        angle = 2 * math.pi * torch.rand(1200)
+        z = torch.stack([angle.cos(), angle.sin()], 1) + 0.1 * torch.randn(1200, 2)
+    whole = fits.best(vae, [config], z[:1000], z[1000:])
+    normal = MultivariateNormal(z.mean(0), z.T.cov())
+    assert fits.mean_density(whole.prior, z[1000:]) > float(normal.log_prob(z[1000:]).mean()) + 0.1
+    assert whole.sample(3).shape == (3, 1, 2, 2)
+
+
 class Stopped(BaseException):
     pass
 
@@ -161,9 +222,9 @@ class Stopping(Progress):
 
 
 @pytest.mark.usefixtures("surroundings")
-@pytest.mark.parametrize("begin", ["noise", "data"])
-def test_trained_from_the_command_resumed_sampled_and_evaluated(begin: str, tmp_path: Path):
-    words = ["model.prior=priors.VampPrior", "model.prior.components=20", f"model.prior.begin={begin}"]
+def test_trained_from_the_command_resumed_sampled_and_evaluated(tmp_path: Path):
+    """Inputs that begin at images are drawn from the seed as well. Four commands, which take most of the time."""
+    words = ["model.prior=priors.VampPrior", "model.prior.components=20", "model.prior.begin=data"]
     words += ["train.epochs=null", "train.steps=12", "train.batch=16", "train.save_seconds=1e-9"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     right("train", "vae", *words, "--out", whole, "--device", "cpu")
@@ -171,7 +232,6 @@ def test_trained_from_the_command_resumed_sampled_and_evaluated(begin: str, tmp_
         train("vae", out=parts, changes=words, device="cpu", progress=Stopping())
     right("train", "vae", *words, "--out", parts, "--device", "cpu", "--resume")
     assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
-    if begin == "noise":
-        right("sample", parts, "-n", "4", "--out", tmp_path / "samples.npz")
-        nll = right("evaluate", parts, "--metrics", "nll", "--draws", "2", "--json").json["metrics"]["nll"]
-        assert nll["relation"] == "<="
+    right("sample", parts, "-n", "4", "--out", tmp_path / "samples.npz")
+    nll = right("evaluate", parts, "--metrics", "nll", "--draws", "2", "--json").json["metrics"]["nll"]
+    assert nll["relation"] == "<="

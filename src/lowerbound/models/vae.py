@@ -416,7 +416,7 @@ class VAE(Refittable):
             raise ModelError(
                 f"this autoencoder can't sample: its posterior {self.config.posterior.type_name()} is a point, so "
                 "training held its codes to no prior, and what a draw of N(0, I) decodes to means nothing. Fit a "
-                "density to the codes first: lowerbound fit-prior RUN --prior gaussian|mixture|flow"
+                "density to the codes first: lowerbound fit-prior RUN --prior gaussian|mixture|flow|spline"
             )
         return (self.prior.draw(n, y, Draw(how.temperature), told).x,)
 

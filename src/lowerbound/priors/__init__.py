@@ -1,12 +1,15 @@
 """Small models over latents. A prior is a Model whose space is the latent's."""
 
+from lowerbound.priors.autoregressive import AutoregressiveMixture
 from lowerbound.priors.base import Begins, Bindable, Given, Mixed, Prior, prior_given
 from lowerbound.priors.categorical import Categorical
+from lowerbound.priors.flows import SplineFlow
 from lowerbound.priors.mixtures import FullGaussianMixture, GaussianMixture
 from lowerbound.priors.normals import Gaussian, StandardNormal
 from lowerbound.priors.vamp import VampPrior
 
 __all__ = [
+    "AutoregressiveMixture",
     "Begins",
     "Bindable",
     "Categorical",
@@ -16,6 +19,7 @@ __all__ = [
     "Given",
     "Mixed",
     "Prior",
+    "SplineFlow",
     "StandardNormal",
     "VampPrior",
     "prior_given",

@@ -95,7 +95,7 @@ def fit_prior(
     former prior, are removed.
 
     Args:
-        prior: gaussian, mixture, flow, or none to take a fitted one out
+        prior: gaussian, mixture, flow, spline, autoregressive, or none to take a fitted one out
         components: of a mixture; by default what held-out codes like best
         allow: packages besides lowerbound that components may come from
 
