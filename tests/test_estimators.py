@@ -202,6 +202,22 @@ def test_vimco_is_exact_over_all_draws():
     torch.testing.assert_close(found, truth, rtol=0, atol=1e-12)
 
 
+def test_what_vimco_compares_with_lowers_the_variance():
+    """Over all pairs of draws, against the bound as it is: no sign of what is compared with biases the gradient."""
+    space = Space((2,), levels=2)
+    z, p = every_draw(space, 2)
+    squares = []
+    for kind in (Signalled, None):
+        at = logits(space).detach().expand(len(p), 2).clone().requires_grad_()
+        log_q = Bernoulli(at, space).log_prob(z)
+        log_w = (5 + target(space, features(space, z), logits(space)) - log_q).detach()
+        bound = torch.logsumexp(log_w, 0) - math.log(2)
+        value = (bound * log_q.sum(0)) if kind is None else kind(z, None, log_q).log_mean(log_w)
+        (each,) = torch.autograd.grad(value.sum(), at)
+        squares.append((p * each.square().sum(-1)).sum())
+    assert squares[0] < 0.1 * squares[1]
+
+
 def test_summing_noise_out_lowers_the_variance():
     with seeded("variance"):
         arm, disarm, reinforce = (estimated(e, BITS, 40_000, 1)[1].var(0).sum() for e in (ARM(), DisARM(), Reinforce()))
