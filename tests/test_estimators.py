@@ -40,7 +40,7 @@ from lowerbound.networks.mlp import MLP
 from lowerbound.noise import seeded
 from lowerbound.objectives import IWAE
 from lowerbound.priors import Categorical as CategoricalPrior
-from lowerbound.priors import StandardNormal
+from lowerbound.priors import GaussianMixture, StandardNormal
 from lowerbound.space import Space
 from lowerbound.testing.base import all_events, shake_parameters
 
@@ -364,6 +364,7 @@ def test_evaluation_draws_whole_numbers_whatever_trains_it():
         ({"latent_levels": None}, "set model.latent_levels"),
         ({"posterior": CategoricalFamily()}, "z takes 2 values, got families.Categorical; use families.Bernoulli"),
         ({"levels": 3, "posterior": BernoulliFamily()}, "z takes 3 values, got families.Bernoulli; use families.Cat"),
+        ({"prior": GaussianMixture.Config()}, "GaussianMixture is over real numbers, and z takes 2 values; use"),
         ({"prior": StandardNormal.Config()}, "z takes 2 values; use priors.Categorical"),
     ],
 )

@@ -112,6 +112,15 @@ def prior_given(model: Model, y: Y = None) -> Distribution:
     return model.distribution(y) if isinstance(model, Prior) else Given(model, y)
 
 
+def check_real(config: Model.Config, space: Space) -> None:
+    """Raise ConfigError for a space of whole numbers."""
+    if space.levels is not None:
+        raise ConfigError(
+            f"model.prior: {config.type_name()} is over real numbers, and z takes {space.levels} values; use "
+            "priors.Categorical"
+        )
+
+
 def length(config: Model.Config, space: Space) -> int:
     """The length of the vectors of a space. Raises ConfigError for another one."""
     if space.levels is not None or len(space.shape) != 1:

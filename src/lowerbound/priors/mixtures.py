@@ -16,7 +16,7 @@ from lowerbound.devices import widened
 from lowerbound.distributions import Choice, MultivariateNormal, Normal
 from lowerbound.errors import ModelError
 from lowerbound.model import Model
-from lowerbound.priors.base import Mixed, length
+from lowerbound.priors.base import Mixed, check_real, length
 from lowerbound.priors.normals import Cholesky
 from lowerbound.space import Shape, Space, Y
 from lowerbound.stages import Stage, Turn
@@ -44,6 +44,7 @@ class GaussianMixture(Mixed):
 
     def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
         super().__init__(config, space, given)
+        check_real(config, space)
         shape: Shape = (config.components, *space.shape)
         self.logits = nn.Parameter(torch.zeros(config.components))
         self.mean = nn.Parameter(noise.randn(shape))

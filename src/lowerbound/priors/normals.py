@@ -9,9 +9,8 @@ from torch.distributions import Distribution, Independent
 
 from lowerbound.devices import widened
 from lowerbound.distributions import MultivariateNormal, Normal, normal_moments
-from lowerbound.errors import ConfigError
 from lowerbound.model import Model
-from lowerbound.priors.base import Begins, Prior, length
+from lowerbound.priors.base import Begins, Prior, check_real, length
 from lowerbound.space import Space, Y
 from lowerbound.stages import Stage, Turn
 
@@ -31,11 +30,7 @@ class StandardNormal(Prior):
 
     def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
         super().__init__(config, space, given)
-        if space.levels is not None:
-            raise ConfigError(
-                f"model.prior: {config.type_name()} is over real numbers, and z takes {space.levels} values; use "
-                "priors.Categorical"
-            )
+        check_real(config, space)
         self.register_buffer("zero", torch.zeros(space.shape), persistent=False)
 
     def distribution(self, y: Y = None) -> Distribution:
