@@ -257,6 +257,18 @@ def test_the_conditional_noise_has_the_distribution_of_the_noise():
             assert ((a.mean(0) - b.mean(0)).abs() / error).max() < ERRORS
 
 
+def test_gradients_at_certain_logits_are_finite():
+    """Values of a probability of e^-200, whose reciprocal is no number in single precision."""
+    torch.set_default_dtype(torch.float32)
+    far = torch.tensor([[0.0, 200.0, -200.0]] * 3).T
+    for estimator in (REBAR(), GumbelSoftmax(temperature=0.1), StraightThroughGumbel(), RLOO()):
+        at = far.clone().requires_grad_()
+        drawn = estimator.draw(Categorical(at[None], THREES), 50)
+        f = features(THREES, drawn.z).to(torch.float32).flatten(2).sin().sum(-1)
+        (gradient,) = torch.autograd.grad(drawn.mean(f).sum(), at)
+        assert torch.isfinite(gradient).all(), estimator
+
+
 def test_the_temperature_goes_from_one_to_the_other():
     e = GumbelSoftmax(temperature=1.0, end=0.25, steps=100)
     assert [e.at(0), e.at(50), e.at(100), e.at(1000)] == pytest.approx([1.0, 0.5, 0.25, 0.25])

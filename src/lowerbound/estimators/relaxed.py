@@ -150,10 +150,10 @@ def conditional(q: Bernoulli | Categorical, hard: Tensor, v: Tensor) -> Tensor:
         u = torch.where(hard > 0, (1 - s) + v * s, v * (1 - s))
         tiny = torch.finfo(u.dtype).eps
         return q.logits + torch.logit(u.clamp(tiny, 1 - tiny))
-    log_v = v.log()
-    top = (hard * log_v).sum(q.axis, keepdim=True)  # log v of the value that was drawn
-    rest = -torch.log(-log_v * torch.exp(-q.log_probs) - top)
-    return torch.where(hard > 0, -torch.log(-top), rest)
+    log_e = (-v.log()).log()  # log(-log v)
+    top = (hard * log_e).sum(q.axis, keepdim=True)  # of the value that was drawn
+    rest = -torch.logaddexp(log_e - q.log_probs, top)  # -log(-log v_i / θ_i - log v_b), of improbable values too
+    return torch.where(hard > 0, -top, rest)
 
 
 class Enumeration(Estimator):
