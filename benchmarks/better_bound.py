@@ -1,0 +1,210 @@
+"""What makes a bound better: the runs, tables and pictures of docs/what-is-a-better-bound.md, by one command.
+
+    python benchmarks/better_bound.py                                # two hours of one core, then minutes again
+    python benchmarks/better_bound.py --runs runs/bound --limit 100
+    python benchmarks/better_bound.py --toy                          # only the plane whose posterior has two modes
+
+Runs that are not there yet are trained: one network, one data set, 25,000 steps each. NLL and its differences image by
+image come from `lowerbound compare`, the gaps from `evaluate --metrics gaps`, on the test images.
+
+The toy: z of N(0, I) in the plane, and one number x = z_1² + z_2 / 2 + noise of 0.3, so that p(z|x) has a mode on either
+side. log p(x) by quadrature; each family's member is the one of largest bound, found by Adam.
+"""
+
+import argparse
+import math
+import re
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from torch import Tensor
+
+import lowerbound as lb
+from lowerbound.errors import ModelError
+from lowerbound.families import IAF, DiagonalNormal, Family, FullNormal, GaussianMixture, Head, SplineCoupling
+from lowerbound.noise import seeded
+from lowerbound.space import Space
+
+RECIPE = "gmm-posterior-mnist"
+DIAGONAL = {"posterior": {"type": "families.DiagonalNormal"}}
+RUNS: dict[str, dict] = {
+    "ae": {
+        "posterior": {"type": "families.Point"},
+        "objective": {"type": "objectives.Reconstruction", "error": {"type": "objectives.CrossEntropy"}},
+    },
+    "vae": DIAGONAL,
+    "iwae": DIAGONAL | {"objective": {"type": "objectives.IWAE", "draws": 5, "warmup": 5000}},
+    "full": {"posterior": {"type": "families.FullNormal"}},
+    "mixture": {},
+    "iaf": {"posterior": {"type": "families.IAF"}},
+    "spline": {"posterior": {"type": "families.SplineCoupling"}},
+    "vamp": DIAGONAL | {"prior": {"type": "priors.VampPrior"}},
+}
+PAGE = Path("docs/what-is-a-better-bound.md")
+PICTURES = PAGE.parent / "pictures"
+
+# ---- runs
+
+
+def trained(folder: Path, device: str) -> dict[str, Path]:
+    for name, model in RUNS.items():
+        if not (folder / name / "evaluation/test.json").exists():
+            if not (folder / name / "model.safetensors").exists():
+                lb.train(RECIPE, out=folder / name, model=model, device=device, progress=True)
+            lb.evaluate(folder / name, device=device)
+    return {name: folder / name for name in RUNS}
+
+
+def tighter(runs: dict[str, Path]) -> str:
+    """Bounds and their differences to the VAE's, image by image."""
+    each = {name: np.load(path / "evaluation/test.npz") for name, path in runs.items()}
+    rows = ["| run | ELBO | minus vae | NLL, 500 draws | minus vae |", "| --- | ---: | ---: | ---: | ---: |"]
+    for name, own in each.items():
+        if "nll" not in own.files:
+            rows.append(f"| {name} | ? | | ? | |")
+            continue
+        cells = [name]
+        for metric, sign in (("elbo", ""), ("nll", "<= ")):
+            value, difference = own[metric], own[metric] - each["vae"][metric]
+            cells += [f"{sign}{pair(value)}", pair(difference, "+") if name != "vae" else "0"]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def pair(values: np.ndarray, sign: str = "") -> str:
+    return f"{values.mean():{sign}.2f} ± {values.std(ddof=1) / math.sqrt(len(values)):.2f}"
+
+
+def gaps(runs: dict[str, Path], limit: int, device: str) -> str:
+    names = ("marginal", "approximation", "amortization", "ais", "simulated.gap")
+    head = "marginal gap | approximation | amortization | log p(x) by AIS | gap of AIS on simulated images"
+    rows = [f"| run | {head} |", "| --- |" + " ---: |" * len(names)]
+    for name, path in runs.items():
+        try:
+            found = lb.evaluate(path, metrics=["gaps"], limit=limit, device=device)["metrics"]
+        except ModelError:
+            continue  # an autoencoder has no bound
+        cells = (f"{v['relation']} {v['value']:.2f} ± {v['stderr']:.2f}" for v in (found[f"gaps.{n}"] for n in names))
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+# ---- the toy
+
+X, NOISE, SIDE = 2.0, 0.3, 4.0
+FAMILIES: dict[str, Family] = {
+    "diagonal normal": DiagonalNormal(),
+    "full normal": FullNormal(),
+    "mixture of 5": GaussianMixture(learned_weights=True),
+    "IAF": IAF(hidden=(64,), context=8),
+    "spline couplings": SplineCoupling(hidden=(64,), context=8),
+}
+
+
+def log_joint(z: Tensor) -> Tensor:
+    """log p(x, z) of z [..., 2]."""
+    prior = -0.5 * z.square().sum(-1) - math.log(2 * math.pi)
+    mean = z[..., 0].square() + z[..., 1] / 2
+    return prior - 0.5 * ((X - mean) / NOISE).square() - math.log(NOISE * math.sqrt(2 * math.pi))
+
+
+def lattice(n: int) -> tuple[Tensor, float]:
+    """Points [n, n, 2] of the plane, and the area of each."""
+    line = torch.linspace(-SIDE, SIDE, n)
+    return torch.stack(torch.meshgrid(line, line, indexing="xy"), -1), float(line[1] - line[0]) ** 2
+
+
+def fitted(family: Family, steps: int) -> Head:
+    """The Head, with its h of the largest bound beside it."""
+    with seeded("toy"):
+        head = Head(family, Space((2,)))
+        h = torch.nn.Parameter(0.3 * torch.randn(1, *head.in_shape))
+        head.register_parameter("h", h)
+        optimizer = torch.optim.Adam(head.parameters(), 1e-2)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for step in range(steps):
+            q = head(h)
+            drawn = family.natural.draw(q, 256 if step < steps // 2 else 1024)
+            heat = min(1.0, 0.05 + 2 * step / steps)  # both modes are found while the posterior is still flat
+            bound = drawn.mean(heat * log_joint(drawn.z) - q.log_prob(drawn.z))
+            optimizer.zero_grad()
+            (-bound.sum()).backward()
+            optimizer.step()
+            schedule.step()
+    return head
+
+
+def toy(steps: int) -> str:
+    torch.set_default_dtype(torch.float64)
+    fine, area = lattice(1601)
+    log_p = float(torch.logsumexp(log_joint(fine).flatten(), 0)) + math.log(area)
+    coarse, _ = lattice(161)
+    panels = {f"p(z|x), log p(x) = {log_p:.3f}": (log_joint(coarse) - log_p).exp()}
+    rows = ["| family | bound | gap to log p(x) | of the diagonal's gap closed |", "| --- | ---: | ---: | ---: |"]
+    first = None
+    for name, family in FAMILIES.items():
+        head = fitted(family, steps)
+        with torch.no_grad(), seeded("measure"):
+            q = head(head.h)
+            z = q.rsample((100_000,))
+            w = (log_joint(z) - q.log_prob(z))[:, 0]
+            panels[name] = q.log_prob(coarse[..., None, :]).exp()[..., 0]
+        gap = log_p - float(w.mean())
+        first = gap if first is None else first
+        closed = "" if name == "diagonal normal" else f"{100 * (1 - gap / first):.1f} %"
+        error = float(w.std()) / math.sqrt(len(w))
+        rows.append(f"| {name} | {float(w.mean()):.3f} ± {error:.3f} | {gap:.3f} | {closed} |")
+        panels[f"{name}: gap {gap:.3f}"] = panels.pop(name)
+        print(rows[-1], flush=True)
+    draw(panels, PICTURES / "two-modes.png")
+    torch.set_default_dtype(torch.float32)
+    return "\n".join(rows)
+
+
+def draw(panels: dict[str, Tensor], path: Path) -> None:
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(2, 3, figsize=(9, 6.3), sharex=True, sharey=True, layout="constrained")
+    top = float(next(iter(panels.values())).max())
+    for axis, (name, density) in zip(axes.flat, panels.items(), strict=True):
+        axis.imshow(density, extent=(-SIDE, SIDE, -SIDE, SIDE), origin="lower", vmin=0, vmax=top, cmap="magma")
+        axis.set_title(name, fontsize=10)
+    figure.supxlabel("z1", fontsize=9)
+    figure.supylabel("z2", fontsize=9)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+# ---- the page
+
+
+def put(name: str, text: str) -> None:
+    """Between two marks of the page."""
+    page = PAGE.read_text(encoding="utf-8")
+    marks = f"<!-- {name} -->", f"<!-- /{name} -->"
+    pattern = re.compile(re.escape(marks[0]) + ".*?" + re.escape(marks[1]), re.DOTALL)
+    PAGE.write_text(pattern.sub(lambda _: f"{marks[0]}\n{text}\n{marks[1]}", page), encoding="utf-8")
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--runs", type=Path, default=Path("runs/bound"))
+    p.add_argument("--limit", type=int, default=100, help="images of the gaps")
+    p.add_argument("--steps", type=int, default=6000, help="of each member of the toy")
+    p.add_argument("--toy", action="store_true", help="only the toy")
+    p.add_argument("--device", default="auto")
+    args = p.parse_args()
+    put("toy", toy(args.steps))
+    if args.toy:
+        return
+    runs = trained(args.runs, args.device)
+    put("bounds", tighter(runs))
+    put("gaps", gaps(runs, args.limit, args.device))
+    lb.compare([*runs.values()], markdown=PAGE, png=PICTURES / "what-is-a-better-bound.png", device=args.device)
+
+
+if __name__ == "__main__":
+    main()
