@@ -7,8 +7,8 @@
 Runs that are not there yet are trained: one network, one data set, 25,000 steps each. NLL and its differences image by
 image come from `lowerbound compare`, the gaps from `evaluate --metrics gaps`, on the test images.
 
-The toy: z of N(0, I) in the plane, and one number x = z_1² + z_2 / 2 + noise of 0.3, so that p(z|x) has a mode on either
-side. log p(x) by quadrature; each family's member is the one of largest bound, found by Adam.
+The toy: z of N(0, I) in the plane, and one number x = z_1² + z_2 / 5 + noise of 0.3, so that p(z|x) has a mode on
+either side. log p(x) by quadrature; each family's member is the one of largest bound that Adam finds from four starts.
 """
 
 import argparse
@@ -106,7 +106,7 @@ FAMILIES: dict[str, Family] = {
 def log_joint(z: Tensor) -> Tensor:
     """log p(x, z) of z [..., 2]."""
     prior = -0.5 * z.square().sum(-1) - math.log(2 * math.pi)
-    mean = z[..., 0].square() + z[..., 1] / 2
+    mean = z[..., 0].square() + z[..., 1] / 5
     return prior - 0.5 * ((X - mean) / NOISE).square() - math.log(NOISE * math.sqrt(2 * math.pi))
 
 
@@ -116,18 +116,35 @@ def lattice(n: int) -> tuple[Tensor, float]:
     return torch.stack(torch.meshgrid(line, line, indexing="xy"), -1), float(line[1] - line[0]) ** 2
 
 
-def fitted(family: Family, steps: int) -> Head:
-    """The Head, with its h of the largest bound beside it."""
-    with seeded("toy"):
+STARTS = (0.3, True), (0.3, True), (1.0, False), (1.0, False)
+"""The standard deviation of h, and whether log p(x, z) grows from nothing: near N(0, I), from where both modes are
+found, and anywhere, from where one is."""
+
+
+def best(family: Family, steps: int) -> tuple[Head, Tensor]:
+    """The Head of the largest bound, and log p(x, z) - log q(z|x) of 100,000 draws of it."""
+    found = []
+    for start, (scale, annealed) in enumerate(STARTS):
+        head = fitted(family, steps, start, scale, annealed)
+        with torch.no_grad(), seeded("measure"):
+            q = head(head.h)
+            z = q.rsample((100_000,))
+            found.append((head, (log_joint(z) - q.log_prob(z))[:, 0]))
+    return max(found, key=lambda pair: float(pair[1].mean()))
+
+
+def fitted(family: Family, steps: int, start: int, scale: float, annealed: bool) -> Head:
+    """A Head, with its own h beside it."""
+    with seeded("toy", start):
         head = Head(family, Space((2,)))
-        h = torch.nn.Parameter(0.3 * torch.randn(1, *head.in_shape))
+        h = torch.nn.Parameter(scale * torch.randn(1, *head.in_shape))
         head.register_parameter("h", h)
         optimizer = torch.optim.Adam(head.parameters(), 1e-2)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for step in range(steps):
             q = head(h)
             drawn = family.natural.draw(q, 256 if step < steps // 2 else 1024)
-            heat = min(1.0, 0.05 + 2 * step / steps)  # both modes are found while the posterior is still flat
+            heat = min(1.0, 0.05 + 2 * step / steps) if annealed else 1.0
             bound = drawn.mean(heat * log_joint(drawn.z) - q.log_prob(drawn.z))
             optimizer.zero_grad()
             (-bound.sum()).backward()
@@ -145,18 +162,14 @@ def toy(steps: int) -> str:
     rows = ["| family | bound | gap to log p(x) | of the diagonal's gap closed |", "| --- | ---: | ---: | ---: |"]
     first = None
     for name, family in FAMILIES.items():
-        head = fitted(family, steps)
-        with torch.no_grad(), seeded("measure"):
-            q = head(head.h)
-            z = q.rsample((100_000,))
-            w = (log_joint(z) - q.log_prob(z))[:, 0]
-            panels[name] = q.log_prob(coarse[..., None, :]).exp()[..., 0]
+        head, w = best(family, steps)
         gap = log_p - float(w.mean())
+        with torch.no_grad():
+            panels[f"{name}: gap {gap:.3f}"] = head(head.h).log_prob(coarse[..., None, :]).exp()[..., 0]
         first = gap if first is None else first
         closed = "" if name == "diagonal normal" else f"{100 * (1 - gap / first):.1f} %"
         error = float(w.std()) / math.sqrt(len(w))
         rows.append(f"| {name} | {float(w.mean()):.3f} ± {error:.3f} | {gap:.3f} | {closed} |")
-        panels[f"{name}: gap {gap:.3f}"] = panels.pop(name)
         print(rows[-1], flush=True)
     draw(panels, PICTURES / "two-modes.png")
     torch.set_default_dtype(torch.float32)
@@ -193,7 +206,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--runs", type=Path, default=Path("runs/bound"))
     p.add_argument("--limit", type=int, default=100, help="images of the gaps")
-    p.add_argument("--steps", type=int, default=6000, help="of each member of the toy")
+    p.add_argument("--steps", type=int, default=3000, help="of each start of the toy")
     p.add_argument("--toy", action="store_true", help="only the toy")
     p.add_argument("--device", default="auto")
     args = p.parse_args()

@@ -16,9 +16,12 @@ class GaussianMixture(Family):
 
     .. math:: q(z|x) = \sum_k \pi_k(x)\, N(z; \mu_k(x), \sigma_k(x)^2), \qquad \log q \text{ of the whole mixture}
 
-    The weights are 1/K each; with `learned_weights` they come from the network too. In training every component draws
-    (`estimators.Stratified`), or the mixture does (`model.estimator=estimators.Pathwise`). A mixture of one component
-    is that normal, closed KL included. One component is chosen for the whole event.
+    The weights are 1/K each; with `learned_weights` they come from the network too. Under the ELBO, whose sum over
+    components is outside the logarithm, learned weights gather on few of them: on digits (`vae`, 5 components, seed 0)
+    the perplexity of an image's weights falls to 3.6 and the bound is 0.3 nats worse than with equal ones; under
+    `objectives.IWAE` it stays 5.0. So equal ones are the default. In training every component draws
+    (`estimators.Stratified`), or the mixture does (`model.estimator=estimators.Pathwise`, 1.5 nats worse there). A
+    mixture of one component is that normal, closed KL included. One component is chosen for the whole event.
 
     h: K (means, log-scales) stacked as K x 2 parameters an element; with learned weights K more, of a vector (K,), of
     an image or map [C, H, W] K channels whose mean over the map counts.
