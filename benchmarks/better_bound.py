@@ -7,7 +7,7 @@
 Runs that are not there yet are trained: one network, one data set, 25,000 steps each. NLL and its differences image by
 image come from `lowerbound compare`, the gaps from `evaluate --metrics gaps`, on the test images.
 
-The toy: z of N(0, I) in the plane, and one number x = z_1² + z_2 / 5 + noise of 0.3, so that p(z|x) has a mode on
+The toy: z of N(0, I) in the plane, and one number x = z_1² + z_2 / 10 + noise of 0.3, so that p(z|x) has a mode on
 either side. log p(x) by quadrature; each family's member is the one of largest bound that Adam finds from four starts.
 """
 
@@ -106,7 +106,7 @@ FAMILIES: dict[str, Family] = {
 def log_joint(z: Tensor) -> Tensor:
     """log p(x, z) of z [..., 2]."""
     prior = -0.5 * z.square().sum(-1) - math.log(2 * math.pi)
-    mean = z[..., 0].square() + z[..., 1] / 5
+    mean = z[..., 0].square() + z[..., 1] / 10
     return prior - 0.5 * ((X - mean) / NOISE).square() - math.log(NOISE * math.sqrt(2 * math.pi))
 
 

@@ -250,7 +250,8 @@ class LatentModel(BoundModel):
         return edited if self.space.levels is None else edited.round().to(self.space.dtype)
 
     def elbo(self, x: Tensor, y: Y = None) -> Tensor:
-        """log p(x, z) - log q(z|x) for one draw of z, in nats: [B]."""
+        """log p(x, z) - log q(z|x) for one draw of z, in nats: [B]. Raises ModelError where `density` is NONE."""
+        self._check_density()
         x, y = self.taken(x, y)
         with self._rounding_nothing():
             return self.elbo_terms(x, y).log_weight[0]

@@ -313,7 +313,10 @@ def model_latents_have_the_shapes_they_should(case: ModelCase) -> None:
         for name, t in (("log_pz", terms.log_pz), ("log_qz", terms.log_qz), ("kl", terms.kl)):
             if t is not None:
                 expect_shape(name, t, (3, 4, len(q)))
-        expect_shape("the bound", model.elbo(x, y), (4,))
+        if model.density is Density.NONE:
+            expect_error(ModelError, "elbo of a model without a density", lambda: model.elbo(x, y))
+        else:
+            expect_shape("the bound", model.elbo(x, y), (4,))
         for level, z in zip(q, terms.z, strict=True):
             expect_shape("z", z, (3, 4, *level.event_shape))
         p = model.decode(terms.z, y)
