@@ -20,7 +20,9 @@ import torch
 
 import lowerbound as lb
 from common import finish, machine, parser, set_threads, show
+from lowerbound.config import resolve
 from lowerbound.data.base import Data
+from lowerbound.estimators import Estimator
 from lowerbound.families import Bernoulli, Categorical
 from lowerbound.models.vae import VAE
 from lowerbound.networks.mlp import MLP
@@ -37,15 +39,15 @@ DRAWS = {"Reinforce": 2, "RLOO": 2}
 
 def model(levels: int, name: str) -> VAE:
     net = MLP.Config(hidden=(200,))
-    family = Bernoulli() if levels == 2 else Categorical()
-    parts = {"latent": (20,), "latent_levels": levels, "posterior": family, "prior": Uniform.Config()}
-    estimator = {"type": f"estimators.{name}"}
     config = VAE.Config(
-        **parts,
+        latent=(20,),
+        latent_levels=levels,
+        posterior=Bernoulli() if levels == 2 else Categorical(),
+        prior=Uniform.Config(),
         encoder=net,
         decoder=net,
-        estimator=estimator,
-        objective=ELBO(draws=DRAWS.get(name, 1)),  # pyright: ignore
+        estimator=resolve(f"estimators.{name}", Estimator)(),
+        objective=ELBO(draws=DRAWS.get(name, 1)),
     )
     with seeded("weights"):
         return config.build(Space((1, 8, 8), levels=2))
