@@ -20,7 +20,7 @@ import torch
 
 import lowerbound as lb
 from common import finish, machine, parser, set_threads, show
-from lowerbound.config import resolve
+from lowerbound.config import parse
 from lowerbound.data.base import Data
 from lowerbound.estimators import Estimator
 from lowerbound.families import Bernoulli, Categorical
@@ -46,7 +46,7 @@ def model(levels: int, name: str) -> VAE:
         prior=Uniform.Config(),
         encoder=net,
         decoder=net,
-        estimator=resolve(f"estimators.{name}", Estimator)(),
+        estimator=parse(Estimator, {"type": f"estimators.{name}"}),
         objective=ELBO(draws=DRAWS.get(name, 1)),
     )
     with seeded("weights"):
