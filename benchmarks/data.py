@@ -144,15 +144,15 @@ def batches(options: Namespace, folder: Path) -> Iterator[tuple[str, Any]]:
     torch.set_num_threads(options.threads)
     size = 128
     kinds = (
-        ("28x28x1", 60_000, (28, 28), {}),
-        ("28x28x1, binarized anew", 60_000, (28, 28), {"binarize": True}),
-        ("64x64x3", 10_000, (64, 64, 3), {}),
-        ("64x64x3, mirrored", 10_000, (64, 64, 3), {"flip": True}),
+        ("28x28x1", 60_000, (28, 28), False, False),
+        ("28x28x1, binarized anew", 60_000, (28, 28), True, False),
+        ("64x64x3", 10_000, (64, 64, 3), False, False),
+        ("64x64x3, mirrored", 10_000, (64, 64, 3), False, True),
     )
     sources = {}
-    for name, n, shape, more in kinds:
+    for name, n, shape, binarize, flip in kinds:
         images = Data(source=str(npz(folder, n, shape))).open("all")
-        sources[name] = Batches(images, torch.device("cpu"), **more)
+        sources[name] = Batches(images, torch.device("cpu"), binarize=binarize, flip=flip)
     taken: dict[str, list[float]] = {name: [] for name in sources}
     step = 0
     for _ in range(options.rounds + 1):  # the first brings the pages into memory
