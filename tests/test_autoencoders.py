@@ -631,12 +631,12 @@ def test_a_prior_of_ones_own_is_offered_and_trained_by_the_loop(runs, no_picture
     spread = (z - z.median(0).values).abs().mean(0)
     assert ((model.prior.middle - z.median(0).values).abs() < 0.1 * spread).all()
     torch.testing.assert_close(model.prior.log_scale.exp(), spread, rtol=0.03, atol=0)
-    with pytest.raises(ConfigError, match="no such prior; known: flow, gaussian, mixture, none"):
+    with pytest.raises(ConfigError, match="no such prior; known: autoregressive, flow, gaussian, mixture, none, spline"):
         lb.fit_prior(runs["vae"], "laplace", device="cpu")
 
 
 def test_what_is_offered():
-    assert sorted(fit_prior.offered()) == ["flow", "gaussian", "mixture"]
+    assert sorted(fit_prior.offered()) == ["autoregressive", "flow", "gaussian", "mixture", "spline"]
 
 
 def test_the_stage_of_a_fitted_prior_is_the_priors_own_on_codes():
@@ -733,7 +733,7 @@ def test_mistakes_of_fit_prior(runs):
         ([ae, "--prior", "mixture", "--components", "0"], "--components 0: expected a whole number above 0"),
         ([ae, "--prior", "mixture", "--components", "2.5"], "expected a whole number, got 2.5"),
         ([ae, "--prior", "mixture", "--components", "90000"], "codes are too few"),
-        ([ae, "--prior", "flow", "--components", "3"], "is for --prior mixture"),
+        ([ae, "--prior", "flow", "--components", "3"], "is for --prior autoregressive or mixture"),
         (["label"], "a model without a condition; train one with data.label=false"),
         (["ppca"], "takes a VAE or an autoencoder, and this is a models.ppca.PPCA"),
         (["map"], "a single vector of latents, and this model has a map of [2, 4, 4]"),

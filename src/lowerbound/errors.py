@@ -50,8 +50,10 @@ def counted(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], shown_by: str = "") -> str:
     """`"; did you mean x?"` for the nearest of the known words, or the whole list where none is near.
+
+    shown_by: the command that shows a list too long to be said.
 
     Example:
         >>> did_you_mean("learning_rat", ["learning_rate", "steps"])
@@ -66,4 +68,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         near = [tails[t] for t in get_close_matches(word.rpartition(".")[2].lower(), tails, n=1, cutoff=0.6)]
     if near:
         return f"; did you mean {near[0]}?"
+    if shown_by:
+        return f"; `{shown_by}` shows those there are"
     return f"; known: {', '.join(names)}" if names else ""
