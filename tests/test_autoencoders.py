@@ -631,7 +631,7 @@ def test_a_prior_of_ones_own_is_offered_and_trained_by_the_loop(runs, no_picture
     spread = (z - z.median(0).values).abs().mean(0)
     assert ((model.prior.middle - z.median(0).values).abs() < 0.1 * spread).all()
     torch.testing.assert_close(model.prior.log_scale.exp(), spread, rtol=0.03, atol=0)
-    with pytest.raises(ConfigError, match="no such prior; known: autoregressive, flow, gaussian, mixture, none, spline"):
+    with pytest.raises(ConfigError, match="such prior; known: autoregressive, flow, gaussian, mixture, none, spline"):
         lb.fit_prior(runs["vae"], "laplace", device="cpu")
 
 

@@ -112,5 +112,6 @@ def load(recipe: str | Path, changes: Changes = ()) -> Recipe:
     if str(recipe) not in names():
         path = Path(recipe)
         if path.suffix not in (".toml", ".json") or not path.is_file():
-            raise ConfigError(f"no recipe {str(recipe)!r}{did_you_mean(str(recipe), names(), "lowerbound recipes")}")
+            near = did_you_mean(str(recipe), names(), "lowerbound recipes")
+            raise ConfigError(f"no recipe {str(recipe)!r}{near}")
     return override(parse(Recipe, read(path)), changes)
