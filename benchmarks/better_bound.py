@@ -116,7 +116,7 @@ def lattice(n: int) -> tuple[Tensor, float]:
     return torch.stack(torch.meshgrid(line, line, indexing="xy"), -1), float(line[1] - line[0]) ** 2
 
 
-STARTS = (0.3, True), (0.3, True), (1.0, False), (1.0, False)
+STARTS = (0.05, True), (0.05, True), (1.0, False), (1.0, False)
 """The standard deviation of h, and whether log p(x, z) grows from nothing: near N(0, I), from where both modes are
 found, and anywhere, from where one is."""
 
@@ -143,8 +143,8 @@ def fitted(family: Family, steps: int, start: int, scale: float, annealed: bool)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for step in range(steps):
             q = head(h)
-            drawn = family.natural.draw(q, 256 if step < steps // 2 else 1024)
-            heat = min(1.0, 0.05 + 2 * step / steps) if annealed else 1.0
+            drawn = family.natural.draw(q, 256)
+            heat = min(1.0, 0.02 + 1.3 * step / steps) if annealed else 1.0
             bound = drawn.mean(heat * log_joint(drawn.z) - q.log_prob(drawn.z))
             optimizer.zero_grad()
             (-bound.sum()).backward()
@@ -206,7 +206,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--runs", type=Path, default=Path("runs/bound"))
     p.add_argument("--limit", type=int, default=100, help="images of the gaps")
-    p.add_argument("--steps", type=int, default=3000, help="of each start of the toy")
+    p.add_argument("--steps", type=int, default=1200, help="of each start of the toy")
     p.add_argument("--toy", action="store_true", help="only the toy")
     p.add_argument("--device", default="auto")
     args = p.parse_args()

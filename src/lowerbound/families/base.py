@@ -70,6 +70,7 @@ class Head(nn.Module):
     """The end of a network: h [..., *in_shape] -> a distribution over the space; owns what is learned once.
 
     Example:
+        >>> from lowerbound.families import SharedScaleNormal
         >>> head = Head(SharedScaleNormal(), Space((2,)))
         >>> head.in_shape, [p.shape for p in head.parameters()]
         ((2,), [torch.Size([])])

@@ -55,6 +55,7 @@ class IAF(_Flow):
     Its mean and mode: see `distributions.Bent`.
 
     Example:
+        >>> import torch
         >>> from lowerbound.families import Head
         >>> q = Head(IAF(), Space((2,)))(torch.zeros(5, 68))
         >>> q.log_prob(q.rsample((7,))).shape
@@ -83,6 +84,7 @@ class SplineCoupling(_Flow):
     Its mean and mode: see `distributions.Bent`.
 
     Example:
+        >>> import torch
         >>> from lowerbound.families import Head
         >>> q = Head(SplineCoupling(), Space((2,)))(torch.zeros(5, 68))
         >>> q.log_prob(torch.zeros(5, 2)).shape

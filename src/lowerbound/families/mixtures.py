@@ -27,6 +27,7 @@ class GaussianMixture(Family):
     an image or map [C, H, W] K channels whose mean over the map counts.
 
     Example:
+        >>> import torch
         >>> q = GaussianMixture(components=3)(torch.zeros(5, 12), Space((2,)))
         >>> q.batch_shape, q.log_prob(q.sample((7,))).shape
         (torch.Size([5]), torch.Size([7, 5]))

@@ -23,6 +23,7 @@ class Noiseless(Family):
     h: (D,) or (C, H, W).
 
     Example:
+        >>> import torch
         >>> Noiseless()(torch.zeros(5, 1, 2, 2), Space((1, 2, 2), levels=17)).mean[0, 0, 0].tolist()
         [8.0, 8.0]
     """
@@ -51,6 +52,7 @@ class Bernoulli(Family):
     `distributions.Bernoulli`. h: the logits, (D,) or (C, H, W).
 
     Example:
+        >>> import torch
         >>> p = Bernoulli()(torch.zeros(7, 5, 1, 2, 2), Space((1, 2, 2), levels=2))
         >>> p.batch_shape, p.log_prob(torch.ones(5, 1, 2, 2, dtype=torch.uint8)).shape
         (torch.Size([7, 5]), torch.Size([7, 5]))
@@ -78,6 +80,7 @@ class Categorical(Family):
     h: logits, (levels * D,), (levels * C, H, W) (channel c of value k at k C + c), (levels, h, w) or (levels,).
 
     Example:
+        >>> import torch
         >>> p = Categorical()(torch.zeros(5, 256 * 3, 2, 2), Space((3, 2, 2), levels=256))
         >>> p.event_shape, p.mean[0, 0, 0, 0]
         (torch.Size([3, 2, 2]), tensor(127.5000))
@@ -105,6 +108,7 @@ class DiscretizedNormal(Family):
     h: (2D,) or (2C, H, W): means and log-scales on the scale of [-1, 1]; the log-scales are clamped to [-7, 2].
 
     Example:
+        >>> import torch
         >>> DiscretizedNormal()(torch.zeros(5, 2, 4, 4), Space((1, 4, 4), levels=17)).mode[0, 0, 0, 0]
         tensor(8, dtype=torch.uint8)
     """
@@ -134,6 +138,7 @@ class LogisticMixture(Family):
     (3M, h, w).
 
     Example:
+        >>> import torch
         >>> family, space = LogisticMixture(components=5), Space((3, 8, 8), levels=256)
         >>> family.param_shape(space)
         (50, 8, 8)
