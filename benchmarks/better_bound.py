@@ -1,7 +1,7 @@
 """What makes a bound better: the runs, tables and pictures of docs/what-is-a-better-bound.md, by one command.
 
     python benchmarks/better_bound.py                                # two hours of one core, then minutes again
-    python benchmarks/better_bound.py --runs runs/bound --limit 100
+    python benchmarks/better_bound.py --runs runs/bound --limit 100     # gaps of more images
     python benchmarks/better_bound.py --toy                          # only the plane whose posterior has two modes
 
 Runs that are not there yet are trained: one network, one data set, 25,000 steps each. NLL and its differences image by
@@ -205,7 +205,7 @@ def put(name: str, text: str) -> None:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--runs", type=Path, default=Path("runs/bound"))
-    p.add_argument("--limit", type=int, default=100, help="images of the gaps")
+    p.add_argument("--limit", type=int, default=30, help="images of the gaps")
     p.add_argument("--steps", type=int, default=1200, help="of each start of the toy")
     p.add_argument("--toy", action="store_true", help="only the toy")
     p.add_argument("--device", default="auto")

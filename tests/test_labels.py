@@ -177,6 +177,14 @@ def test_a_few_labels_teach_the_others(run: Path, tmp_path: Path):
     torch.testing.assert_close(p.sum(1), torch.ones(3))
 
 
+def test_a_classifier_of_the_same_labels_alone(tmp_path: Path):
+    """Nothing scores it, since the validation images' labels are not looked at: the last weights count."""
+    run = tmp_path / "run"
+    words = ["model.encoder=networks.mlp.MLP", "data.labels=100", "train.optimizer.lr=1e-2", "train.averaging=null"]
+    right("train", "classifier", "--data", "digits", *words, "train.steps=100", "--out", run)
+    assert right("evaluate", run, "--metrics", "accuracy", "--json").json["metrics"]["accuracy"]["value"] > 0.7
+
+
 def test_the_same_seed_gives_the_same(run: Path, tmp_path: Path):
     """The labelled images too; another seed, others."""
     a, b = (Run.open(run), tmp_path / "b")

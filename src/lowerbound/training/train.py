@@ -23,6 +23,7 @@ from lowerbound.runs.inputs import Held, as_batches
 from lowerbound.runs.lock import held
 from lowerbound.runs.recipes import Recipe, Training
 from lowerbound.runs.run import Run, clear, occupied, weights_code
+from lowerbound.space import Density
 from lowerbound.stages import Stage
 from lowerbound.training.lines import summary_writer
 from lowerbound.training.loop import Loop, Pictures
@@ -157,6 +158,10 @@ class _Work:
         for line in model.remarks:
             asked.progress.say(line)
         stages = _chosen(model.stages(), asked.stage)
+        if (
+            facts.labelled is not None and model.density is Density.NONE
+        ):  # no label of the validation images is looked at
+            stages = [stage._replace(score=None) for stage in stages]
         _check_settings(config.train, model.stages(), stages, len(images), device)
         _check_trained_before(old, model.stages(), stages, asked)
         options = {"binarize": facts.binarizes, "label": config.data.label}
