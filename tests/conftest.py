@@ -26,3 +26,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that a command runs in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Real numbers in double precision, on one thread, from one seed: what a test of a truth has around it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # nothing here is large enough for more
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_num_threads(threads)

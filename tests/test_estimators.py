@@ -51,16 +51,7 @@ OF_ANY = [Reinforce(), RLOO(), REBAR(), REBAR(eta=0.3, temperature=1.0), Enumera
 UNBIASED = [*OF_ANY, ARM(), DisARM()]  # of binary variables
 BIASED = [GumbelSoftmax(), StraightThroughGumbel(), StraightThrough()]
 
-
-@pytest.fixture(autouse=True)
-def double():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # nothing here is large enough for more
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def logits(space: Space) -> Tensor:

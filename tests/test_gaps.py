@@ -43,16 +43,7 @@ IMAGE = Space((1, 2, 2), levels=2)
 N = 40
 OWN = Own(0, range(N))
 
-
-@pytest.fixture(autouse=True)
-def double():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # nothing here is large enough for more
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def close(estimates: Tensor, truth: Tensor | float, errors: float = 4.0) -> None:

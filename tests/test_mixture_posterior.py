@@ -28,16 +28,7 @@ ERRORS = 4.0  # standard errors
 SPACE = Space((1, 2, 2), levels=2)
 SMALL = MLP.Config(hidden=(4,))
 
-
-@pytest.fixture(autouse=True)
-def double():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # nothing here is large enough for more
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def close(estimates: Tensor, truth: Tensor | float) -> None:

@@ -36,16 +36,7 @@ from lowerbound.training.train import train
 
 ERRORS = 4.0  # standard errors
 
-
-@pytest.fixture(autouse=True)
-def double():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # nothing here is large enough for more
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def close(estimates: Tensor, truth: Tensor | float, errors: float = ERRORS) -> None:
