@@ -274,7 +274,7 @@ def test_a_flow_wants_two_halves():
 
 def fitted(configs: list[Any], z: torch.Tensor, held_out: torch.Tensor) -> Model:
     """Of the priors, fitted to codes, the one that held-out codes like best."""
-    return fits.best(autoencoder(latent=z.shape[1]), configs, z, held_out).prior
+    return fits.best(autoencoder(latent=z.shape[1]), configs, fits.Codes(z), fits.Codes(held_out)).prior
 
 
 def draws_of_a_normal(n: int = 3000) -> torch.Tensor:
@@ -415,7 +415,7 @@ def test_fit_prior_of_an_autoencoder(runs, prior, monkeypatch):
     assert after.density is Density.NONE
     x = torch.randint(17, (5, 1, 8, 8), dtype=torch.uint8)
     torch.testing.assert_close(after.encode(x).mean, before.encode(x).mean)  # pyright: ignore
-    valid = fits.codes(Run.open(ae), after, "valid")
+    valid = fits.drawn_codes(Run.open(ae), after, "valid").z
     valid = valid if prior == "gaussian" else valid[1::2]  # the others chose
     assert float(after.prior.log_density(valid).mean().detach()) == pytest.approx(
         report["log_density_of_codes"]["fitted"], abs=1e-4
@@ -485,7 +485,7 @@ def test_codes_are_draws_and_not_means(runs):
     run = Run.open(runs["vae"])
     model = run.load()
     assert isinstance(model, VAE)
-    z = fits.codes(run, model, "train")
+    z = fits.drawn_codes(run, model, "train").z
     images = run.facts.images
     draws = math.ceil(fits.ENOUGH / images)
     assert len(z) == draws * images
@@ -494,7 +494,7 @@ def test_codes_are_draws_and_not_means(runs):
         q = model.encode(x)
     spread = z.view(draws, images, 3).var(0).mean(0)
     torch.testing.assert_close(spread, q.variance.mean(0), rtol=0.05, atol=1e-3)
-    assert torch.equal(z, fits.codes(run, model, "train"))
+    assert torch.equal(z, fits.drawn_codes(run, model, "train").z)
 
 
 # ---- what the report is of
@@ -522,14 +522,14 @@ def test_a_prior_is_chosen_by_some_validation_images_and_reported_on_others(runs
     monkeypatch.setattr(mixtures, "CHOICES", (3, 9))
     best = fits.best
 
-    def watched(model: VAE, offered: Any, z: torch.Tensor, held_out: torch.Tensor, *more: Any) -> VAE:
-        chosen.append(held_out)
+    def watched(model: VAE, offered: Any, z: fits.Codes, held_out: fits.Codes, *more: Any) -> VAE:
+        chosen.append(held_out.z)
         return best(model, offered, z, held_out, *more)
 
     monkeypatch.setattr(fits, "best", watched)
     former = Run.open(run).load()
     assert isinstance(former, VAE)
-    z = fits.codes(Run.open(run), former, "valid")
+    z = fits.drawn_codes(Run.open(run), former, "valid").z
     n = len(z)
     report = lb.fit_prior(run, prior, device="cpu")
     mean = float(former.own_prior.log_density(z if prior == "gaussian" else z[1::2]).mean())
@@ -627,7 +627,7 @@ def test_a_prior_of_ones_own_is_offered_and_trained_by_the_loop(runs, no_picture
     model = lb.load(run, device="cpu", allow=["test_autoencoders"])
     assert isinstance(model, VAE)
     assert isinstance(model.prior, Laplaces)
-    z = fits.codes(Run.open(run, ["test_autoencoders"]), model, "train")
+    z = fits.drawn_codes(Run.open(run, ["test_autoencoders"]), model, "train").z
     spread = (z - z.median(0).values).abs().mean(0)
     assert ((model.prior.middle - z.median(0).values).abs() < 0.1 * spread).all()
     torch.testing.assert_close(model.prior.log_scale.exp(), spread, rtol=0.03, atol=0)
@@ -636,7 +636,7 @@ def test_a_prior_of_ones_own_is_offered_and_trained_by_the_loop(runs, no_picture
 
 
 def test_what_is_offered():
-    assert sorted(fit_prior.offered()) == ["autoregressive", "flow", "gaussian", "mixture", "spline"]
+    assert sorted(fit_prior.offered(Space((2,)))) == ["autoregressive", "flow", "gaussian", "mixture", "spline"]
 
 
 def test_the_stage_of_a_fitted_prior_is_the_priors_own_on_codes():
@@ -646,12 +646,12 @@ def test_the_stage_of_a_fitted_prior_is_the_priors_own_on_codes():
         *_, stage = model.stages()
         assert stage.prepare is not None
         with torch.no_grad():
-            z, y = stage.prepare.given(stage.prepare.make(x), None)
+            z, y = stage.prepare.given(stage.prepare.make(x, None), None)
         torch.testing.assert_close(z, model.encode(x).mean.detach())  # a point's draw
         start = stage.fit or stage.begin
         assert start is not None
         with torch.no_grad():
-            start(iter(z.split(200)))
+            start(iter(z.split(200)) if stage.fit is None else ((part, None) for part in z.split(200)))  # pyright: ignore
         normal = torch.distributions.MultivariateNormal(z.mean(0), torch.cov(z.T, correction=0))
         expected = -float(normal.log_prob(z).mean())
         assert float(stage.turns[0].loss(z, y, 0).value.detach()) == pytest.approx(expected, abs=1e-2)
@@ -723,7 +723,6 @@ def test_old_weights_of_a_learned_prior_still_load():
 def test_mistakes_of_fit_prior(runs):
     ae = runs["ae"]
     short = [w for w in SHORT if "latent" not in w]
-    right("train", "vae", "--out", "label", "data.label=true", *SHORT)
     right("train", "ppca", "--out", "ppca")
     networks = ["model.encoder.type=networks.conv.Conv", "model.decoder.type=networks.conv.Conv"]
     networks += ["model.encoder.widths=[4]", "model.decoder.widths=[4]"]
@@ -734,9 +733,11 @@ def test_mistakes_of_fit_prior(runs):
         ([ae, "--prior", "mixture", "--components", "2.5"], "expected a whole number, got 2.5"),
         ([ae, "--prior", "mixture", "--components", "90000"], "codes are too few"),
         ([ae, "--prior", "flow", "--components", "3"], "is for --prior autoregressive or mixture"),
-        (["label"], "a model without a condition; train one with data.label=false"),
         (["ppca"], "takes a VAE or an autoencoder, and this is a models.ppca.PPCA"),
-        (["map"], "a single vector of latents, and this model has a map of [2, 4, 4]"),
+        (
+            ["map", "--prior", "mixture"],
+            "mixture: is no density of a map, and this model's latents are [2, 4, 4]; use ",
+        ),
         (["nowhere"], "no such run"),
     ]:
         done = call("fit-prior", *words)

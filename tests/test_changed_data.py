@@ -99,7 +99,7 @@ def test_codes_of_other_images_are_made_anew(tmp_path):
     """As many, of the same weights, in another order."""
     x = np.arange(8, dtype=np.uint8).reshape(8, 1, 1, 1)
     space = Space((), levels=256, ordered=False)
-    prepare = Prepare(("code",), (space,), lambda x: (x[:, 0, 0, 0].long(),), lambda kept, y: (kept[0], y))
+    prepare = Prepare(("code",), (space,), lambda x, _: (x[:, 0, 0, 0].long(),), lambda kept, y: (kept[0], y))
 
     def codes(x: np.ndarray) -> list[int]:
         images = Batches(Images(name="n", split="train", x=x, levels=256), torch.device("cpu"))
@@ -112,7 +112,7 @@ def test_codes_of_other_images_are_made_anew(tmp_path):
 def test_parts_of_real_numbers_are_kept_as_they_are(tmp_path):
     x = np.arange(8, dtype=np.uint8).reshape(8, 1, 1, 1)
     prepare = Prepare(
-        ("z",), (Space((2,)),), lambda x: (torch.cat([x, x], 1)[:, :, 0, 0] / 3 - 1,), lambda k, y: (k[0], y)
+        ("z",), (Space((2,)),), lambda x, _: (torch.cat([x, x], 1)[:, :, 0, 0] / 3 - 1,), lambda k, y: (k[0], y)
     )
     images = Batches(Images(name="n", split="train", x=x, levels=256), torch.device("cpu"))
     z = next(prepared(tmp_path / "z", images, prepare, "w", lambda done, total: None).in_order(8)).x

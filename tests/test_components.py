@@ -38,7 +38,7 @@ from lowerbound.networks.causal import CausalNetwork
 from lowerbound.networks.made import MADE
 from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE, AbsoluteError, CrossEntropy, Masking, Reconstruction
-from lowerbound.priors import AutoregressiveMixture, Gaussian, GaussianMixture, SplineFlow, VampPrior
+from lowerbound.priors import AutoregressiveMixture, Gaussian, GaussianMixture, PerLabel, SplineFlow, VampPrior
 from lowerbound.priors import Categorical as Independent
 from lowerbound.quantizers import Quantizer
 from lowerbound.space import Density, Space
@@ -199,6 +199,9 @@ def test_conditional_vae():
     testing.check_model(vae(classifier=SMALL), Space((1, 2, 2), levels=2), (testing.LABEL,))
     testing.check_model(vae(), Space((1, 2, 2), levels=2), (testing.LABEL,))
     testing.check_model(vae(prior=VampPrior.Config(components=5)), Space((1, 2, 2), levels=2), (testing.LABEL,))
+    testing.check_model(vae(fitted_prior=PerLabel.Config()), Space((1, 2, 2), levels=2), (testing.LABEL,))
+    flow = Flow.Config(layers=2, hidden=(4,), context=3)
+    testing.check_model(vae(fitted_prior=flow), Space((1, 2, 2), levels=2), (testing.LABEL,))
     testing.check_model(vae(), Space((1, 2, 2), levels=2), (testing.LABEL, Space((2,))))
 
 

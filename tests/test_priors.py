@@ -15,6 +15,7 @@ from lowerbound.distributions import MultivariateNormal
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import FullNormal, Point
 from lowerbound.model import Model
+from lowerbound.models.flow import Flow
 from lowerbound.models.vae import VAE
 from lowerbound.networks.mlp import MLP
 from lowerbound.noise import seeded
@@ -152,7 +153,10 @@ SPLINES = SplineFlow.Config(steps=3, bins=4, hidden=(6,), context=2)
 MADE = AutoregressiveMixture.Config(components=3, hidden=(6,), context=2)
 
 
-@pytest.mark.parametrize("config", [SPLINES, MADE], ids=["splines", "autoregressive"])
+AFFINE = Flow.Config(layers=3, hidden=(6,), context=2)
+
+
+@pytest.mark.parametrize("config", [SPLINES, MADE, AFFINE], ids=["splines", "autoregressive", "affine"])
 def test_exact_densities_of_each_label_integrate_to_one_and_are_drawn_from(config: Model.Config):
     with double(), seeded("exact"), torch.no_grad():
         prior = config.build(Space((2,)), (LABEL,))
@@ -194,14 +198,14 @@ def test_the_determinant_of_splines_over_a_map_is_the_numeric_one():
 def test_fit_prior_offers_it_and_fits_what_no_normal_does(name: str, steps: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fits, "FEWEST", steps)
     monkeypatch.setattr(fits, "LOOKS", 3)
-    config = offered()[name].model_validate({"hidden": (32,)})
+    config = offered(Space((2,)))[name].model_validate({"hidden": (32,)})
     with seeded("a ring"):
         vae = VAE.Config(latent=(2,), encoder=SMALL, decoder=SMALL).build(IMAGE)
         angle = 2 * math.pi * torch.rand(1200)
         z = torch.stack([angle.cos(), angle.sin()], 1) + 0.1 * torch.randn(1200, 2)
-    whole = fits.best(vae, [config], z[:1000], z[1000:])
+    whole = fits.best(vae, [config], fits.Codes(z[:1000]), fits.Codes(z[1000:]))
     normal = MultivariateNormal(z.mean(0), z.T.cov())
-    assert fits.mean_density(whole.prior, z[1000:]) > float(normal.log_prob(z[1000:]).mean()) + 0.1
+    assert fits.mean_density(whole.prior, fits.Codes(z[1000:])) > float(normal.log_prob(z[1000:]).mean()) + 0.1
     assert whole.sample(3).shape == (3, 1, 2, 2)
 
 

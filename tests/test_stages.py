@@ -440,7 +440,7 @@ def numbered(n: int, *, flip: bool = False) -> Batches:
 def of_both(levels: int = 256) -> Prepare:
     """Their two pixels, as two parts."""
 
-    def make(x: Tensor) -> tuple[Tensor, ...]:
+    def make(x: Tensor, y: Any) -> tuple[Tensor, ...]:
         return x[:, 0, 0, 0].long(), x[:, 0, 0, 1].long()
 
     def given(parts: tuple[Tensor, ...], y: Any) -> tuple[Tensor, Any]:

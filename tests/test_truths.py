@@ -164,7 +164,7 @@ def test_ppca_of_mirrored_images_is_that_of_both():
     x = torch.randint(3, (50, 1, 2, 2), dtype=torch.uint8)
     images = Images("random", "train", x.numpy(), 3)
     mirrored, both = (PPCA.Config(latent=1).build(space) for _ in range(2))
-    mirrored.stages()[0].fit(Batches(images, torch.device("cpu"), flip=True).events(20))  # pyright: ignore
+    mirrored.stages()[0].fit(Batches(images, torch.device("cpu"), flip=True).pairs(20))  # pyright: ignore
     both.fit([torch.cat([x, x.flip(-1)])])
     assert torch.allclose(mirrored.marginal.covariance_matrix, both.marginal.covariance_matrix)  # pyright: ignore
 

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from lowerbound.optimization import Optimizer, Schedule
 from lowerbound.space import Space, Y
 
+Pair = tuple[Tensor, Y]  # events and what is given of each
+
 
 class Loss(NamedTuple):
     value: Tensor  # the scalar to descend
@@ -29,8 +31,13 @@ class Prepare(NamedTuple):
 
     names: tuple[str, ...]  # of the parts that are kept
     spaces: "tuple[Space, ...]"  # of each part
-    make: Callable[[Tensor], tuple[Tensor, ...]]  # images [B, C, H, W] -> their parts [B, *shape]
+    make: Callable[[Tensor, Y], tuple[Tensor, ...]]  # images [B, C, H, W] and labels -> their parts [B, *shape]
     given: Callable[[tuple[Tensor, ...], Y], tuple[Tensor, Y]]  # parts and labels -> event and condition of the stage
+
+
+def of_events(fit: Callable[[Iterable[Tensor]], None]) -> Callable[[Iterable[Pair]], None]:
+    """A `Stage.fit` that looks at the events alone."""
+    return lambda pairs: fit(x for x, _ in pairs)
 
 
 class Score(NamedTuple):
@@ -45,7 +52,7 @@ class Stage(NamedTuple):
     name: str
     turns: tuple[Turn, ...]
     prepare: Prepare | None = None
-    fit: Callable[[Iterable[Tensor]], None] | None = None  # all training events, in place of all gradient steps
+    fit: Callable[[Iterable[Pair]], None] | None = None  # all training events, in place of all gradient steps
     begin: Callable[[Iterable[Tensor]], None] | None = None  # all training events, before the first gradient step
     model: nn.Module | None = None  # what is trained and measured, where that is a part with a density of its own
     learned: Callable[[bool], None] = lambda yes: None  # told False before its first step, True when weights are kept

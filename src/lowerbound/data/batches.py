@@ -46,7 +46,11 @@ class Shuffled(ABC):
 
     def events(self, size: int) -> Iterator[Tensor]:
         """All that training takes, in order, at most so many at a time: [B, *shape]."""
-        return (batch.x for batch in self.in_order(size))
+        return (x for x, _ in self.pairs(size))
+
+    def pairs(self, size: int) -> Iterator[tuple[Tensor, Tensor | tuple[Tensor, ...] | None]]:
+        """The same, and what is given of each."""
+        return ((batch.x, batch.y) for batch in self.in_order(size))
 
     def shuffled(self, start: int, size: int, seed: int) -> Tensor:
         """Places start to start + size of one permutation of the events after another."""
@@ -141,10 +145,11 @@ class Batches(Shuffled):
             factors = None if self.factors is None else self.factors[start : start + len(index)].to(self.device)
             yield Batch(x, y, index, factors)
 
-    def events(self, size: int) -> Iterator[Tensor]:
+    def pairs(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Of images that are mirrored in training, every batch, and then its mirror image."""
         for batch in self.in_order(size):
-            yield from (batch.x, batch.x.flip(-1)) if self.flip else (batch.x,)
+            for x in (batch.x, batch.x.flip(-1)) if self.flip else (batch.x,):
+                yield x, batch.y
 
     def _take(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         x = self.x.index_select(0, index.to(self.x.device)).to(self.device, non_blocking=True)

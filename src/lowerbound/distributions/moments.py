@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from lowerbound.errors import ModelError
+
 
 def covariance(batches: Iterable[Tensor]) -> tuple[int, Tensor, Tensor]:
     """The number of vectors in batches [B, D], their mean [D] and covariance [D, D] (divided by n), in float64.
@@ -29,7 +31,12 @@ def covariance(batches: Iterable[Tensor]) -> tuple[int, Tensor, Tensor]:
 def normal_moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """The mean [D] and covariance [D, D] of the normal nearest to vectors in batches [B, D], in float64.
 
-    A millionth of the mean variance is added to the variances, since some vectors lie in a plane.
+    A millionth of the mean variance is added to the variances, since some vectors lie in a plane. Raises ModelError for
+    as few vectors as they have elements.
     """
-    _, mean, cov = covariance(batches)
+    n, mean, cov = covariance(batches)
+    if n <= mean.numel():
+        raise ModelError(
+            f"{n} codes are too few for the covariance of {mean.numel()} numbers; it takes more than so many"
+        )
     return mean, cov + 1e-6 * cov.diagonal().mean() * torch.eye(len(cov), dtype=cov.dtype, device=cov.device)

@@ -49,7 +49,9 @@ class Model(nn.Module):
             """The beginnings of the keys that say what one of its stages alone trains: such as priors.0."""
             return ()
 
-        offered_as: ClassVar[str | None] = None  # what `fit-prior` calls it, if it can be fitted to vectors of codes
+        offered_as: ClassVar[str | None] = None  # what `fit-prior` calls it, if it can be fitted to codes
+        offered_to: ClassVar[tuple[int, ...]] = (1,)  # how many axes such codes have: 1, vectors; 3, maps
+        one_for_all: ClassVar[bool] = False  # whether it is the same whatever is given
 
         @classmethod
         def choices(cls) -> "tuple[Model.Config, ...]":

@@ -14,7 +14,7 @@ from lowerbound.distributions import Dequantized, MultivariateNormal, Normal, co
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import Draw, LatentModel, Model, Told
 from lowerbound.space import Density, Space, Y, conditions
-from lowerbound.stages import Loss, Stage, Turn
+from lowerbound.stages import Loss, Stage, Turn, of_events
 from lowerbound.units import to_unit, unit_bin
 
 
@@ -71,7 +71,7 @@ class PPCA(LatentModel):
     # ---- the fit, in place of gradient steps
 
     def stages(self) -> tuple[Stage, ...]:
-        return (Stage("model", (Turn((self,), self._loss),), fit=self.fit),)
+        return (Stage("model", (Turn((self,), self._loss),), fit=of_events(self.fit)),)
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:

@@ -253,15 +253,17 @@ class VAE(Refittable):
         return self.prior.unbiased
 
     def why_no_fitted_prior(self) -> str:
-        if len(self.latent.shape) != 1:
-            shape = list(self.latent.shape)
-            return f"a single vector of latents, and this model has a map of {shape}; train one with model.latent=20"
         if self.latent.levels is not None:
             return (
                 "latents of real numbers, and these take whole ones; train a prior with the model, such as "
                 "model.prior=models.autoregressive.Autoregressive"
             )
-        return "a model without a condition; train one with data.label=false" if self.given else ""
+        if len(self.latent.shape) not in (1, 3):
+            shape = list(self.latent.shape)
+            return (
+                f"a vector of latents or a map [C, H, W] of them, and these are {shape}; train one with model.latent=20"
+            )
+        return ""
 
     def why_no_density(self) -> str:
         if self.has_point:
@@ -334,8 +336,8 @@ class VAE(Refittable):
     def _prior_stage(self, prior: Model) -> Stage:
         """How a prior is trained, on a draw of z for each x in the place of events."""
 
-        def drawn(x: Tensor) -> tuple[Tensor, ...]:
-            return tuple(q.sample() for q in self.posteriors(x))
+        def drawn(x: Tensor, y: Y) -> tuple[Tensor, ...]:
+            return tuple(q.sample() for q in self.posteriors(x, y))
 
         (own,) = prior.stages()
         codes = Prepare(("z",), self.latents, drawn, lambda z, y: (z[0], y))

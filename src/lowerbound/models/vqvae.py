@@ -452,7 +452,7 @@ class VQVAE(CodeModel):
         return Stage(
             f"prior.{self.levels[l]}",
             (Turn((prior,), prior._loss),),
-            prepare=Prepare(self.levels, self.spaces, self.codes, given),
+            prepare=Prepare(self.levels, self.spaces, lambda x, _: self.codes(x), given),
             model=prior,
             learned=learned,
         )

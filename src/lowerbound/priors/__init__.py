@@ -4,6 +4,7 @@ from lowerbound.priors.autoregressive import AutoregressiveMixture
 from lowerbound.priors.base import Begins, Bindable, Given, Mixed, Prior, prior_given
 from lowerbound.priors.categorical import Categorical
 from lowerbound.priors.flows import SplineFlow
+from lowerbound.priors.labels import PerLabel
 from lowerbound.priors.mixtures import FullGaussianMixture, GaussianMixture
 from lowerbound.priors.normals import Gaussian, StandardNormal
 from lowerbound.priors.vamp import VampPrior
@@ -18,6 +19,7 @@ __all__ = [
     "GaussianMixture",
     "Given",
     "Mixed",
+    "PerLabel",
     "Prior",
     "SplineFlow",
     "StandardNormal",

@@ -1,5 +1,7 @@
 """Independent whole numbers."""
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from torch.distributions import Distribution
@@ -19,6 +21,7 @@ class Categorical(Prior):
     """
 
     class Config(Model.Config):
+        one_for_all: ClassVar[bool] = True
         learned: bool = False
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Categorical":

@@ -33,6 +33,7 @@ class SplineFlow(ExactModel):
 
     class Config(Model.Config):
         offered_as: ClassVar[str | None] = "spline"
+        offered_to: ClassVar[tuple[int, ...]] = (1, 3)
         steps: int = Field(default=6, gt=1)
         bins: int = Field(default=8, gt=1, le=100)
         tail: float = Field(default=3.0, gt=0, allow_inf_nan=False)

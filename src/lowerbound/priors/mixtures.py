@@ -19,7 +19,7 @@ from lowerbound.model import Model
 from lowerbound.priors.base import Mixed, check_real, length
 from lowerbound.priors.normals import Cholesky
 from lowerbound.space import Shape, Space, Y
-from lowerbound.stages import Stage, Turn
+from lowerbound.stages import Stage, Turn, of_events
 
 CHOICES = (5, 20, 60)  # components of a mixture, of which held-out events choose
 MIXED = 20_000  # events, at most, that a mixture is fitted to: its time grows with them times components times D²
@@ -33,6 +33,7 @@ class GaussianMixture(Mixed):
     """
 
     class Config(Model.Config):
+        one_for_all: ClassVar[bool] = True
         components: int = Field(default=10, gt=0)
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "GaussianMixture":
@@ -77,6 +78,7 @@ class FullGaussianMixture(Mixed):
 
     class Config(Model.Config):
         offered_as: ClassVar[str | None] = "mixture"
+        one_for_all: ClassVar[bool] = True
         components: int = Field(default=10, gt=0)
 
         @classmethod
@@ -103,7 +105,7 @@ class FullGaussianMixture(Mixed):
         return MixtureSameFamily(weights, normals, validate_args=False)
 
     def stages(self) -> tuple[Stage, ...]:
-        return (Stage("model", (Turn((self,), self._loss),), fit=self.fit),)
+        return (Stage("model", (Turn((self,), self._loss),), fit=of_events(self.fit)),)
 
     def fit(self, events: Iterable[Tensor]) -> None:
         """Set it to what expectation maximization makes of all events [B, D] of the batches, read once.
@@ -127,7 +129,7 @@ def expectation_maximization(
     """Weights [K], means [K, D] and covariances [K, D, D], or variances [K, D], of events [B, D] in batches.
 
     That is scikit-learn's, on at most MIXED standardized events, from starts drawn by `noise`; 100 steps at most, which
-    are near enough. Raises ModelError for fewer than two events for each component.
+    are near enough. Raises ModelError for fewer than two events for each component, and too few for a full covariance.
     """
     from sklearn.exceptions import ConvergenceWarning  # slow imports, and all modules are imported to find priors
     from sklearn.mixture import GaussianMixture as Estimator
@@ -136,6 +138,10 @@ def expectation_maximization(
     z = z[:: math.ceil(len(z) / MIXED)].double()
     if len(z) < 2 * K:
         raise ModelError(f"components={K}: {len(z)} codes are too few for so many; expected at most {len(z) // 2}")
+    if covariance == "full" and len(z) <= z.shape[1]:
+        raise ModelError(
+            f"{len(z)} codes are too few for covariances of {z.shape[1]} numbers; it takes more than so many"
+        )
     mean, scale = z.mean(0), z.std(0).clamp(min=1e-3 * float(z.std(0).max()))
     seed = int(noise.randint(0, 2**31, ()))
     estimator = Estimator(K, covariance_type=covariance, reg_covar=1e-5, random_state=seed, n_init=starts)

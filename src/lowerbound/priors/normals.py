@@ -12,13 +12,15 @@ from lowerbound.distributions import MultivariateNormal, Normal, normal_moments
 from lowerbound.model import Model
 from lowerbound.priors.base import Begins, Prior, check_real, length
 from lowerbound.space import Space, Y
-from lowerbound.stages import Stage, Turn
+from lowerbound.stages import Stage, Turn, of_events
 
 
 class StandardNormal(Prior):
     """N(0, I), the VAE's prior (Kingma & Welling 2014)."""
 
     class Config(Model.Config):
+        one_for_all: ClassVar[bool] = True
+
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "StandardNormal":
             return StandardNormal(self, space, given)
 
@@ -47,6 +49,7 @@ class Gaussian(Begins):
 
     class Config(Model.Config):
         offered_as: ClassVar[str | None] = "gaussian"
+        one_for_all: ClassVar[bool] = True
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Gaussian":
             return Gaussian(self, space, given)
@@ -64,7 +67,7 @@ class Gaussian(Begins):
         return MultivariateNormal(widened(self.mean), scale_tril=self.cholesky(), validate_args=False)
 
     def stages(self) -> tuple[Stage, ...]:
-        return (Stage("model", (Turn((self,), self._loss),), fit=self.fit),)
+        return (Stage("model", (Turn((self,), self._loss),), fit=of_events(self.fit)),)
 
     def fit(self, events: Iterable[Tensor]) -> None:
         """Set μ and the covariance to those of all events [B, D] of the batches, read once."""

@@ -15,19 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound.errors import ModelError, TrainingError
+from lowerbound.errors import ModelError, TrainingError, counted
 from lowerbound.model import Model, Refittable
-from lowerbound.noise import seeded
+from lowerbound.noise import multinomial, seeded
 from lowerbound.optimization import Adam, Cosine
+from lowerbound.priors import PerLabel
 from lowerbound.progress import Progress
 from lowerbound.runs import inputs
 from lowerbound.runs.facts import Facts
 from lowerbound.runs.recipes import Recipe, Training
 from lowerbound.runs.run import Run
+from lowerbound.space import Space
 from lowerbound.training.loop import Loop
 from lowerbound.training.prepared import Prepared
 
 ENOUGH, MOST = 10_000, 200_000  # codes that are fitted to: more draws of few images, some of many images
+NUMBERS = 2**27  # in all codes, at most
 FEWEST = 2000  # steps of gradient, where a density has no closed form
 LOOKS, PATIENCE, BATCH = 60, 10, 256  # at held-out codes; so many without a better one end it
 
@@ -38,43 +41,57 @@ LOOKS, PATIENCE, BATCH = 60, 10, 256  # at held-out codes; so many without a bet
 class Codes(NamedTuple):
     """Draws of the aggregate posterior of a split, on the processor."""
 
-    z: Tensor  # [N, D]
-    image: np.ndarray  # [N], the place in its split of the image that each is of
+    z: Tensor  # [N, *latent]
+    y: Tensor | None = None  # [N], the label that each is given, where the model is given one
+    image: np.ndarray | None = None  # [N], the place in its split of the image that each is of
+    classes: tuple[str, ...] = ()  # the names of the labels
 
-    def of(self, part: slice) -> Tensor:
-        """Those of some of the images: [n, D]."""
-        return self.z[torch.from_numpy(np.isin(self.image, np.arange(self.image.max() + 1)[part]))]
-
-
-def codes(run: Run, model: Refittable, split: str, seed: int = 0, progress: Progress | None = None) -> Tensor:
-    """Draws of the aggregate posterior of a split: [N, D]. See `drawn_codes`."""
-    return drawn_codes(run, model, split, seed, progress).z
+    def of(self, part: slice) -> "Codes":
+        """Those of some of the images."""
+        assert self.image is not None
+        kept = torch.from_numpy(np.isin(self.image, np.arange(self.image.max() + 1)[part]))
+        return self._replace(z=self.z[kept], y=None if self.y is None else self.y[kept], image=self.image[kept])
 
 
 @torch.no_grad()
 def drawn_codes(run: Run, model: Refittable, split: str, seed: int = 0, progress: Progress | None = None) -> Codes:
-    """Draws of the aggregate posterior of a split, z ~ q(z|x).
+    """Draws of the aggregate posterior of a split, z ~ q(z|x) or q(z|x, y).
 
-    One for each image, unless that are fewer than ENOUGH, or (then of evenly spaced pairs of images) more than MOST.
-    Raises ModelError where some are not finite.
+    One for each image, unless that are fewer than ENOUGH, or (then of evenly spaced pairs of images) more than MOST, or
+    than fit in memory. Labels that training did not see are drawn from q(y|x). Raises ModelError where some codes are
+    not finite.
     """
     device = next(model.parameters()).device
     images = inputs.open_data(run, split, progress=progress)
     draws = 1 if model.has_point else math.ceil(ENOUGH / len(images))
-    every = math.ceil(len(images) * draws / MOST)
-    told, found, places = (progress or Progress()).count("encoding"), [], []
+    every = math.ceil(len(images) * draws / min(MOST, NUMBERS // model.latents[0].dims))
+    told, found, labels, places = (progress or Progress()).count("encoding"), [], [], []
     with seeded(seed, "codes", split, quick=True):
         for batch in inputs.as_batches(run, images, device).in_order(model.rows):
             kept = batch.index // 2 % every == 0
             if kept.any():
-                (q,) = model.posteriors(batch.x[torch.from_numpy(kept).to(device)])
+                rows = torch.from_numpy(kept).to(device)
+                x, y = batch.x[rows], None if batch.y is None else batch.y[rows]
+                y = y if y is None else _seen_labels(run, model, split, x, y, batch.index[kept])
+                (q,) = model.posteriors(x, y)
                 found.append(q.sample((draws,)).flatten(0, 1).cpu())
                 places.append(np.tile(batch.index[kept], draws))
+                labels += [] if y is None else [y.repeat(draws).cpu()]
             told(int(batch.index[-1]) + 1, len(images))
     z = torch.cat(found)
     if not torch.isfinite(z).all():
         raise ModelError(f"{run.path}: some codes of {split} are not finite")
-    return Codes(z, np.concatenate(places))
+    y = torch.cat(labels) if labels else None
+    return Codes(z, y, np.concatenate(places), run.facts.classes or ())
+
+
+def _seen_labels(run: Run, model: Model, split: str, x: Tensor, y: Tensor, index: np.ndarray) -> Tensor:
+    """The labels [B] of images of which training has seen few: those, and for the others draws from q(y|x)."""
+    if run.facts.labelled is None:
+        return y
+    known = np.isin(index, run.facts.labelled if split == "train" else ())
+    drawn = multinomial(model.probabilities(x), 1)[:, 0]
+    return torch.where(torch.from_numpy(known).to(y.device), y, drawn)
 
 
 # ---- the fit
@@ -83,25 +100,40 @@ def drawn_codes(run: Run, model: Refittable, split: str, seed: int = 0, progress
 def is_chosen(model: Refittable, priors: Sequence[Model.Config]) -> bool:
     """Whether held-out codes choose anything: one of several priors, or the step where its training ends."""
     with seeded("which"):
-        stages = [stage for prior in priors for stage in prior.build(model.latents[0]).stages()]
+        stages = [stage for prior in priors for stage in prior.build(model.latents[0], model.given).stages()]
     return len(priors) > 1 or any(stage.fit is None for stage in stages)
+
+
+def conditional(prior: Model.Config, given: tuple[Space, ...]) -> Model.Config:
+    """The prior of latents that something is given of: one for each label, where it would not look at it."""
+    return PerLabel.Config(each=prior) if given and prior.one_for_all else prior
 
 
 def best(
     model: Refittable,
     priors: Sequence[Model.Config],
-    z: Tensor,
-    held_out: Tensor,
+    codes: Codes,
+    held_out: Codes,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Refittable:
-    """The model with that of the priors, fitted to codes z [N, D], that gives held-out codes the highest density.
+    """The model with that of the priors, fitted to codes, that gives held-out codes the highest density.
 
-    On the processor, in eval mode. Raises ModelError where none can be fitted.
+    Of several, those that there are too few codes for are left out. Where the model is, in eval mode. Raises ModelError
+    where none can be fitted.
     """
-    if len(z) <= z.shape[1] or float(z.var(0).max()) == 0:
-        raise ModelError(f"the {len(z)} codes of {z.shape[1]} dimensions do not vary enough to fit a density to them")
-    fitted = [_fitted(model, prior, z, held_out, seed, progress or Progress()) for prior in priors]
+    n, D = len(codes.z), codes.z[0].numel()
+    if float(codes.z.flatten(1).var(0).max()) == 0:
+        raise ModelError(f"the {n} codes of {D} dimensions do not vary enough to fit a density to them")
+    fitted: list[tuple[float, Refittable]] = []
+    problem: ModelError | None = None
+    for prior in priors:
+        try:
+            fitted.append(_fitted(model, prior, codes, held_out, seed, progress or Progress()))
+        except ModelError as e:
+            problem = e
+    if not fitted and problem is not None:
+        raise problem
     score, whole = max(fitted, key=lambda pair: pair[0])
     if not math.isfinite(score):
         raise ModelError(
@@ -110,21 +142,36 @@ def best(
     return whole
 
 
+def _check_labels(codes: Codes) -> None:
+    """Raise ModelError, which names the label, where one has too few codes for a density of its own."""
+    assert codes.y is not None
+    least = codes.z.shape[1]  # of a map, what the covariance of the channels of a place takes
+    for name, n in zip(codes.classes, torch.bincount(codes.y, minlength=len(codes.classes)).tolist(), strict=True):
+        if n <= least:
+            raise ModelError(
+                f"label {name}: has {counted(n, 'code')}, and a density of its own takes more than {least}; use "
+                "--prior flow, spline or autoregressive, which learn from all labels together, or more images of it"
+            )
+
+
 def _fitted(
-    model: Refittable, prior: Model.Config, z: Tensor, held_out: Tensor, seed: int, progress: Progress
+    model: Refittable, prior: Model.Config, codes: Codes, held_out: Codes, seed: int, progress: Progress
 ) -> tuple[float, Refittable]:
     """The model with a prior, once its stage is trained, and the mean of log p(z) over held-out codes, in nats."""
-    config = model.config.with_prior(prior)
+    config, n = model.config.with_prior(prior), len(codes.z)
+    if isinstance(prior, PerLabel.Config) and codes.classes:
+        _check_labels(codes)
     with seeded(seed, "prior"):
         whole = config.build(model.space, model.given)
     whole.load_state_dict(whole.state_dict() | model.state_dict())
+    whole.to(model.device)
     *_, stage = whole.stages()
     assert stage.prepare is not None
-    parts = tuple(Prepared((part,), None, stage.prepare, part.device) for part in (z, held_out))
-    progress.say(f"fitting {prior.type_name()} to {len(z):,} codes")
-    facts = Facts(name="codes", shape=model.space.shape, levels=model.space.levels or 256, images=len(z))  # pyright: ignore
+    parts = tuple(Prepared((part.z,), part.y, stage.prepare, model.device) for part in (codes, held_out))
+    progress.say(f"fitting {prior.type_name()} to {n:,} codes")
+    facts = Facts(name="codes", shape=model.space.shape, levels=model.space.levels or 256, images=n)  # pyright: ignore
     with tempfile.TemporaryDirectory(prefix="lowerbound-") as folder:
-        run = Run.create(Path(folder), "prior", Recipe(seed=seed, model=config, train=training(len(z))), facts)
+        run = Run.create(Path(folder), "prior", Recipe(seed=seed, model=config, train=training(n)), facts)
         loop = Loop(run, whole, stage, parts, progress, threading.Event())  # pyright: ignore
         try:
             loop.run_through()
@@ -151,6 +198,8 @@ def training(n: int) -> Training:
 
 
 @torch.no_grad()
-def mean_density(prior: Model, z: Tensor) -> float:
-    """The mean of log p(z) over codes, in nats."""
-    return float(prior.log_density(z).mean())
+def mean_density(prior: Model, codes: Codes) -> float:
+    """The mean of log p(z) or log p(z|y) over codes, in nats."""
+    parts = torch.arange(len(codes.z)).split(prior.rows)
+    found = [prior.log_density(codes.z[i], None if codes.y is None else codes.y[i]) for i in parts]
+    return float(torch.cat(found).mean())

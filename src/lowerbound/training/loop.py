@@ -135,7 +135,7 @@ class Loop:
         """The whole stage in closed form; the loss of a batch afterwards is what is logged."""
         assert self.stage.fit is not None
         x, y = self._batch(self.step)
-        self.stage.fit(self._events())
+        self.stage.fit(self.images.pairs(self._at_once()))
         self.movers.average_anew()
         return [Moved(self.stage.turns[0].loss(x, y, self.step), torch.zeros(()))]
 
@@ -144,12 +144,12 @@ class Loop:
         """What comes before the first step."""
         if self.stage.begin is not None:
             with seeded(self.seed, "begin", self.stage.name, quick=True):
-                self.stage.begin(self._events())
+                self.stage.begin(self.images.events(self._at_once()))
             self.movers.average_anew()
 
-    def _events(self) -> Iterator[Tensor]:
-        """All that is trained on, as many at a time as fit in memory."""
-        return self.images.events(max(1, 2**24 // self.trained.space.dims))
+    def _at_once(self) -> int:
+        """How many events fit in memory."""
+        return max(1, 2**24 // self.trained.space.dims)
 
     # ---- what can go wrong
 

@@ -122,7 +122,7 @@ def _write(folder: Path, images: Batches, prepare: Prepare, mirrored: tuple[bool
             np.lib.format.write_array_header_1_0(file, header)
         for flip in mirrored:
             for batch in images.in_order(_at_once(images)):
-                parts = prepare.make(batch.x.flip(-1) if flip else batch.x)
+                parts = prepare.make(batch.x.flip(-1) if flip else batch.x, batch.y)
                 for file, part, space in zip(files, parts, prepare.spaces, strict=True):
                     file.write(part.cpu().numpy().astype(_dtype(space)).tobytes())
                 done += len(batch.index)
@@ -145,7 +145,7 @@ def in_memory(images: Shuffled, prepare: Prepare, n: int) -> Prepared:
     """What the first n images are turned into, kept nowhere."""
     batch = next(images.in_order(n))
     with torch.no_grad():
-        parts = prepare.make(batch.x)
+        parts = prepare.make(batch.x, batch.y)
     return Prepared(
         tuple(part.cpu() for part in parts), None if batch.y is None else batch.y.cpu(), prepare, images.device
     )

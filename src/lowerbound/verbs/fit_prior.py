@@ -19,14 +19,15 @@ from lowerbound.metrics.base import World, measure
 from lowerbound.metrics.distances import frechet
 from lowerbound.metrics.extractors import PixelFeatures, parted
 from lowerbound.metrics.report import finish, short_draws
-from lowerbound.model import Model, Refittable
+from lowerbound.model import Model, Refittable, rows_of
 from lowerbound.noise import seeded
+from lowerbound.priors import PerLabel
 from lowerbound.progress import Progress
 from lowerbound.runs import inputs
 from lowerbound.runs.fitted import _store, _unfitted, remove_prior
 from lowerbound.runs.lock import held
 from lowerbound.runs.run import Run
-from lowerbound.space import Density
+from lowerbound.space import Density, Space
 from lowerbound.training import fits
 from lowerbound.verbs.base import Device, Report, Seed, SomeWhole, Told, verb
 
@@ -40,6 +41,7 @@ class Fitted(Report):
 
     run: str
     prior: str | None  # None: a fitted one was taken out, and there is nothing to say of the others
+    each: str | None = None  # what each label has, where every one has a prior of its own
     components: int | None = None  # of a mixture
     codes: int | None = None  # that it was fitted to
     validation: dict[str, Any] | None = None  # how many images there are, chose the prior, and are reported on
@@ -50,7 +52,8 @@ class Fitted(Report):
     def shown(self) -> Any:
         if self["prior"] is None:
             return f"{self.run}: no fitted prior"
-        kind = self["prior"] + (f", {self['components']} components" if "components" in self else "")
+        kind = f"{self['each']} of each label" if "each" in self else self["prior"]
+        kind += f", {self['components']} components" if "components" in self else ""
         title = f"{kind}, {self['codes']:,} codes"
         table = Table("", "former prior", "fitted", "floor", "unit", box=box.SIMPLE, title=title, caption=self._of())
         codes, distance = self["log_density_of_codes"], self["frechet"]
@@ -95,15 +98,20 @@ def fit_prior(
     former prior, are removed.
 
     Args:
-        prior: gaussian, mixture, flow, spline, autoregressive, or none to take a fitted one out
+        prior: gaussian, mixture (of vectors), flow, spline, autoregressive, or none to take a fitted one out
         components: of a mixture; by default what held-out codes like best
         allow: packages besides lowerbound that components may come from
 
-    Raises ModelError for a run without a single vector of latents, ConfigError for another prior.
+    A model that is given a label gets a prior of each label: gaussian and mixture are fitted to its codes alone, the
+    others learn from all.
+
+    Raises ModelError for a run without real latents, a vector or a map of them, ConfigError for another prior.
     """
-    priors = _priors(prior, components)
-    if why := run.build().why_no_fitted_prior():
+    model = run.build()
+    if why := model.why_no_fitted_prior():
         raise ModelError(f"{run.path}: fit-prior takes {why}")
+    assert isinstance(model, Refittable)
+    priors = [fits.conditional(config, model.given) for config in _priors(prior, components, model.latents[0])]
     with held(run.path, progress):
         return _fit(run, priors, seed, device, progress)
 
@@ -118,13 +126,15 @@ def _fit(run: Run, priors: Sequence[Model.Config], seed: int, device: torch.devi
     train, valid = (fits.drawn_codes(run, former, split, seed, progress) for split in ("train", "valid"))
     images = inputs.open_data(run, "valid", progress=progress)
     choosing, reported = _parts(len(images), fits.is_chosen(former, priors))
-    held_out = valid.z if choosing == NONE else valid.of(choosing)
-    model = fits.best(former, priors, train.z, held_out, seed, progress).to(device)
-    left, z = images.take(reported), valid.of(reported).to(device)
+    held_out = valid if choosing == NONE else valid.of(choosing)
+    model = fits.best(former, priors, train, held_out, seed, progress)
+    left, z = images.take(reported), valid.of(reported)
+    each = _each(model.prior.config)
     report = Fitted(
         run=str(run.path),
         prior=model.prior.config.type_name(),
-        components=dump(model.prior.config).get("components"),
+        each=None if each is model.prior.config else each.type_name(),
+        components=dump(each).get("components"),
         codes=len(train.z),
         validation={"images": len(images), "chosen_by": len(images.take(choosing)), "reported_on": len(left)},
         log_density_of_codes={
@@ -141,12 +151,23 @@ def _fit(run: Run, priors: Sequence[Model.Config], seed: int, device: torch.devi
     return report
 
 
-def _priors(name: str, components: int | None) -> Sequence[Model.Config]:
-    """The priors to choose from; none for "none". Raises ConfigError for an unknown one."""
-    known = offered()
+def _each(config: Model.Config) -> Model.Config:
+    """The prior of each label, where every one has its own; else the prior."""
+    return config.each if isinstance(config, PerLabel.Config) else config
+
+
+def _priors(name: str, components: int | None, latent: Space) -> Sequence[Model.Config]:
+    """The priors of such latents to choose from; none for "none". Raises ConfigError for an unknown one."""
+    known = offered(latent)
     mixtures = [other for other, kind in known.items() if "components" in kind.model_fields]
     if name not in (*known, "none"):
-        raise ConfigError(f"--prior {name}: no such prior{did_you_mean(name, [*known, 'none'])}")
+        others = [kind.offered_as for kind in kinds(Model.Config)]
+        raise ConfigError(
+            f"--prior {name}: is no density of a map, and this model's latents are {list(latent.shape)}; use "
+            f"{', '.join(sorted(known))}"
+            if name in others
+            else f"--prior {name}: no such prior{did_you_mean(name, [*known, 'none'])}"
+        )
     if components is not None and name not in mixtures:
         raise ConfigError(f"--components {components}: is for --prior {' or '.join(mixtures)}, got --prior {name}")
     if components is not None and components < 1:
@@ -156,9 +177,10 @@ def _priors(name: str, components: int | None) -> Sequence[Model.Config]:
     return known[name].choices() if components is None else [parse(known[name], {"components": components})]
 
 
-def offered() -> dict[str, type[Model.Config]]:
-    """The densities that can be fitted to codes, by the names that `--prior` takes."""
-    return {kind.offered_as: kind for kind in kinds(Model.Config) if kind.offered_as is not None}
+def offered(latent: Space) -> dict[str, type[Model.Config]]:
+    """The densities that can be fitted to codes of such a space, by the names that `--prior` takes."""
+    axes = len(latent.shape)
+    return {k.offered_as: k for k in kinds(Model.Config) if k.offered_as is not None and axes in k.offered_to}
 
 
 def _parts(n: int, chosen: bool) -> tuple[slice, slice]:
@@ -203,7 +225,8 @@ def sample_quality(run: Run, model: Refittable, images: Images, seed: int = 0) -
     features = PixelFeatures(_seen(run, train, others), model.space.levels or 2, seed=seed)
     reference = features(_seen(run, images, np.linspace(0, len(images) - 1, n).astype(int)))
     with seeded(seed, "quality", quick=True):
-        drawn = [features(_decoded(model, prior, n)) for prior in (model.own_prior, model.prior)]
+        y = run.labels(n, seed=seed)
+        drawn = [features(_decoded(model, prior, n, y)) for prior in (model.own_prior, model.prior)]
     former, after = (frechet(f, reference) for f in drawn)
     return {"former": former, "fitted": after, "floor": frechet(features(_seen(run, train, scored)), reference), "n": n}
 
@@ -214,7 +237,11 @@ def _seen(run: Run, images: Images, index: np.ndarray) -> np.ndarray:
     return binarized(torch.from_numpy(x), images.levels, index).numpy() if run.facts.binarizes else x
 
 
-def _decoded(model: Refittable, prior: Model, n: int) -> np.ndarray:
-    """n samples with z from this prior: uint8 [n, C, H, W]."""
-    parts = torch.arange(n).split(model.rows)
-    return np.concatenate([model.likelihood((prior.sample(len(p)),)).sample().cpu().numpy() for p in parts])
+def _decoded(model: Refittable, prior: Model, n: int, y: torch.Tensor | None) -> np.ndarray:
+    """n samples with z from this prior, of these labels: uint8 [n, C, H, W]."""
+    y = y if y is None else y.to(model.device)
+    found = []
+    for part in torch.arange(n).split(model.rows):
+        own = rows_of(y, part)
+        found.append(model.likelihood((prior.sample(len(part), own),), own).sample().cpu().numpy())
+    return np.concatenate(found)
