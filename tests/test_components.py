@@ -197,6 +197,8 @@ def test_vae_variants(variant: str):
 
 def test_conditional_vae():
     testing.check_model(vae(classifier=SMALL), Space((1, 2, 2), levels=2), (testing.LABEL,))
+    learns = vae(classifier=SMALL, likelihood=DiagonalNormal())
+    testing.check_model(vae(prior=learns), Space((1, 2, 2), levels=2), (testing.LABEL,))
     testing.check_model(vae(), Space((1, 2, 2), levels=2), (testing.LABEL,))
     testing.check_model(vae(prior=VampPrior.Config(components=5)), Space((1, 2, 2), levels=2), (testing.LABEL,))
     testing.check_model(vae(fitted_prior=PerLabel.Config()), Space((1, 2, 2), levels=2), (testing.LABEL,))

@@ -25,10 +25,15 @@ class Batch(NamedTuple):
 
 
 class Shuffled(ABC):
-    """Events that training takes in random order, every one once in each epoch, and measuring in order."""
+    """Events that training takes in random order, every one once in each epoch, and measuring in order.
+
+    `labelled`: the places of the events that keep their label, [n]; the others' are UNKNOWN, and in every batch of
+    training a share of LABELLED is drawn from these few. None: all keep them.
+    """
 
     device: torch.device
     fingerprint: str  # of the images that they are, or were made of
+    labelled: Tensor | None = None
 
     def __init__(self) -> None:
         self._orders: dict[tuple[int, int], Tensor] = {}
@@ -61,6 +66,14 @@ class Shuffled(ABC):
             start, size = start + len(parts[-1]), size - len(parts[-1])
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
+    def _places(self, step: int, size: int, seed: int) -> Tensor:
+        """Of the events of a training step: [size]."""
+        if self.labelled is None or not len(self.labelled):
+            return self.shuffled(step * size, size, seed)
+        few = min(size - 1, math.ceil(size * LABELLED))
+        drawn = self.labelled[noise.randint(0, len(self.labelled), (few,))]
+        return torch.cat([self.shuffled(step * (size - few), size - few, seed), drawn])
+
     def _order(self, epoch: int, seed: int) -> Tensor:
         if (seed, epoch) not in self._orders:
             generator = torch.Generator().manual_seed(key(seed, "order", epoch))
@@ -73,9 +86,6 @@ class Batches(Shuffled):
 
     `binarize`: grey values are the probabilities of binary draws, x ~ Bernoulli(grey / (levels - 1)): new ones at every
     step of training (Burda et al. 2016), one fixed draw for each image in measuring.
-
-    `labelled`: the places of the images that keep their label, [n]; the others' are UNKNOWN, and in every batch of
-    training a share of LABELLED is drawn from these few. None: all keep them.
     """
 
     def __init__(
@@ -127,14 +137,6 @@ class Batches(Shuffled):
         if self.binarize:
             x = (x > noise.randint(0, self.levels - 1, x.shape, dtype=torch.uint8, device=x.device)).to(torch.uint8)
         return x, y
-
-    def _places(self, step: int, size: int, seed: int) -> Tensor:
-        """Of the images of a step: [size]."""
-        if self.labelled is None or not len(self.labelled):
-            return self.shuffled(step * size, size, seed)
-        few = min(size - 1, math.ceil(size * LABELLED))
-        drawn = self.labelled[noise.randint(0, len(self.labelled), (few,))]
-        return torch.cat([self.shuffled(step * (size - few), size - few, seed), drawn])
 
     def in_order(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         n = len(self) if limit is None else min(limit, len(self))

@@ -233,6 +233,12 @@ class Editor:
         return torch.cat(parts).reshape(*z.shape[:-1], *self.model.space.shape)
 
     @torch.no_grad()
+    def relabelled(self, z: Tensor, y: Tensor, target: Tensor) -> Tensor:
+        """Codes [B, S, D] of images of labels y [B] as those of other labels, where the label acts through them."""
+        own, other = (t.to(self.device).repeat_interleave(z.shape[1]) for t in (y, target))
+        return self.model.relabelled(z.flatten(0, 1), own, other).view_as(z)
+
+    @torch.no_grad()
     def codes_of(self, images: Images) -> np.ndarray:
         """The posterior means of a part of a data set: float64 [N, D]."""
         batches = as_batches(self.run, images, self.device).in_order(self.model.rows)

@@ -249,6 +249,10 @@ class LatentModel(BoundModel):
             edited = with_residual(edited, x, self.decode(z, y).mean, self.space)
         return edited if self.space.levels is None else edited.round().to(self.space.dtype)
 
+    def relabelled(self, z: Tensor, y: Y, target: Y) -> Tensor:
+        """What latents [B, D] of events of labels y [B] become with other labels: the same, where p(x|z, y) is told."""
+        return z
+
     def elbo(self, x: Tensor, y: Y = None) -> Tensor:
         """log p(x, z) - log q(z|x) for one draw of z, in nats: [B]. Raises ModelError where `density` is NONE."""
         self._check_density()

@@ -14,7 +14,7 @@ from lowerbound.errors import ConfigError, ModelError
 from lowerbound.estimators import Draws, Estimator, Pathwise
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
 from lowerbound.families import Categorical as CategoricalFamily
-from lowerbound.model import Draw, ElboTerms, Model, Refittable, Told
+from lowerbound.model import Draw, ElboTerms, LatentModel, Model, Refittable, Told
 from lowerbound.models.labels import SemiSupervised, drawn_label
 from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
@@ -47,7 +47,9 @@ class VAE(Refittable):
     place since (`lowerbound.training.fits`). With `tied`, the decoder goes back through the encoder's weights.
 
     With a `classifier` q(y|x) of the label it is "M2" of Kingma et al. (2014): trained on images of which few have a
-    label (`data.labels=100`), it predicts the others' (`lowerbound.models.labels`). Where the prior is a mixture, its
+    label (`data.labels=100`), it predicts the others' (`lowerbound.models.labels`). A prior that is such a VAE makes it
+    "M1+M2": p(x|z1) p(z1|y, z2), where the label acts through the prior alone. The networks are trained with N(0, I) in
+    its place, and then the prior, on draws of q(z1|x) that are new at every step. Where the prior is a mixture, its
     components are clusters, and p(c|x) is p(c|z) at the posterior mean (Jiang et al. 2017, VaDE,
     https://arxiv.org/abs/1611.05148, eq. 16). `pretraining` is the objective of a stage before the training, after
     which the prior begins at the codes: without it most clusters of VaDE are never found.
@@ -88,7 +90,7 @@ class VAE(Refittable):
             return VAE(self, space, given)
 
         def learns_labels(self) -> bool:
-            return self.classifier is not None
+            return self.classifier is not None or self.prior.learns_labels()
 
         def binary(self) -> bool:
             return isinstance(self.likelihood, Bernoulli)
@@ -98,15 +100,18 @@ class VAE(Refittable):
             small = MLP.Config(hidden=(4,))
             return cls(latent=(2,), encoder=small, decoder=small), Space((1, 2, 2), levels=2), ()
 
+    prior_learned: Tensor  # whether it has learned labels, where it does
+
     def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
         super().__init__(config, space, given)
         self.latent = Space(config.latent, config.latent_levels, ordered=config.latent_levels in (None, 2))
         self._check_latent()
         self.own_prior: Model = config.prior.build(self.latent, given)
         self.fitted_prior = None if config.fitted_prior is None else config.fitted_prior.build(self.latent, given)
+        self.first_prior: StandardNormal | None = self._first_prior()
         self.posterior_head = Head(config.posterior, self.latent)
         self.likelihood_head = Head(config.likelihood, space)
-        self.context = Context(given, config.context)
+        self.context = Context(() if self.first_prior else given, config.context)
         self.encoder = config.encoder.build(space.feature_shape, self.posterior_head.in_shape, self.context.width)
         self.decoder: nn.Module = (
             self._tied()
@@ -133,6 +138,20 @@ class VAE(Refittable):
                 f"{config.posterior.type_name()} has none; use objectives.Reconstruction, or families.DiagonalNormal"
             )
 
+    def _first_prior(self) -> StandardNormal | None:
+        """What the networks are trained with, where the prior learns labels of their draws after them."""
+        if not self.config.prior.learns_labels():
+            return None
+        if self.config.classifier is not None or not isinstance(self.config.objective, Bound) or self.latent.levels:
+            raise ConfigError(
+                f"model.prior: {self.config.prior.type_name()} learns the label, of draws of q(z|x); use "
+                "model.classifier=null, model.latent_levels=null and model.objective=objectives.ELBO with it"
+            )
+        if len(self.own_prior.stages()) > 1:
+            raise ConfigError("model.prior: is trained in one stage, and this one needs several; use another")
+        self.register_buffer("prior_learned", torch.tensor(True))
+        return StandardNormal.Config().build(self.latent)
+
     def _bind(self, prior: Bindable) -> None:
         """Raises ConfigError where posteriors have no density."""
         if self.has_point:
@@ -144,7 +163,7 @@ class VAE(Refittable):
 
     def _posterior_of(self, h: Tensor, y: Y) -> Distribution:
         """q(z|x, y) of features [N, *feature_shape]."""
-        return self.posterior_head(self.encoder(h.to(self.dtype), self.context(y)))
+        return self.posterior_head(self.encoder(h.to(self.dtype), self._context(y)))
 
     def _classifier(self, config: Network.Config) -> Network:
         """q(y|x). Raises ConfigError where there is no one label to learn, or no bound of each image to weigh."""
@@ -224,7 +243,9 @@ class VAE(Refittable):
 
     @property
     def prior(self) -> Model:
-        """p(z): the fitted one, where there is one."""
+        """p(z): the fitted one, where there is one; of one that learns labels N(0, I), until it is trained."""
+        if self.first_prior is not None and not self.prior_learned:
+            return self.first_prior
         return self.own_prior if self.fitted_prior is None else self.fitted_prior
 
     @property
@@ -282,12 +303,15 @@ class VAE(Refittable):
             return self._semi_supervised(x, y, step)
         return self.config.objective(self._trained_terms(x, y, step), step)
 
+    def _context(self, y: Y) -> Tensor | None:
+        return self.context(y if self.context.given else None)
+
     def _trained_terms(self, x: Tensor, y: Y, step: int) -> ElboTerms:
         objective, h = self.config.objective, self.seen(x)
         if self.training:
             h = objective.seen(h, self.space.black_and_white)
         draw = partial(self.estimator.draw, n=objective.draws, step=step)
-        return self._terms(x, self.encoder(h, self.context(y)), y, draw, self._own_prior_of)
+        return self._terms(x, self.encoder(h, self._context(y)), y, draw, self._own_prior_of)
 
     def _pretraining_loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         """Of an autoencoder's codes: the posterior means."""
@@ -295,7 +319,7 @@ class VAE(Refittable):
         h = self.seen(x)
         if self.training:
             h = self.config.pretraining.seen(h, self.space.black_and_white)
-        terms = self._terms(x, self.encoder(h, self.context(y)), y, lambda q: Draws(q.mean[None]), self._own_prior_of)
+        terms = self._terms(x, self.encoder(h, self._context(y)), y, lambda q: Draws(q.mean[None]), self._own_prior_of)
         return self.config.pretraining(terms, step)
 
     def _semi_supervised(self, x: Tensor, y: Y, step: int) -> Loss:
@@ -313,7 +337,7 @@ class VAE(Refittable):
         """The model, and the fitted prior: the gradient of each ends where the other begins."""
         networks = (self.posterior_head, self.likelihood_head, self.context, self.encoder, self.decoder)
         own = (self.own_prior, *networks, *(() if self.classifier is None else (self.classifier,)))
-        parts = (self,) if self.fitted_prior is None else own
+        parts = networks if self.first_prior is not None else (self,) if self.fitted_prior is None else own
         score = self.config.objective.score if self.classifier is None else Score(draws=None)
         found = (Stage("model", (Turn(parts, self._loss),), score=score),)
         if (objective := self.config.pretraining) is not None:
@@ -321,6 +345,8 @@ class VAE(Refittable):
             found = before, found[0]._replace(begin=self._begin)
         if isinstance(self.own_prior, Bindable) and self.own_prior.begins:
             found = (*found[:-1], found[-1]._replace(begin=self._begin_inputs))
+        if self.first_prior is not None:
+            found = (*found, self._label_stage())
         return found if self.fitted_prior is None else (*found, self._prior_stage(self.fitted_prior))
 
     def _begin(self, events: Iterable[Tensor]) -> None:
@@ -343,19 +369,44 @@ class VAE(Refittable):
         codes = Prepare(("z",), self.latents, drawn, lambda z, y: (z[0], y))
         return own._replace(name="fitted_prior", prepare=codes, model=prior)
 
+    def _label_stage(self) -> Stage:
+        """How the prior learns labels: on draws of z for each x, which are new at every step."""
+        seen = Space(self.posterior_head.in_shape)
+
+        def drawn(h: tuple[Tensor, ...], y: Y) -> tuple[Tensor, Y]:
+            return self.posterior_head(h[0].to(self.dtype)).sample(), y
+
+        def learned(yes: bool) -> None:
+            self.prior_learned.fill_(yes)
+
+        (own,) = self.own_prior.stages()
+        codes = Prepare(("h",), (seen,), lambda x: (self.bottom_up(x),), drawn)
+        return own._replace(name="prior", prepare=codes, model=self.own_prior, learned=learned)
+
     # ---- labels and clusters
 
     @property
     def predicts(self) -> str:
-        return "label" if self.classifier is not None else "cluster" if isinstance(self.prior, Mixed) else ""
+        if self.classifier is not None:
+            return "label"
+        return self.own_prior.predicts if self.first_prior else "cluster" if isinstance(self.prior, Mixed) else ""
 
     def _predicted(self, x: Tensor) -> Tensor:
         """log q(y|x), or log p(c|z) at the posterior mean, up to a constant: [B, C]."""
         if self.classifier is not None:
             return widened(self.classifier(self.seen(x)))
-        assert isinstance(self.prior, Mixed)
         (q,) = self.posteriors(x)
+        if self.first_prior is not None:
+            return self.own_prior._predicted(q.mean)
+        assert isinstance(self.prior, Mixed)
         return self.prior.log_joint(q.mean)
+
+    def relabelled(self, z: Tensor, y: Y, target: Y) -> Tensor:
+        """Where the label acts through the prior: the mean of p(z1|y, z2) at the mean of q(z2|z1, y)."""
+        if self.first_prior is None:
+            return z
+        assert isinstance(self.own_prior, LatentModel)
+        return self.own_prior.likelihood(tuple(q.mean for q in self.own_prior.posteriors(z, y)), target).mean
 
     def why_no_labels(self) -> str:
         return (
@@ -382,7 +433,7 @@ class VAE(Refittable):
         return (self.latent,)
 
     def bottom_up(self, x: Tensor, y: Y = None) -> Tensor:
-        return self.encoder(self.seen(x), self.context(y))
+        return self.encoder(self.seen(x), self._context(y))
 
     def posterior(self, l: int, h: Tensor, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
         return self.posterior_head(h)
@@ -391,14 +442,14 @@ class VAE(Refittable):
         return prior_given(self.prior, y)
 
     def _own_prior_of(self, l: int, coarser: tuple[Tensor, ...], y: Y) -> Distribution:
-        return prior_given(self.own_prior, y)
+        return prior_given(self.own_prior if self.first_prior is None else self.first_prior, y)
 
     def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
         (code,) = z
         relaxed = self.latent.levels is None or code.is_floating_point()  # what the decoder sees, already
         shape = self.latent.feature_shape if relaxed else self.latent.shape
         batch = code.shape[: code.dim() - len(shape)]  # [..., B]
-        c = self.context(y)
+        c = self._context(y)
         if c is not None:
             c = c.expand(*batch, c.shape[-1]).reshape(-1, c.shape[-1])
         flat = code.reshape(-1, *shape)
@@ -420,7 +471,7 @@ class VAE(Refittable):
                 "training held its codes to no prior, and what a draw of N(0, I) decodes to means nothing. Fit a "
                 "density to the codes first: lowerbound fit-prior RUN --prior gaussian|mixture|flow|spline"
             )
-        return (self.prior.draw(n, y, Draw(how.temperature), told).x,)
+        return (self.prior.draw(n, y if self.prior.given else None, Draw(how.temperature), told).x,)
 
 
 def _as_now(model: VAE, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

@@ -31,16 +31,18 @@ class Prepared(Shuffled):
         prepare: Prepare,
         device: torch.device,
         fingerprint: str = "",  # of the images that they were made of
+        labelled: Tensor | None = None,
     ):
         super().__init__()
         self.fingerprint = fingerprint
         self.parts, self.y, self.prepare, self.device = parts, y, prepare, device
+        self.labelled = labelled
 
     def __len__(self) -> int:
         return len(self.parts[0])
 
     def training(self, step: int, size: int, seed: int) -> tuple[Tensor, Any]:
-        return self._take(self.shuffled(step * size, size, seed))
+        return self._take(self._places(step, size, seed))
 
     def in_order(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         n = len(self) if limit is None else min(limit, len(self))
@@ -71,7 +73,10 @@ def prepared(folder: Path, images: Batches, prepare: Prepare, made_by: str, told
         _make(folder, images, prepare, mirrored, wanted, told)
         parts = _parts(folder, prepare)
     y = None if images.y is None else images.y.repeat(len(mirrored))
-    return Prepared(parts, y, prepare, images.device, images.fingerprint)
+    few = images.labelled
+    if few is not None and images.flip:
+        few = torch.cat([few, few + len(images)])
+    return Prepared(parts, y, prepare, images.device, images.fingerprint, few)
 
 
 def _kept(folder: Path, prepare: Prepare, wanted: dict[str, Any]) -> tuple[Tensor, ...] | None:

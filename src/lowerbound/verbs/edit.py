@@ -156,6 +156,8 @@ def edit(
     z = editor.encode(x, y, draw)
     moved = change(z, editor.model.directions)
     lattice = moved[:, None] if strengths is None else _times(z, moved, strengths)  # [B, S, D]
+    if y is not None and target is not None:
+        lattice = editor.relabelled(lattice, y, target)
     shown = y if target is None else target.to(editor.device)
     edited = editor.decode(lattice, None if shown is None else shown[:, None])
     reconstruction = editor.decode(z, y)
