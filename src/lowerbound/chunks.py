@@ -12,6 +12,13 @@ from lowerbound.noise import KeyedNoise
 from lowerbound.processes import keep_freed
 
 Advance = Callable[[int], None]  # told how many images are done
+AVERAGED = 20  # draws of a bound that are only averaged: its noise is then small beside how images differ
+
+
+def draws_of(model: Model, asked: int) -> int:
+    """How many draws are made of log p(x) where so many are asked for: one where there is no noise, and at most
+    AVERAGED where more would make the noise smaller and the bound no tighter."""
+    return 1 if not model.noisy else asked if model.unbiased else min(asked, AVERAGED)
 
 
 def keyed_chunks(

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from lowerbound.chunks import keyed_chunks, log_density
+from lowerbound.chunks import draws_of, keyed_chunks, log_density
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.model import LatentModel
 from lowerbound.space import Density
@@ -53,7 +53,8 @@ class Bound(Metric):
 
 class NLL(Metric):
     """The negative log-likelihood, exact or a bound of it with this many importance-weighted draws
-    (Burda et al. 2016, eq. 8), in memory that does not grow with them."""
+    (Burda et al. 2016, eq. 8), in memory that does not grow with them. Where draws are only averaged they are fewer
+    (`chunks.draws_of`)."""
 
     names: ClassVar[tuple[str, ...]] = ("nll", "bits_per_dim")
     draws: int = Field(default=500, gt=0)
@@ -66,7 +67,7 @@ class NLL(Metric):
         if model.density is Density.NONE:
             nothing = Value(None, None, NATS, "?", 0, 0)
             return {"nll": nothing, "bits_per_dim": nothing._replace(unit="bits/dim")}
-        draws = self.draws if model.noisy else 1
+        draws = draws_of(model, self.draws)
         nll = -log_density(model, world.batches, draws, world.seed, advance=world.advance)
         of = {"relation": model.density.value, "draws": draws, "given": world.given}
         return {

@@ -3,16 +3,18 @@
 from lowerbound.model.base import AUTOREGRESSIVE, BoundModel, ExactModel, Model, WithoutDensity
 from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, rows_of, share_of, told_nobody
 from lowerbound.model.latent import LatentModel, with_residual
-from lowerbound.model.roles import Classifying, CodeModel, Refittable
+from lowerbound.model.roles import BoundParts, Classifying, CodeModel, Diffusing, Refittable
 from lowerbound.model.terms import ElboTerms
 
 __all__ = [
     "AUTOREGRESSIVE",
     "PLAIN",
     "BoundModel",
+    "BoundParts",
     "ByLevel",
     "Classifying",
     "CodeModel",
+    "Diffusing",
     "Draw",
     "Drawn",
     "ElboTerms",

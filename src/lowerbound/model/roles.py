@@ -1,11 +1,11 @@
 """What only some models answer, so that whoever asks need not know their classes."""
 
 from abc import abstractmethod
-from typing import Self
+from typing import NamedTuple, Self
 
 from torch import Tensor
 
-from lowerbound.model.base import Model, WithoutDensity
+from lowerbound.model.base import BoundModel, Model, WithoutDensity
 from lowerbound.model.latent import LatentModel
 from lowerbound.space import Y
 
@@ -75,3 +75,31 @@ class CodeModel(LatentModel):
 
         codes: of all levels, or of the coarsest alone.
         """
+
+
+class BoundParts(NamedTuple):
+    """The three terms that minus the bound of a diffusion model is the sum of, in nats: [K, B] each, for K draws."""
+
+    prior: Tensor  # KL(q(z_1|x) || p(z_1))
+    reconstruction: Tensor  # -log p(x|z_0)
+    diffusion: Tensor  # of all steps between them
+
+    @property
+    def bound(self) -> Tensor:
+        return -(self.prior + self.reconstruction + self.diffusion)
+
+
+class Diffusing(BoundModel):
+    """A model that takes noise away step by step."""
+
+    @abstractmethod
+    def bound_parts(self, x: Tensor, y: Y = None, draws: int = 1) -> BoundParts:
+        """The terms of the bound, for this many draws of the noise and of a time. Raises ModelError for no events."""
+
+    @abstractmethod
+    def to_noise(self, x: Tensor, y: Y = None) -> Tensor:
+        """Where the probability flow takes events: z_1 [B, *space.shape]."""
+
+    @abstractmethod
+    def from_noise(self, z: Tensor, y: Y = None) -> Tensor:
+        """Back from z_1 [B, *space.shape]: the means of events, in pixel values, not rounded."""

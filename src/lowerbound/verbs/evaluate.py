@@ -51,7 +51,7 @@ def evaluate(
     Args:
         data: measure on this data set; by default the run's own
         metrics: a,b: only these; of samples: frechet, kernel, precision, recall, cas; where nats are lost: gaps
-        draws: importance-weighted draws for nll, bits_per_dim and gaps
+        draws: importance-weighted draws for nll, bits_per_dim and gaps; at most 20 where they are only averaged
         limit: only the first so many images (gaps: 100 by default)
         samples: drawn; by default as many as images, at most 5,000 (cas 10,000)
         extractor: a classifier's run, a TorchScript or ONNX file; by default principal components of pixels

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lowerbound.chunks import Advance
+from lowerbound.chunks import Advance, draws_of
 from lowerbound.errors import ModelError, RunError
 from lowerbound.metrics.base import World, measure
 from lowerbound.model import LatentModel
@@ -41,8 +41,8 @@ def measured(entry: Entry, terms: Terms, progress: Progress) -> Measured:
 
 
 def _draws(entry: Entry, terms: Terms) -> int:
-    """How many are drawn of the bound; without noise one is as good as many."""
-    return terms.draws if entry.model.noisy else 1
+    """How many are drawn of the bound."""
+    return draws_of(entry.model, terms.draws)
 
 
 def _saved(entry: Entry, names: list[str], terms: Terms) -> dict[str, np.ndarray]:

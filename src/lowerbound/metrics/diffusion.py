@@ -1,0 +1,35 @@
+"""The three terms of a diffusion model's bound."""
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from lowerbound.chunks import draws_of, keyed_chunks
+from lowerbound.metrics.base import Metric, Value, World
+from lowerbound.model import BoundParts, Diffusing
+from lowerbound.units import bits_per_dim
+
+
+class Terms(Metric):
+    """What the bound of a diffusion model is the sum of, in bits/dim: of z_1, which is nearly noise; of x given z_0,
+    which is nearly x; and of all steps between them. Averaged over draws of the noise and the time."""
+
+    names: ClassVar[tuple[str, ...]] = tuple(f"{name}_term" for name in BoundParts._fields)
+    draws: int = Field(default=500, gt=0)
+
+    def applies(self, world: World) -> bool:
+        return isinstance(world.model, Diffusing)
+
+    def __call__(self, world: World) -> dict[str, Value]:
+        model = world.model
+        assert isinstance(model, Diffusing)
+        draws, found = draws_of(model, self.draws), []
+        for batch, chunks in keyed_chunks(model, world.batches, draws, world.seed):
+            parts = [torch.stack(model.bound_parts(batch.x, batch.y, k)).double().sum(1) for k in chunks]  # [3, B]
+            found.append((torch.stack(parts).sum(0) / draws).cpu().numpy())
+            world.advance(len(batch.index))
+        terms = bits_per_dim(np.concatenate(found, 1), model.space.dims)
+        named = zip(self.names, terms, strict=True)
+        return {name: Value.mean(each, "bits/dim", draws=draws, given=world.given) for name, each in named}

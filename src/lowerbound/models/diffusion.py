@@ -1,0 +1,399 @@
+"""The variational diffusion model: noise is put on by hand, and a network takes it away."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent
+from torch.utils.flop_counter import FlopCounterMode
+
+from lowerbound import distributions as dist
+from lowerbound import noise
+from lowerbound.devices import at_least_float32, widened
+from lowerbound.errors import ConfigError
+from lowerbound.model import BoundParts, Diffusing, Draw, Drawn, Model, Told, told_nobody
+from lowerbound.networks.base import Network
+from lowerbound.networks.context import Context
+from lowerbound.networks.residual import ResidualMLP
+from lowerbound.networks.unet import UNet
+from lowerbound.schedules import (
+    DDIM,
+    Ancestral,
+    Bound,
+    Epsilon,
+    LogLinear,
+    Prediction,
+    Pull,
+    Sampler,
+    Schedule,
+    Weighting,
+    alpha,
+    sigma,
+)
+from lowerbound.space import Density, Space, Y
+from lowerbound.stages import Loss, Score, Stage, Turn
+from lowerbound.units import bits_per_dim, to_unit, unit_bin
+
+CONTINUOUS = 100  # steps of a sampler, of a model in continuous time, where none are said
+COSTLY = 0.1  # bits/dim that an end of the noise costs by itself, and is remarked upon
+
+
+class Diffusion(Diffusing):
+    r"""Noise is put on x by hand, and a network takes it away (Kingma et al. 2021, Variational Diffusion Models,
+    https://arxiv.org/abs/2107.00630).
+
+    .. math::
+        q(z_t|x) = N(\alpha_t x, \sigma_t^2 I), \quad
+        p(x) = \int p(z_1)\, p(x|z_0) \prod_{i=1}^T p(z_{(i-1)/T} | z_{i/T})
+
+    :math:`p(z_1)` is N(0, I), :math:`p(z_s|z_t)` is :math:`q(z_s|z_t, x)` with what the network makes of z_t in the
+    place of x, and p(x|z_0) is proportional to q(z_0|x): for whole numbers over their levels, each element by itself,
+    for real ones a normal. Minus the bound of log p(x) is the sum of three terms, `bound_parts`:
+
+    .. math::
+        KL(q(z_1|x) \| p(z_1)) + E[-\log p(x|z_0)] + E_{t, \epsilon}\left[\tfrac T2
+        (e^{\gamma(t) - \gamma(s)} - 1)\, |\epsilon - \hat\epsilon(z_t; t)|^2\right], \quad s = t - 1/T
+
+    and in continuous time (`steps=None`) the last is :math:`E[\frac12 \gamma'(t) |\epsilon - \hat\epsilon|^2]`. A draw
+    of it is one time for each event, so its noise is in log p(x) itself: draws are averaged, never weighted
+    (`unbiased` is False), and an importance-weighted objective refuses such a prior. In training the times of a batch
+    are spread evenly.
+
+    With T steps it *is* a hierarchical VAE of T + 1 levels whose posteriors are fixed, and answers as one in
+    `models.unrolled.Unrolled`, over the same weights. It is not one itself, because that holds all levels of every
+    event at once and passes the network T times for a bound, where this takes any single one; and because continuous
+    time has no levels, but one such hierarchy for each T, whose bounds go down to its own.
+
+    Events: pixels of any levels, or real ones (which are standardized by all training events, where it is trained by
+    itself): as `VAE.prior` it is latent diffusion. The condition goes through `Context` and, with γ(t), into the
+    network.
+
+    Example:
+        >>> model = Diffusion.Config(network=UNet.Config(widths=(8,), blocks=1)).build(Space((1, 4, 4), levels=17))
+        >>> x = model.sample(3)
+        >>> model.bound_parts(x, draws=5).diffusion.shape, model.elbo(x).shape
+        (torch.Size([5, 3]), torch.Size([3]))
+    """
+
+    class Config(Model.Config):
+        steps: int | None = Field(default=None, gt=0)  # T; None: continuous time
+        schedule: Schedule.Config = LogLinear.Config()
+        prediction: Prediction = Epsilon()
+        network: Network.Config = UNet.Config()
+        weighting: Weighting = Bound()  # of the loss alone
+        fourier: tuple[int, ...] = ()  # n: the network also sees sin(2^n π z) and cos(2^n π z)
+        context: int = Field(default=64, ge=2)  # width of what the network is told of the time and of the condition
+        sampler: Sampler = Ancestral()
+
+        def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Diffusion":
+            return Diffusion(self, space, given)
+
+        @classmethod
+        def example(cls) -> tuple["Diffusion.Config", Space, tuple[Space, ...]]:
+            return cls(network=ResidualMLP.Config(width=6, blocks=1), context=4), Space((1, 2, 2), levels=2), ()
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
+        super().__init__(config, space, given)
+        self.schedule = config.schedule.build(space)
+        self._check()
+        self.register_buffer("shift", torch.zeros(space.shape))  # of real events
+        self.register_buffer("scale", torch.ones(space.shape))
+        C, *size = space.shape
+        self.time = _Time(config.context)
+        self.context = Context(given, config.context)
+        self.network = config.network.build((C * (1 + 2 * len(config.fourier)), *size), space.shape, config.context)
+
+    def _check(self) -> None:
+        """Raise ConfigError for events that noise can't be put on, and parts that don't go together."""
+        config, space = self.config, self.space
+        if not space.ordered or len(space.shape) not in (1, 3):
+            raise ConfigError(
+                f"{config.type_name()}: noise is put on images and vectors of numbers, got events of shape "
+                f"{list(space.shape)}{'' if space.ordered else ' that are names (codes or labels)'}"
+            )
+        check_steps(config.sampler.steps, config.steps, "model.sampler.steps=")
+        if self.schedule.learned and not isinstance(config.weighting, Bound):
+            raise ConfigError(
+                f"model.schedule: {config.schedule.type_name()} is learned with the bound, and model.weighting is "
+                f"{config.weighting.type_name()}; use schedules.LogLinear, or model.weighting=schedules.Bound"
+            )
+
+    # ---- what it is worth
+
+    @property
+    def density(self) -> Density:
+        return Density.BOUND
+
+    @property
+    def unbiased(self) -> bool:
+        return False
+
+    @property
+    def has_means(self) -> bool:
+        return True
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        low, high = self.schedule.begins
+        found = []
+        if (levels := self.space.levels) is not None:
+            cost = bits_per_dim(reconstruction_cost(levels, low), 1)
+            if cost > COSTLY:
+                found.append(
+                    f"model.schedule.gamma_min={low:g}: so much noise at time 0 blurs neighbouring values of {levels}, "
+                    f"and the reconstruction term alone is {cost:.2f} bits/dim; leave it null for one without"
+                )
+        cost = bits_per_dim(prior_cost(high), 1)
+        if cost > COSTLY:
+            found.append(
+                f"model.schedule.gamma_max={high:g}: x still shows in z at time 1, and the prior term alone is up to "
+                f"{cost:.2f} bits/dim; set it to 5"
+            )
+        return tuple(found)
+
+    @property
+    def footprint(self) -> int:
+        outs = [w.shape[0] * (math.prod(self.space.shape[1:]) if w.dim() == 4 else 1) for w in self.parameters()]
+        return max(1, self.space.dims * (self.space.levels or 1), *outs)
+
+    @property
+    def cost(self) -> int:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            z = torch.zeros(1, *self.space.shape, device=self.device)
+            self._noise_in(z, self._times(0.0, z), None)
+        return self._steps(self.config.sampler) * counter.get_total_flops() // 2
+
+    # ---- the bound
+
+    def likelihood(self, z: Tensor) -> Distribution:
+        """p(x|z_0) of z_0 [..., *space.shape]: each element by itself, in proportion to q(z_0|x)."""
+        gamma = self.schedule(self._times(0.0, z))
+        mean, deviation = z / alpha(gamma).to(z.dtype), (gamma / 2).exp().to(z.dtype)
+        if self.space.levels is None:
+            mean, deviation = self.shift + self.scale * mean, (self.scale * deviation).expand(mean.shape)
+            normal = dist.Normal(mean, deviation, validate_args=False)
+            return Independent(normal, len(self.space.shape), validate_args=False)
+        values = self._scaled(torch.arange(self.space.levels, device=z.device)).to(z.dtype)
+        values = values.reshape(-1, *[1] * len(self.space.shape))
+        apart = (mean.unsqueeze(-len(self.space.shape) - 1) - values) / deviation
+        return dist.Categorical(-0.5 * apart.square(), self.space)
+
+    def bound_parts(self, x: Tensor, y: Y = None, draws: int = 1) -> BoundParts:
+        x, y = self.taken(x, y)
+        with self._rounding_nothing():
+            return self._parts(x, y, draws)[0]
+
+    def _parts(self, x: Tensor, y: Y, draws: int) -> tuple[BoundParts, Tensor]:
+        """The terms of the bound, and of the last what is descended: [K, B] each."""
+        s = self._scaled(x)
+        diffusion, weighted = self._diffusion(s, self.context(y), draws)
+        prior = self._prior_term(s).expand(diffusion.shape)
+        return BoundParts(prior, self._reconstruction_term(x, s, draws), diffusion), weighted
+
+    def _prior_term(self, s: Tensor) -> Tensor:
+        """KL(q(z_1|x) || p(z_1)): [B]."""
+        gamma = self.schedule(self._times(1.0, s))
+        variance = sigma(gamma) ** 2
+        own = (variance - 1 - variance.log()).to(s.dtype)
+        return 0.5 * ((1 - variance).to(s.dtype) * s.square() + own).flatten(1).sum(1)
+
+    def _reconstruction_term(self, x: Tensor, s: Tensor, draws: int) -> Tensor:
+        """-log p(x|z_0) of draws of z_0: [K, B]; of real events its mean, which is known."""
+        gamma = self.schedule(self._times(0.0, s))
+        if self.space.levels is None:
+            own = 0.5 * self.space.dims * (1 + math.log(2 * math.pi) + gamma.to(s.dtype))
+            return (own + widened(self.scale).log().sum()).expand(draws, len(x))
+        z = alpha(gamma).to(s.dtype) * s + sigma(gamma).to(s.dtype) * _normals(draws, s)
+        return -self.likelihood(z).log_prob(x)
+
+    def _diffusion(self, s: Tensor, c: Tensor | None, draws: int) -> tuple[Tensor, Tensor]:
+        """A draw of the sum over all times, and what is descended in its place: [K, B] each."""
+        credit = _Credit()
+        gamma, factor = self._noised_at(self._drawn_times(draws, s), credit.pull)
+        epsilon = _normals(draws, s)
+        error = self._error(s, c, gamma, epsilon)
+        found = factor.to(error.dtype) * error
+        credit.of = found.detach()
+        return found, self.config.weighting(factor).to(error.dtype) * error
+
+    def _error(self, s: Tensor, c: Tensor | None, gamma: Tensor, epsilon: Tensor) -> Tensor:
+        """|ε - ε̂|² of scaled events s [B, *shape], at γ [K, B] with ε [K, B, *shape]: [K, B]."""
+        g = gamma.reshape(*gamma.shape, *[1] * (s.dim() - 1))
+        z = alpha(g).to(s.dtype) * s + sigma(g).to(s.dtype) * epsilon
+        c = c if c is None else c.repeat(len(gamma), 1)
+        found = self._noise_in(z.flatten(0, 1), gamma.flatten(), c)
+        return (epsilon - found.view_as(epsilon)).square().flatten(2).sum(2)
+
+    def _drawn_times(self, draws: int, s: Tensor) -> Tensor:
+        """In [0, 1), float64 [K, B]: spread evenly over the batch in training, else each by itself."""
+        n = draws * len(s)
+        if not self.training:
+            return noise.rand((draws, len(s)), dtype=torch.float64, device=s.device)
+        spread = torch.arange(n, dtype=torch.float64, device=s.device) / n
+        return ((noise.rand((1,), dtype=torch.float64, device=s.device) + spread) % 1).view(draws, -1)
+
+    def _noised_at(self, u: Tensor, pull: Pull | None = None) -> tuple[Tensor, Tensor]:
+        """γ and the factor of |ε - ε̂|² at the times that numbers in [0, 1) stand for: float64, of their shape."""
+        if self.config.steps is None:
+            return self.schedule(u, pull), 0.5 * self.schedule.slope(u, pull)
+        T = self.config.steps
+        i = (u * T).floor()  # t = (i + 1) / T, s = i / T
+        gamma = self.schedule((i + 1) / T)
+        return gamma, 0.5 * T * torch.expm1(gamma - self.schedule(i / T))
+
+    def _log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
+        return self._parts(x, y, draws)[0].bound
+
+    def elbo(self, x: Tensor, y: Y = None) -> Tensor:
+        return self.bound_parts(x, y).bound[0]
+
+    def _loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+        parts, weighted = self._parts(x, y, 1)
+        shown = {"elbo": parts.bound, **parts._asdict()}
+        loss = (parts.prior + parts.reconstruction + weighted).mean()
+        return Loss(loss, {name: term[0].detach() for name, term in shown.items()})
+
+    def stages(self) -> tuple[Stage, ...]:
+        score = Score() if isinstance(self.config.weighting, Bound) else Score(draws=None)
+        begin = None if self.space.levels is not None else self._begin
+        return (Stage("model", (Turn((self,), self._loss),), begin=begin, score=score),)
+
+    @torch.no_grad()
+    def _begin(self, events: Iterable[Tensor]) -> None:
+        """Real events are standardized by all there are."""
+        x = torch.cat([part.double().cpu() for part in events])
+        self.shift.copy_(x.mean(0))
+        self.scale.copy_(x.std(0, correction=0).clamp(min=1e-6))
+
+    # ---- what the network says
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        """Events as noise is put on them, in float32 at least: pixels in the middle of their bin of [-1, 1]."""
+        dtype = at_least_float32(self.dtype)
+        if self.space.levels is None:
+            return (x.to(dtype) - widened(self.shift)) / widened(self.scale)
+        return to_unit(x.to(dtype) + 0.5, self.space.levels + 1)
+
+    def _noise_in(self, z: Tensor, gamma: Tensor, c: Tensor | None) -> Tensor:
+        """ε̂ of z [N, *shape] at γ [N] or a scalar, given c [N, context]."""
+        low, high = self.schedule.begins
+        told = self.time(((gamma - low) / (high - low)).expand(len(z)))
+        out = widened(self.network(self._seen(z), told if c is None else told + c))
+        g = gamma.reshape(-1, *[1] * (z.dim() - 1))
+        return self.config.prediction.noise(out, z, g.to(z.dtype))
+
+    def _seen(self, z: Tensor) -> Tensor:
+        """z and its Fourier features, as the network sees them."""
+        if not self.config.fourier:
+            return z.to(self.dtype)
+        angles = [math.pi * 2**n * z for n in self.config.fourier]
+        return torch.cat([z, *(f(a) for a in angles for f in (torch.sin, torch.cos))], 1).to(self.dtype)
+
+    def _times(self, t: float, like: Tensor) -> Tensor:
+        """A time as a scalar where a tensor is."""
+        return torch.full((), t, dtype=torch.float64, device=like.device)
+
+    # ---- drawing
+
+    def _steps(self, sampler: Sampler) -> int:
+        return sampler.steps or self.config.steps or CONTINUOUS
+
+    def _grid(self, steps: int, like: Tensor) -> Tensor:
+        """γ of steps + 1 times from 1 to 0, which are among those that the network knows: float64."""
+        t = torch.arange(steps, -1, -1, dtype=torch.float64, device=like.device) / steps
+        return self.schedule(t if self.config.steps is None else (t * self.config.steps).round() / self.config.steps)
+
+    def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
+        temperature = how.at().temperature
+        like = torch.empty(n, *self.space.shape, dtype=at_least_float32(self.dtype), device=self.device)
+        z = self.denoised(temperature * noise.randn_like(like), y, self.config.sampler, temperature, told)
+        p = self.likelihood(z)
+        return Drawn(p.mean if how.mean else p.sample())
+
+    @torch.no_grad()
+    def denoised(self, z: Tensor, y: Y, sampler: Sampler, temperature: float = 1.0, told: Told = told_nobody) -> Tensor:
+        """z_0 of z_1 [n, *space.shape], by a sampler's steps."""
+        return self._along(self._grid(self._steps(sampler), z), z, y, sampler, temperature, told)
+
+    def _along(
+        self, gammas: Tensor, z: Tensor, y: Y, sampler: Sampler, temperature: float = 1.0, told: Told = told_nobody
+    ) -> Tensor:
+        """z at the last γ, of z at the first."""
+        c, gammas = self.context(y), gammas.to(z.dtype)
+        for i in range(len(gammas) - 1):
+            z = sampler.step(z, gammas[i], gammas[i + 1], lambda z, gamma: self._noise_in(z, gamma, c), temperature)
+            told(i + 1, len(gammas) - 1)
+        return z
+
+    @property
+    def _flow(self) -> Sampler:
+        return self.config.sampler if self.config.sampler.deterministic else DDIM(steps=self.config.sampler.steps)
+
+    @torch.no_grad()
+    def to_noise(self, x: Tensor, y: Y = None) -> Tensor:
+        """Where the probability flow takes events: z_1 [B, *space.shape]; by the model's sampler, or DDIM's steps."""
+        x, y = self.taken(x, y)
+        s = self._scaled(x)
+        gammas = self._grid(self._steps(self._flow), s).flip(0)
+        return self._along(gammas, alpha(gammas[0]).to(s.dtype) * s, y, self._flow)
+
+    @torch.no_grad()
+    def from_noise(self, z: Tensor, y: Y = None) -> Tensor:
+        """Back from z_1 [B, *space.shape]: the means of p(x|z_0), in pixel values, not rounded."""
+        return self.likelihood(self.denoised(z, self.taken_conditions(len(z), y), self._flow)).mean
+
+
+class _Credit:
+    """By which a schedule's inside follows the gradient of each time's squared term, up to a factor."""
+
+    of: Tensor  # that term of each time
+
+    @property
+    def pull(self) -> Pull:
+        return lambda grad: grad * (self.of / self.of.mean()).to(grad.dtype)
+
+
+class _Time(nn.Module):
+    """A time [N] in [0, 1] -> [N, width]: sines and cosines of it, from fast to slow, then two layers."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.waves = (width + 1) // 2
+        self.layers = nn.Sequential(nn.Linear(2 * self.waves, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+    def forward(self, t: Tensor) -> Tensor:
+        powers = torch.arange(self.waves, dtype=t.dtype, device=t.device) / max(1, self.waves - 1)
+        angles = 1000 * t.unsqueeze(-1) * 1e-4**powers
+        features = torch.cat([angles.sin(), angles.cos()], -1)
+        return self.layers(features.to(next(self.parameters()).dtype))
+
+
+def _normals(draws: int, s: Tensor) -> Tensor:
+    return noise.randn((draws, *s.shape), dtype=s.dtype, device=s.device)
+
+
+def check_steps(steps: int | None, of: int | None, name: str) -> None:
+    """Raise ConfigError for more steps of a sampler than a model has."""
+    if steps is not None and of is not None and steps > of:
+        raise ConfigError(f"{name}{steps}: the model has {of} steps, at whose times alone it takes noise away")
+
+
+def reconstruction_cost(levels: int, gamma: float, points: int = 4001) -> float:
+    """E[-log p(x|z_0)] of a value in the middle of its range, in nats, where the noise at time 0 is that of γ."""
+    u = torch.linspace(-8, 8, points, dtype=torch.float64)
+    weight = (-(u**2) / 2).softmax(0)
+    k = torch.arange(levels, dtype=torch.float64) - levels // 2
+    apart = k * unit_bin(levels + 1) / math.exp(gamma / 2)
+    log_p = (-0.5 * (u[:, None] - apart) ** 2).log_softmax(1)[:, levels // 2]
+    return float(-(weight * log_p).sum())
+
+
+def prior_cost(gamma: float) -> float:
+    """KL(q(z_1|x) || N(0, 1)) of x = 1, in nats, where the noise at time 1 is that of γ."""
+    variance = 1 / (1 + math.exp(-gamma))
+    return 0.5 * (1 - variance + variance - math.log(variance) - 1)

@@ -1,0 +1,154 @@
+"""A diffusion model of T steps as the hierarchical VAE that it is."""
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+from lowerbound import distributions as dist
+from lowerbound.devices import at_least_float32
+from lowerbound.distributions import tempered
+from lowerbound.errors import ConfigError
+from lowerbound.model import Draw, LatentModel, Model, Told
+from lowerbound.models.diffusion import Diffusion
+from lowerbound.networks.residual import ResidualMLP
+from lowerbound.objectives import ELBO, Objective
+from lowerbound.schedules import Bound, alpha, sigma
+from lowerbound.space import Density, Space, Y
+from lowerbound.stages import Loss, Stage, Turn
+
+
+class Unrolled(LatentModel):
+    r"""A diffusion model of T steps as a hierarchical VAE of T + 1 levels, z_1 down to z_0 in steps of 1/T.
+
+    .. math::
+        q(z_1|x) = N(\alpha_1 x, \sigma_1^2 I), \quad
+        q(z_s|z_t, x) = N\left(\tfrac{\alpha_s}{\alpha_t} (1 - c) z_t + \alpha_s c\, x,\; \sigma_s^2 c\, I\right), \quad
+        c = 1 - e^{\gamma(s) - \gamma(t)}
+
+    The posteriors have nothing to learn; p(z_1) = N(0, I), and p(z_s|z_t) has what the network makes of z_t in the
+    place of x (Kingma et al. 2021, https://arxiv.org/abs/2107.00630). Everything holds that holds of a model with
+    latents: the terms of the bound by level, posteriors, importance weighting, whose bound is tighter than that of
+    `Diffusion`. It is trained by the whole bound, in T passes, or shares the weights of a diffusion model:
+    `Unrolled.of`.
+
+    Example:
+        >>> model = Unrolled.Config.example()[0].build(Space((1, 2, 2), levels=2))
+        >>> len(model.encode(model.sample(3))), model.elbo_terms(model.sample(3), draws=5).kl.shape
+        (3, torch.Size([5, 3, 3]))
+    """
+
+    class Config(Model.Config):
+        diffusion: Diffusion.Config = Diffusion.Config(steps=4)
+        objective: Objective = ELBO()
+
+        def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Unrolled":
+            return Unrolled(self, self.diffusion.build(space, given))
+
+        @classmethod
+        def example(cls) -> tuple["Unrolled.Config", Space, tuple[Space, ...]]:
+            network = ResidualMLP.Config(width=6, blocks=1)
+            return cls(diffusion=Diffusion.Config(steps=2, network=network, context=4)), Space((1, 2, 2), levels=2), ()
+
+    def __init__(self, config: Config, diffusion: Diffusion):
+        super().__init__(config, diffusion.space, diffusion.given)
+        if config.diffusion.steps is None:
+            raise ConfigError(
+                "model.diffusion.steps: continuous time has no levels; set how many steps they are, such as 4"
+            )
+        if not isinstance(config.diffusion.weighting, Bound):
+            raise ConfigError("model.diffusion.weighting: it is trained by model.objective; leave schedules.Bound")
+        self.diffusion = diffusion
+        self.steps = config.diffusion.steps
+
+    @staticmethod
+    def of(diffusion: Diffusion, steps: int | None = None) -> "Unrolled":
+        """The hierarchy of a diffusion model's weights. steps: of one in continuous time, which has one for each T."""
+        own = diffusion.config.model_copy(update={"steps": steps or diffusion.config.steps, "weighting": Bound()})
+        return Unrolled(Unrolled.Config(diffusion=own), diffusion)
+
+    def stages(self) -> tuple[Stage, ...]:
+        (own,) = self.diffusion.stages()
+        return (Stage("model", (Turn((self,), self._loss),), begin=own.begin, score=self.config.objective.score),)
+
+    # ---- what it is worth
+
+    @property
+    def density(self) -> Density:
+        return Density.BOUND
+
+    @property
+    def unbiased(self) -> bool:
+        return True
+
+    @property
+    def likelihood_density(self) -> Density:
+        return Density.EXACT
+
+    @property
+    def prior_densities(self) -> tuple[Density, ...]:
+        return (Density.EXACT,) * (self.steps + 1)
+
+    @property
+    def footprint(self) -> int:
+        return self.diffusion.footprint + (self.steps + 1) * self.space.dims
+
+    # ---- the parts
+
+    @property
+    def latents(self) -> tuple[Space, ...]:
+        return (Space(self.space.shape),) * (self.steps + 1)
+
+    def bottom_up(self, x: Tensor, y: Y = None) -> Tensor:
+        """What noise is put on."""
+        return self.diffusion._scaled(x)
+
+    def posterior(self, l: int, h: Tensor, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
+        s = self._gamma(l, h)
+        if l == 0:
+            return self._normal(alpha(s).to(h.dtype) * h, sigma(s))
+        t = self._gamma(l - 1, h)
+        c = -torch.expm1(s - t)
+        mean = (alpha(s) / alpha(t) * (1 - c)).to(h.dtype) * coarser[-1] + (alpha(s) * c).to(h.dtype) * h
+        return self._normal(mean, sigma(s) * c.sqrt())
+
+    def prior_of(self, l: int, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
+        if l == 0:
+            zero = torch.zeros(self.space.shape, dtype=at_least_float32(self.dtype), device=self.device)
+            return self._normal(zero, torch.ones_like(zero))
+        z = coarser[-1]
+        t, s = self._gamma(l - 1, z), self._gamma(l, z)
+        c = -torch.expm1(s - t)
+        mean = (alpha(s) / alpha(t)).to(z.dtype) * (z - (sigma(t) * c).to(z.dtype) * self._noise_in(z, t, y))
+        return self._normal(mean, sigma(s) * c.sqrt())
+
+    def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
+        return self.diffusion.likelihood(z[-1])
+
+    def _gamma(self, l: int, like: Tensor) -> Tensor:
+        """Of a level: γ of the time (T - l) / T."""
+        return self.diffusion.schedule(self.diffusion._times((self.steps - l) / self.steps, like))
+
+    def _noise_in(self, z: Tensor, gamma: Tensor, y: Y) -> Tensor:
+        """ε̂ of z [..., B, *shape]."""
+        batch, c = z.shape[: z.dim() - len(self.space.shape)], self.diffusion.context(y)
+        if c is not None:
+            c = c.expand(*batch, c.shape[-1]).reshape(-1, c.shape[-1])
+        return self.diffusion._noise_in(z.reshape(-1, *self.space.shape), gamma, c).view_as(z)
+
+    def _normal(self, mean: Tensor, deviation: Tensor) -> Distribution:
+        normal = dist.Normal(mean, deviation.to(mean.dtype).expand(mean.shape), validate_args=False)
+        return Independent(normal, len(self.space.shape), validate_args=False)
+
+    # ---- drawing and training
+
+    def _draw_latents(self, n: int, y: Y, how: Draw, told: Told, coarse: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        z, t = coarse, how.at().temperature
+        for l in range(len(coarse), self.steps + 1):
+            p = tempered(self.prior_of(l, z, y), t)
+            z = (*z, p.sample((n,)) if l == 0 else p.sample())
+            told(l + 1, self.steps + 1)
+        return z
+
+    def _loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+        objective = self.config.objective
+        return objective(self.elbo_terms(x, y, objective.draws), step)

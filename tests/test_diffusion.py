@@ -1,0 +1,364 @@
+"""Diffusion: its bound against closed forms of Gaussian data, and against the hierarchical VAE that it is."""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lowerbound import testing
+from lowerbound.errors import ConfigError
+from lowerbound.metrics.diffusion import Terms
+from lowerbound.metrics.likelihood import NLL
+from lowerbound.models.diffusion import Diffusion, reconstruction_cost
+from lowerbound.models.unrolled import Unrolled
+from lowerbound.models.vae import VAE
+from lowerbound.networks.mlp import MLP
+from lowerbound.networks.residual import ResidualMLP
+from lowerbound.networks.unet import UNet
+from lowerbound.objectives import ELBO, IWAE
+from lowerbound.optimization import Adam
+from lowerbound.schedules import (
+    DDIM,
+    Ancestral,
+    BetaLinear,
+    Cosine,
+    Heun,
+    LearnedEnds,
+    LogLinear,
+    Monotone,
+    Schedule,
+    Simple,
+    V,
+    X,
+    alpha,
+    sigma,
+)
+from lowerbound.space import Space
+from lowerbound.testing.base import shake_parameters
+
+ERRORS = 4.0  # standard errors
+SMALL = ResidualMLP.Config(width=6, blocks=1)
+BINARY, IMAGE = Space((1, 2, 2), levels=2), Space((1, 2, 2), levels=5)
+VARIANCE = 2.0
+LINEAR = LogLinear.Config(gamma_min=-6, gamma_max=5)
+
+
+@pytest.fixture(autouse=True)
+def _(double: None):
+    pass
+
+
+def small(**parts: object) -> Diffusion.Config:
+    return Diffusion.Config(**{"network": SMALL, "context": 4, **parts})  # pyright: ignore[reportArgumentType]
+
+
+def built(space: Space = IMAGE, **parts: object) -> Diffusion:
+    model = small(**parts).build(space)
+    shake_parameters(model)
+    return model.eval()
+
+
+def gaussian(schedule: Schedule.Config = LINEAR, *, shake: float = 0.0, **parts: object) -> Diffusion:
+    """Of x from N(0, 2), with E[ε|z] in the place of a network."""
+    model = small(schedule=schedule, **parts).build(Space((1,))).eval()
+    shake_parameters(model.schedule, "schedule", scale=shake)
+
+    def noise_in(z: Tensor, gamma: Tensor, c: Tensor | None) -> Tensor:
+        g = gamma.reshape(-1, *[1] * (z.dim() - 1)).to(z.dtype)
+        return sigma(g) * z / (alpha(g) ** 2 * VARIANCE + sigma(g) ** 2)
+
+    model._noise_in = noise_in
+    return model
+
+
+def close(estimates: Tensor, truth: Tensor | float) -> None:
+    """The mean is the truth, within its standard errors."""
+    error = estimates.std(0) / math.sqrt(len(estimates)) + 1e-12
+    assert ((estimates.mean(0) - truth).abs() / error).max() < ERRORS
+
+
+def by_time(model: Diffusion, u: Tensor) -> Tensor:
+    """E of a draw of the diffusion term at each of the numbers u, by Gauss and Hermite, who are exact here."""
+    e, w = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(3))
+    x, epsilon = torch.cartesian_prod(e, e).T
+    weights = torch.cartesian_prod(w, w).prod(1) / w.sum() ** 2
+    gamma, factor = model._noised_at(u)
+    n = len(u)
+    error = model._error(
+        (math.sqrt(VARIANCE) * x)[:, None], None, gamma[:, None].expand(n, 9), epsilon.expand(n, 9)[..., None]
+    )
+    return factor * (error @ weights)
+
+
+def even(n: int) -> Tensor:
+    return (torch.arange(n) + 0.5) / n
+
+
+CLOSED = 0.5 * math.log((1 + VARIANCE * math.exp(6)) / (1 + VARIANCE * math.exp(-5)))
+
+
+# ---- closed forms
+
+
+def test_more_steps_bring_the_bound_of_gaussian_data_down_to_its_closed_form():
+    found = {T: float(by_time(gaussian(steps=T), even(T)).mean()) for T in (1, 2, 4, 8, 64, 1024)}
+    stated = {1: 398.06, 2: 95.11, 4: 14.17, 8: 6.449, 64: 3.599, 1024: 3.356}
+    for T, value in stated.items():
+        assert found[T] == pytest.approx(value, rel=5e-4), T
+    values = [*found.values(), CLOSED]
+    assert values == sorted(values, reverse=True)
+    assert pytest.approx(3.3405, abs=1e-4) == CLOSED
+
+
+@pytest.mark.parametrize("kind", [LogLinear, Cosine, BetaLinear, LearnedEnds, Monotone])
+def test_in_continuous_time_what_is_between_the_ends_changes_the_variance_and_not_the_mean(
+    kind: Any,
+):
+    schedule = kind.Config(gamma_min=-6, gamma_max=5)
+    each = by_time(gaussian(schedule), even(20_000)).detach()
+    assert float(each.mean()) == pytest.approx(CLOSED, abs=2e-3 if kind is BetaLinear else 1e-4)
+    other = by_time(gaussian(), even(20_000))
+    different = abs(float(each.std() / other.std()) - 1)
+    assert different > 0.3 if kind in (Cosine, BetaLinear) else different < 0.01
+
+
+def test_draws_of_the_terms_have_the_means_of_their_closed_forms():
+    model, n = gaussian(), 40_000
+    x = math.sqrt(VARIANCE) * torch.randn(n, 1)
+    parts = model.bound_parts(x, draws=3)
+    close(parts.diffusion.mean(0), CLOSED)
+    gamma = torch.tensor([-6.0, 5.0])
+    (a, s) = (alpha(gamma)[1] ** 2, sigma(gamma)[1] ** 2)
+    close(parts.prior[0], 0.5 * (a * VARIANCE + s - s.log() - 1))
+    # all of it: H(x), what z_1 is off N(0, 1), and what p(x|z_0) is off the posterior that belongs to N(0, 2)
+    entropy = 0.5 * math.log(2 * math.pi * math.e * VARIANCE)
+    end = a * VARIANCE + s
+    total = entropy + 0.5 * (end - end.log() - 1) + 0.5 * math.log1p(math.exp(-6) / VARIANCE)
+    close(-parts.bound.mean(0), total)
+
+
+def test_times_of_a_batch_are_spread_in_training():
+    model = gaussian()
+    x = math.sqrt(VARIANCE) * torch.randn(1000, 1)
+    alone = torch.stack([model.bound_parts(x).diffusion.mean() for _ in range(50)])
+    u = model.train()._drawn_times(1, x).flatten().sort().values
+    assert bool((u.diff() - 1e-3 < 1e-9).all())
+    spread = torch.stack([model.bound_parts(x).diffusion.mean() for _ in range(50)])
+    assert float(spread.var()) < 0.7 * float(alone.var())
+    close(spread, CLOSED)
+
+
+def test_the_variance_of_the_bound_is_what_a_learned_inside_descends():
+    model = gaussian(Monotone.Config(gamma_min=-6, gamma_max=5, features=16), shake=3.0).train()
+    inside = [p for name, p in model.schedule.named_parameters() if not name.startswith("ends.")]
+    ends = model.schedule(torch.tensor([0.0, 1.0])).detach()
+    before = by_time(model, even(4000)).detach()
+    optimizer = Adam(lr=0.03).build(inside)
+    for _ in range(200):
+        optimizer.zero_grad()
+        model.loss(math.sqrt(VARIANCE) * torch.randn(128, 1)).value.backward()
+        optimizer.step()
+    after = by_time(model, even(4000)).detach()
+    torch.testing.assert_close(model.schedule(torch.tensor([0.0, 1.0])).detach(), ends)
+    torch.testing.assert_close(after.mean(), before.mean(), rtol=1e-3, atol=0)
+    assert float(after.var()) < 0.5 * float(before.var())
+
+
+def test_pixels_given_z_0_have_the_probabilities_that_the_noise_has():
+    model = built(IMAGE)
+    z = 0.3 * torch.randn(7, 1, 2, 2)
+    gamma = model.schedule(torch.tensor(0.0))
+    values = (2 * (torch.arange(5) + 0.5) / 5 - 1).reshape(5, 1, 1, 1, 1)
+    density = torch.distributions.Normal(alpha(gamma) * values, sigma(gamma)).log_prob(z).exp()  # q(z_0|x)
+    x = torch.arange(5, dtype=torch.uint8).reshape(5, 1, 1, 1, 1).expand(5, 7, 1, 2, 2)
+    expected = (density / density.sum(0)).log()
+    pixels: Any = [model.likelihood(z[..., i // 2 : i // 2 + 1, i % 2 : i % 2 + 1]) for i in range(4)]  # one by one
+    one = torch.stack([p.logits.log_softmax(-4)[..., 0, 0, 0] for p in pixels], -1)  # [7, 5, 4]
+    torch.testing.assert_close(one.movedim(1, 0).reshape(5, 7, 1, 2, 2), expected)
+    assert model.likelihood(z).log_prob(x).shape == (5, 7)
+
+
+def test_what_is_remarked_of_an_end_is_what_it_costs():
+    model = small(schedule=LogLinear.Config(gamma_min=-6, gamma_max=-2)).build(Space((1, 2, 2), levels=256))
+    blurred, left = model.remarks
+    assert "model.schedule.gamma_min=-6" in blurred
+    assert "model.schedule.gamma_max=-2" in left
+    x = torch.full((4000, 1, 2, 2), 128, dtype=torch.uint8)
+    nats = reconstruction_cost(256, -6)
+    assert f"{nats / math.log(2):.2f} bits/dim" in blurred
+    close(model.bound_parts(x).reconstruction[0] / 4, nats)
+    assert not small().build(Space((1, 2, 2), levels=256)).remarks
+
+
+# ---- the hierarchical VAE
+
+
+@pytest.mark.parametrize("T", [1, 2, 5])
+@pytest.mark.parametrize("space", [IMAGE, BINARY, Space((3,))])
+def test_the_terms_are_those_of_the_hierarchical_vae_of_the_same_weights(T: int, space: Space):
+    model = built(space, steps=T, prediction=V())
+    unrolled = Unrolled.of(model)
+    x = testing.base.events(space, 6)
+    with torch.no_grad():
+        terms = unrolled.elbo_terms(x, draws=4)
+        kl = terms.kl
+        assert kl is not None
+        s = model._scaled(x)
+        torch.testing.assert_close(kl[..., 0], model._prior_term(s).expand(4, 6), rtol=1e-9, atol=1e-9)
+        for i in range(T):  # the step from (i + 1) / T to i / T is level T - i
+            gamma, factor = model._noised_at(torch.tensor((i + 0.5) / T))
+            z = terms.z[T - i - 1]
+            epsilon = (z - alpha(gamma) * s) / sigma(gamma)  # the same draw
+            step = factor / T * model._error(s, None, gamma.expand(4, 6), epsilon)
+            torch.testing.assert_close(kl[..., T - i], step, rtol=1e-5, atol=1e-8)
+        if space.levels is not None:
+            found = terms.log_px
+            torch.testing.assert_close(found, model.likelihood(terms.z[-1]).log_prob(x))
+
+
+@pytest.mark.parametrize("T", [1, 2])
+def test_both_draw_the_same_bound(T: int):
+    model = built(IMAGE, steps=T)
+    unrolled, n = Unrolled.of(model), 20_000
+    x = testing.base.events(IMAGE, 3)
+    with torch.no_grad():
+        one, other = model.log_weights(x, draws=n), unrolled.log_weights(x, draws=n)
+    close(one - other, 0.0)
+
+
+def test_the_hierarchies_of_continuous_time_go_down_to_its_bound():
+    model = gaussian()
+    x = math.sqrt(VARIANCE) * torch.randn(500, 1)
+    bounds = [float(Unrolled.of(model, T).log_weights(x, draws=20).mean()) for T in (2, 8, 64)]
+    own = model.log_weights(x, draws=200).mean()
+    assert bounds[0] < bounds[1] < bounds[2] < float(own) + 0.1
+
+
+# ---- drawing
+
+
+@pytest.mark.parametrize("sampler", [Ancestral(), DDIM(), Heun(steps=30)])
+def test_samples_of_gaussian_data_have_its_variance(sampler: object):
+    n = 20_000
+    found = gaussian(sampler=sampler).sample(n).var()
+    assert abs(float(found) / VARIANCE - 1) < 4 * math.sqrt(2 / n) + 0.02
+
+
+def test_the_flow_takes_events_to_noise_and_back():
+    model = gaussian(sampler=Heun(steps=200))
+    x = math.sqrt(VARIANCE) * torch.randn(1000, 1)
+    z = model.to_noise(x)
+    torch.testing.assert_close(z, x / math.sqrt(VARIANCE), rtol=0, atol=0.02)
+    torch.testing.assert_close(model.from_noise(z), x, rtol=0, atol=0.02)
+    grey = built(IMAGE, sampler=Heun(steps=100), schedule=LogLinear.Config(gamma_max=1))
+    events = testing.base.events(IMAGE, 20)
+    torch.testing.assert_close(grey.from_noise(grey.to_noise(events)).round(), events.double(), rtol=0, atol=0)
+
+
+# ---- variants and mistakes
+
+VARIANTS = {
+    "three steps": (small(steps=3, sampler=Ancestral(steps=2)), BINARY, ()),
+    "real events": (small(), Space((3,)), ()),
+    "predicted events": (small(prediction=X(), schedule=Cosine.Config(gamma_min=-4)), IMAGE, ()),
+    "predicted velocity, learned ends": (small(prediction=V(), schedule=LearnedEnds.Config()), BINARY, ()),
+    "a learned schedule": (small(schedule=Monotone.Config(features=3), sampler=DDIM(steps=10)), BINARY, ()),
+    "a reweighted loss": (small(weighting=Simple(), fourier=(1, 2), sampler=Heun(steps=10)), IMAGE, ()),
+    "a U-net of attributes": (
+        small(network=UNet.Config(widths=(4, 4), blocks=1, groups=2), sampler=Ancestral(steps=5)),
+        IMAGE,
+        (testing.LABEL, Space((2,))),
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants(variant: str):
+    config, space, given = VARIANTS[variant]
+    testing.check_model(config, space, given)
+
+
+def test_latent_diffusion():
+    encoder = MLP.Config(hidden=(4,))
+    prior = small(sampler=Ancestral(steps=5))
+    config = VAE.Config(latent=(2,), encoder=encoder, decoder=encoder, prior=prior)
+    testing.check_model(config, BINARY)
+    assert not config.build(BINARY).unbiased
+    with pytest.raises(ConfigError, match="this prior is noisy, so its draws can't be weighted; use ELBO"):
+        config.model_copy(update={"objective": IWAE()}).build(BINARY)
+    with pytest.raises(ConfigError, match="free_bits_dimension: the KL of this posterior and prior is not a sum"):
+        config.model_copy(update={"objective": ELBO(free_bits_dimension=0.1)}).build(BINARY).loss(
+            torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
+        )
+
+
+@pytest.mark.parametrize(
+    ("config", "space", "message"),
+    [
+        (small(steps=4, sampler=DDIM(steps=10)), BINARY, "model.sampler.steps=10: the model has 4 steps"),
+        (small(), Space((2, 2), levels=3, ordered=False), "names"),
+        (small(), Space((), levels=3, ordered=False), "names"),
+        (
+            small(weighting=Simple(), schedule=Monotone.Config()),
+            BINARY,
+            "model.schedule: schedules.Monotone is learned",
+        ),
+        (
+            small(schedule=LogLinear.Config(gamma_min=3, gamma_max=2)),
+            BINARY,
+            "model.schedule.gamma_max=2: there is more",
+        ),
+        (small(network=UNet.Config()), Space((3,)), "networks.unet.UNet: maps an image to one of its size"),
+        (Unrolled.Config(diffusion=small()), BINARY, "model.diffusion.steps: continuous time has no levels"),
+        (Unrolled.Config(diffusion=small(steps=2, weighting=Simple())), BINARY, "model.diffusion.weighting"),
+    ],
+)
+def test_mistakes_are_named(config: Diffusion.Config, space: Space, message: str):
+    with pytest.raises(ConfigError, match=message):
+        config.build(space)
+
+
+def test_the_world_of_two_by_two_pixels_adds_up_to_nearly_one_and_no_more():
+    """Of independent pixels, each as likely black as white, whose E[x|z] is known."""
+    world = torch.tensor(list(itertools.product([0, 1], repeat=4)), dtype=torch.uint8).view(16, 1, 2, 2)
+
+    def noise_in(z: Tensor, gamma: Tensor, c: Tensor | None) -> Tensor:
+        g = gamma.reshape(-1, *[1] * (z.dim() - 1)).to(z.dtype)
+        x = 0.5 * torch.tanh(0.5 * z * alpha(g) / sigma(g) ** 2)
+        return (z - alpha(g) * x) / sigma(g)
+
+    e, w = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(60))
+    w = w / w.sum()
+    for steps, least in ((4, 0.0), (64, 0.5), (None, 0.999)):
+        model = small(steps=steps).build(BINARY).eval()
+        model._noise_in = noise_in
+        u = even(steps or 4000)
+        gamma, factor = model._noised_at(u)
+        white = torch.full((60, 1), 0.5)
+        error = model._error(white, None, gamma[:, None].expand(-1, 60), e.expand(len(u), 60)[..., None])
+        diffusion = float((factor * (error @ w)).mean())  # of a pixel
+        first = model.schedule(torch.tensor(0.0))
+        z = (alpha(first) * 0.5 + sigma(first) * e).reshape(60, 1, 1, 1).expand(60, 1, 2, 2)
+        reconstruction = -float(model.likelihood(z).log_prob(world[-1]) @ w) / 4
+        prior = float(model._prior_term(model._scaled(world[-1:]))) / 4
+        bound = -4 * (diffusion + reconstruction + prior)
+        assert least < 16 * math.exp(bound) < 1.0, steps
+        close(model.log_weights(world, draws=2000).flatten(), bound)
+        if steps == 4:  # a bound of draws that may be weighted: what they have in the mean is a probability
+            total = Unrolled.of(model).log_weights(world, draws=20_000).exp().sum(1)
+            close(total, 1.0)
+            assert float(total.std()) < 20
+
+
+def test_the_terms_are_measured_and_add_up_to_the_bound():
+    model = small().build(IMAGE, (testing.LABEL,)).eval()
+    testing.check_metric(Terms, model)
+    case = testing.MetricCase.of(Terms(draws=500), model)
+    with torch.no_grad():
+        found, whole = case.metric(case.world()), NLL(draws=500)(case.world())["bits_per_dim"]
+    assert {value.draws for value in found.values()} == {20}
+    assert sum(value.value for value in found.values()) == pytest.approx(whole.value, abs=1e-9)  # pyright: ignore
