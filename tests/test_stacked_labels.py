@@ -103,7 +103,7 @@ def test_the_prior_is_trained_on_new_draws_of_the_posterior():
     assert prepare is not None
     x, y = torch.randint(0, 2, (3, 1, 2, 2), dtype=torch.uint8), torch.tensor([0, UNKNOWN, 2])
     with torch.no_grad(), seeded("z"):
-        parts = prepare.make(x)
+        parts = prepare.make(x, y)
         draws = torch.stack([prepare.given(parts, y)[0] for _ in range(4000)])
         (q,) = model.posteriors(x)
     assert ((draws.mean(0) - q.mean).abs() < 4 * q.stddev / math.sqrt(4000)).all()

@@ -380,7 +380,7 @@ class VAE(Refittable):
             self.prior_learned.fill_(yes)
 
         (own,) = self.own_prior.stages()
-        codes = Prepare(("h",), (seen,), lambda x: (self.bottom_up(x),), drawn)
+        codes = Prepare(("h",), (seen,), lambda x, y: (self.bottom_up(x),), drawn)
         return own._replace(name="prior", prepare=codes, model=self.own_prior, learned=learned)
 
     # ---- labels and clusters
