@@ -17,12 +17,13 @@ from lowerbound.data.batches import LABELLED, Batches
 from lowerbound.data.labelled import labelled
 from lowerbound.errors import ConfigError, DataError, ModelError
 from lowerbound.metrics.base import World, measure
+from lowerbound.model import Draw
 from lowerbound.models.labels import SemiSupervised
 from lowerbound.models.vae import VAE
 from lowerbound.networks.mlp import MLP
 from lowerbound.noise import seeded
 from lowerbound.objectives import CrossEntropy, Reconstruction
-from lowerbound.priors import GaussianMixture
+from lowerbound.priors import FullGaussianMixture, GaussianMixture
 from lowerbound.runs.run import Run
 from lowerbound.space import UNKNOWN, Space
 from lowerbound.testing.base import all_events, shake_parameters
@@ -235,6 +236,24 @@ def test_clusters_are_the_posterior_of_the_mixture():
     torch.testing.assert_close(each.logsumexp(1), prior.log_density(z))
 
 
+@pytest.mark.parametrize("config", [GaussianMixture.Config(components=3), FullGaussianMixture.Config(components=3)])
+def test_a_cluster_is_drawn_from_alone(config: GaussianMixture.Config | FullGaussianMixture.Config):
+    with seeded("prior"):
+        prior = config.build(Space((2,)))
+    shake_parameters(prior, "prior")
+    components = prior.distribution().component_distribution  # pyright: ignore
+    with seeded("draws"):
+        z = prior.draw(4000, how=Draw(cluster=1)).x
+    error = components.stddev[1] / math.sqrt(4000)
+    assert ((z.mean(0) - components.mean[1]).abs() < 4 * error).all()
+    torch.testing.assert_close(z.std(0), components.stddev[1], rtol=0.06, atol=0)
+    torch.testing.assert_close(prior.draw(2, how=Draw(0.0, cluster=2)).x, components.mean[[2, 2]])
+    with pytest.raises(ModelError, match="--label 3: expected the number of a cluster, 0 to 2"):
+        prior.draw(2, how=Draw(cluster=3))
+    with pytest.raises(ModelError, match="is no mixture of clusters"):
+        VAE.Config(latent=(2,), encoder=SMALL, decoder=SMALL).build(WORLD).draw(2, how=Draw(cluster=0))
+
+
 def test_a_mixture_begins_at_the_clusters_there_are():
     torch.manual_seed(0)
     centres = torch.tensor([[5.0, 0.0], [-5.0, 0.0], [0.0, 8.0]])
@@ -279,6 +298,15 @@ def test_pretraining_and_then_the_clusters(tmp_path: Path):
     values = right("evaluate", run, "--metrics", "hungarian_accuracy,nmi", "--json").json["metrics"]
     assert values["hungarian_accuracy"]["value"] > 0.4
     assert "cluster" in right("predict", run, "--data", "digits", "--split", "test", "--json").json[0]
+    right("sample", run, "-n", "40", "--label", "3", "--mean", "--out", tmp_path / "c.npz")
+    found = lb.load(run, device="cpu").probabilities(np.load(tmp_path / "c.npz")["x"].transpose(0, 3, 1, 2)).argmax(1)
+    assert int((found == 3).sum()) > 20
+    for label in ("10", "three"):
+        done = call("sample", run, "--label", label, "--out", tmp_path / "none.png")
+        assert done.status == 2
+        assert f"--label {label}: expected the number of a cluster, 0 to 9" in done.err
+    done = call("edit", run, tmp_path / "none.png", "--label", "3", "--out", tmp_path / "e.png")
+    assert done.status == 2
     refused = call("train", "vae", "model.pretraining=objectives.Reconstruction", "--out", tmp_path / "b")
     assert refused.status == 2
     assert "use model.prior=priors.GaussianMixture" in refused.err

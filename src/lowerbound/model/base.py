@@ -139,6 +139,11 @@ class Model(nn.Module):
         return ""
 
     @property
+    def clusters(self) -> int:
+        """How many clusters there are, each of which can be drawn from alone; 0 where it is no mixture."""
+        return 0
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What whoever trains it should know, a line each."""
         return ()
@@ -243,6 +248,12 @@ class Model(nn.Module):
                     f"{option}: {type(self).__name__} does not draw values from a probability of each; "
                     f"{AUTOREGRESSIVE} does"
                 )
+        if how.cluster is not None and how.cluster not in range(self.clusters):
+            raise ModelError(
+                f"--label {how.cluster}: expected the number of a cluster, 0 to {self.clusters - 1}"
+                if self.clusters
+                else f"--label {how.cluster}: {type(self).__name__} as configured is no mixture of clusters"
+            )
         if how.mean and not self.has_means:
             raise ModelError(f"--mean: {type(self).__name__} has no mean of p(x|z) to show")
 

@@ -31,6 +31,7 @@ class Draw:
     top_k: ByLevel[int] | None = None  # only the k likeliest values, where each has a probability
     top_p: ByLevel[float] | None = None  # only the fewest likeliest values that hold a probability of p
     mean: bool = False  # the means of p(x|z) instead of draws from it
+    cluster: int | None = None  # from this component of a mixture alone
 
     def at(self, level: str = "") -> Tempering:
         """What it says of a level, or of a model without any."""

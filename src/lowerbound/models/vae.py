@@ -389,7 +389,11 @@ class VAE(Refittable):
     def predicts(self) -> str:
         if self.classifier is not None:
             return "label"
-        return self.own_prior.predicts if self.first_prior else "cluster" if isinstance(self.prior, Mixed) else ""
+        return self.own_prior.predicts if self.first_prior else "cluster" if self.clusters else ""
+
+    @property
+    def clusters(self) -> int:
+        return 0 if self.classifier is not None else self.prior.clusters
 
     def _predicted(self, x: Tensor) -> Tensor:
         """log q(y|x), or log p(c|z) at the posterior mean, up to a constant: [B, C]."""
@@ -471,7 +475,9 @@ class VAE(Refittable):
                 "training held its codes to no prior, and what a draw of N(0, I) decodes to means nothing. Fit a "
                 "density to the codes first: lowerbound fit-prior RUN --prior gaussian|mixture|flow|spline"
             )
-        return (self.prior.draw(n, y if self.prior.given else None, Draw(how.temperature), told).x,)
+        return (
+            self.prior.draw(n, y if self.prior.given else None, Draw(how.temperature, cluster=how.cluster), told).x,
+        )
 
 
 def _as_now(model: VAE, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

@@ -62,12 +62,26 @@ class Bindable(Prior):
 class Mixed(Begins):
     """A mixture whose components are clusters of its events."""
 
-    def log_joint(self, z: Tensor) -> Tensor:
-        """log π_c + log p(z|c) of every component c: [..., C]."""
+    @property
+    def clusters(self) -> int:
+        return self._mixture()[0].logits.shape[-1]
+
+    def _mixture(self) -> tuple[Any, Distribution]:
+        """The weights, and the components, of batch shape [K]."""
         p = self.distribution()
         assert isinstance(p, MixtureSameFamily)
-        logits: Any = p.mixture_distribution
-        return logits.logits + p.component_distribution.log_prob(z.unsqueeze(-len(self.space.shape) - 1))
+        return p.mixture_distribution, p.component_distribution
+
+    def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
+        if how.cluster is None:
+            return super()._draw(n, y, how, told)
+        _, components = self._mixture()
+        return Drawn(tempered(components, how.at().temperature).sample((n,))[:, how.cluster])
+
+    def log_joint(self, z: Tensor) -> Tensor:
+        """log π_c + log p(z|c) of every component c: [..., C]."""
+        weights, components = self._mixture()
+        return weights.logits + components.log_prob(z.unsqueeze(-len(self.space.shape) - 1))
 
 
 class Given(Distribution):

@@ -1,7 +1,7 @@
 """Draw images from a model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lowerbound.data.images import Failed
 from lowerbound.errors import ModelError, UserError, counted
-from lowerbound.model import Draw, LatentModel
+from lowerbound.model import Draw, LatentModel, Model
 from lowerbound.noise import seeded
 from lowerbound.pictures import check_out
 from lowerbound.progress import Progress
@@ -104,7 +104,7 @@ def sample(
     Args:
         n: images, by default 16; of each --from, 8
         out: ends in .png: a grid; .npz: an array x; else a folder of PNGs
-        label: a class, by name or number (conditional models)
+        label: a class, by name or number (conditional models), or the number of a cluster (mixtures)
         temperature: times the standard deviation of the (prior's) noise, and divides logits; 0: mode; not p(x)^(1/T);
             by level of codes: top=…,bottom=…
         top_k: draw each value from the so many likeliest alone; by level of codes: top=…,bottom=…
@@ -175,12 +175,21 @@ def _drawn(
     model = run.load(device)
     check_number_of_images(n)
     judge = None if reject is None else rejection.open_judge(reject, run, accept, device)
+    if label is not None and model.clusters and not model.given:
+        how, label = replace(how, cluster=_cluster(model, label)), None
     y = run.labels(n, label, seed)
     with seeded(seed, "sample", quick=True):
         if reject is None or judge is None or y is None:
             return drawing.Samples.of(model, drawing.draw(model, n, y, how, progress), y), None
         drawn, kept, rejected = rejection.sample(model, y, judge, accept, how, progress)
     return drawn, rejection.Rejection(str(reject.path), accept, kept, rejected)
+
+
+def _cluster(model: Model, label: str | int) -> int:
+    """The number of a cluster. Raises ModelError for what is none."""
+    if not str(label).isdigit() or int(label) >= model.clusters:
+        raise ModelError(f"--label {label}: expected the number of a cluster, 0 to {model.clusters - 1}")
+    return int(label)
 
 
 def _redrawn(
