@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 from lowerbound import testing
-from lowerbound.errors import ConfigError
+from lowerbound.errors import ConfigError, ModelError
 from lowerbound.metrics.diffusion import Terms
 from lowerbound.metrics.likelihood import NLL
+from lowerbound.model import Draw
 from lowerbound.models.diffusion import Diffusion, reconstruction_cost
 from lowerbound.models.unrolled import Unrolled
 from lowerbound.models.vae import VAE
 from lowerbound.networks.mlp import MLP
 from lowerbound.networks.residual import ResidualMLP
 from lowerbound.networks.unet import UNet
+from lowerbound.noise import seeded
 from lowerbound.objectives import ELBO, IWAE
 from lowerbound.optimization import Adam
 from lowerbound.schedules import (
@@ -257,6 +259,53 @@ def test_the_flow_takes_events_to_noise_and_back():
     grey = built(IMAGE, sampler=Heun(steps=100), schedule=LogLinear.Config(gamma_max=1))
     events = testing.base.events(IMAGE, 20)
     torch.testing.assert_close(grey.from_noise(grey.to_noise(events)).round(), events.double(), rtol=0, atol=0)
+
+
+def test_draws_may_be_by_another_sampler():
+    model, other, how = gaussian(), gaussian(sampler=DDIM(steps=7)), Draw(sampler=DDIM(), steps=7)
+    with seeded("draw"):
+        x = model.draw(5, how=how).x
+    with seeded("draw"):
+        torch.testing.assert_close(x, other.sample(5))
+    prior = small(sampler=Ancestral(steps=3))
+    vae = VAE.Config(latent=(2,), encoder=SMALL, decoder=SMALL, prior=prior).build(BINARY)
+    assert vae.draw(4, how=how).x.shape == (4, 1, 2, 2)
+    with pytest.raises(ModelError, match="--steps 9: the model has 4 steps"):
+        small(steps=4).build(BINARY).draw(2, how=Draw(steps=9))
+    with pytest.raises(ModelError, match="--sampler: VAE does not take noise away"):
+        VAE.Config(latent=(2,), encoder=SMALL, decoder=SMALL).build(BINARY).draw(2, how=Draw(sampler=DDIM()))
+
+
+def test_guidance_goes_on_from_what_no_label_gives():
+    """Of x from N(0, 2) without a label, and from N(m, 2) with: the flow is linear in m, which is multiplied."""
+
+    def noise_in(z: Tensor, gamma: Tensor, c: Tensor | None) -> Tensor:
+        mean = 0.0 if c is None else 3.0
+        return sigma(gamma) * (z - alpha(gamma) * mean) / (alpha(gamma) ** 2 * VARIANCE + sigma(gamma) ** 2)
+
+    model = small(schedule=LINEAR, unconditional=0.1).build(Space((1,)), (testing.LABEL,)).eval()
+    model._noise_in = noise_in
+    y = torch.zeros(20_000, dtype=torch.int64)
+    ends = torch.tensor([-6.0, 5.0])
+    a, spread = alpha(ends), (alpha(ends) ** 2 * VARIANCE + sigma(ends) ** 2).sqrt()
+    moved = 3 * (1 - a[1] / a[0] * spread[0] / spread[1])  # it begins at N(0, 1), not at z_1's own
+    for guidance, times in ((None, 1.0), (1.0, 1.0), (0.0, 0.0), (2.5, 2.5)):
+        x = model.draw(len(y), y, Draw(sampler=Heun(), steps=60, guidance=guidance)).x
+        assert abs(float(x.mean() - times * moved)) < 0.02 + 4 * math.sqrt(VARIANCE / len(y)), guidance
+    with pytest.raises(ModelError, match="--guidance -1: expected a number of at least 0"):
+        model.draw(2, y[:2], Draw(guidance=-1))
+    for other in (small().build(BINARY, (testing.LABEL,)), small(unconditional=0.1).build(BINARY)):
+        with pytest.raises(ModelError, match="--guidance 2: goes from"):
+            other.draw(2, y[:2] if other.given else None, Draw(guidance=2))
+
+
+def test_a_share_of_conditions_is_left_out_in_training_alone():
+    model = small(unconditional=0.25).build(BINARY, (testing.LABEL,))
+    c = torch.ones(4000, 4)
+    left = model.train()._left_out(c)
+    assert left is not None
+    assert abs(float((left == 0).all(1).double().mean()) - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 4000)
+    assert model.eval()._left_out(c) is c
 
 
 # ---- variants and mistakes

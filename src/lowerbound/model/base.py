@@ -159,6 +159,11 @@ class Model(nn.Module):
         return False
 
     @property
+    def denoises(self) -> bool:
+        """Whether events, or its latents, are drawn by taking noise away step by step."""
+        return False
+
+    @property
     def passes(self) -> int:
         """How many passes over a whole event drawing it takes that remembers nothing; 0 where it isn't so drawn."""
         return 0
@@ -254,6 +259,12 @@ class Model(nn.Module):
                 if self.clusters
                 else f"--label {how.cluster}: {type(self).__name__} as configured is no mixture of clusters"
             )
+        for name in ("sampler", "steps", "guidance"):
+            if getattr(how, name) is not None and not self.denoises:
+                raise ModelError(
+                    f"--{name}: {type(self).__name__} does not take noise away step by step; a diffusion model does, "
+                    "such as diffusion-digits"
+                )
         if how.mean and not self.has_means:
             raise ModelError(f"--mean: {type(self).__name__} has no mean of p(x|z) to show")
 

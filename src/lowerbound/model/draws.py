@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 from torch import Tensor
 
 from lowerbound.distributions import Tempering
+from lowerbound.schedules import Sampler
 from lowerbound.space import Y
 
 T = TypeVar("T")
@@ -32,6 +33,9 @@ class Draw:
     top_p: ByLevel[float] | None = None  # only the fewest likeliest values that hold a probability of p
     mean: bool = False  # the means of p(x|z) instead of draws from it
     cluster: int | None = None  # from this component of a mixture alone
+    sampler: Sampler | None = None  # by which a diffusion model takes noise away; None: its own
+    steps: int | None = None  # of it; None: its own
+    guidance: float | None = None  # times what a condition changes of the noise that such a model sees; None: 1
 
     def at(self, level: str = "") -> Tempering:
         """What it says of a level, or of a model without any."""

@@ -56,6 +56,10 @@ class Refittable(LatentModel):
     def prior(self) -> Model:
         """p(z) of every number and sample: the fitted one, where there is one."""
 
+    @property
+    def denoises(self) -> bool:
+        return self.prior.denoises
+
 
 class CodeModel(LatentModel):
     """A model whose every latent is a grid of codes, whole numbers, which are a function of x; `levels` names them."""
@@ -91,6 +95,10 @@ class BoundParts(NamedTuple):
 
 class Diffusing(BoundModel):
     """A model that takes noise away step by step."""
+
+    @property
+    def denoises(self) -> bool:
+        return True
 
     @abstractmethod
     def bound_parts(self, x: Tensor, y: Y = None, draws: int = 1) -> BoundParts:

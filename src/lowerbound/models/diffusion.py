@@ -1,7 +1,8 @@
 """The variational diffusion model: noise is put on by hand, and a network takes it away."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -12,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lowerbound import distributions as dist
 from lowerbound import noise
 from lowerbound.devices import at_least_float32, widened
-from lowerbound.errors import ConfigError
-from lowerbound.model import BoundParts, Diffusing, Draw, Drawn, Model, Told, told_nobody
+from lowerbound.errors import ConfigError, ModelError
+from lowerbound.model import PLAIN, BoundParts, Diffusing, Draw, Drawn, Model, Told, told_nobody
 from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
 from lowerbound.networks.residual import ResidualMLP
@@ -68,7 +69,7 @@ class Diffusion(Diffusing):
 
     Events: pixels of any levels, or real ones (which are standardized by all training events, where it is trained by
     itself): as `VAE.prior` it is latent diffusion. The condition goes through `Context` and, with γ(t), into the
-    network.
+    network; with `unconditional` it is left out of some events in training, so that samples can be guided by it.
 
     Example:
         >>> model = Diffusion.Config(network=UNet.Config(widths=(8,), blocks=1)).build(Space((1, 4, 4), levels=17))
@@ -83,9 +84,12 @@ class Diffusion(Diffusing):
         prediction: Prediction = Epsilon()
         network: Network.Config = UNet.Config()
         weighting: Weighting = Bound()  # of the loss alone
-        fourier: tuple[int, ...] = ()  # n: the network also sees sin(2^n π z) and cos(2^n π z)
+        # periods of sines and cosines of z that the network also sees, in steps from one value to the next (of real
+        # events, in standard deviations): 1 and 2 show which value is near. Kingma et al. (2021) have both
+        fourier: tuple[Annotated[float, Field(gt=0)], ...] = ()
         context: int = Field(default=64, ge=2)  # width of what the network is told of the time and of the condition
         sampler: Sampler = Ancestral()
+        unconditional: float = Field(default=0.0, ge=0, lt=1)  # share of training events whose condition is left out
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Diffusion":
             return Diffusion(self, space, given)
@@ -116,7 +120,8 @@ class Diffusion(Diffusing):
                 f"{config.type_name()}: noise is put on images and vectors of numbers, got events of shape "
                 f"{list(space.shape)}{'' if space.ordered else ' that are names (codes or labels)'}"
             )
-        check_steps(config.sampler.steps, config.steps, "model.sampler.steps=")
+        if why := too_many(config.sampler.steps, config.steps):
+            raise ConfigError(f"model.sampler.steps={config.sampler.steps}: {why}")
         if self.schedule.learned and not isinstance(config.weighting, Bound):
             raise ConfigError(
                 f"model.schedule: {config.schedule.type_name()} is learned with the bound, and model.weighting is "
@@ -191,9 +196,16 @@ class Diffusion(Diffusing):
     def _parts(self, x: Tensor, y: Y, draws: int) -> tuple[BoundParts, Tensor]:
         """The terms of the bound, and of the last what is descended: [K, B] each."""
         s = self._scaled(x)
-        diffusion, weighted = self._diffusion(s, self.context(y), draws)
+        diffusion, weighted = self._diffusion(s, self._left_out(self.context(y)), draws)
         prior = self._prior_term(s).expand(diffusion.shape)
         return BoundParts(prior, self._reconstruction_term(x, s, draws), diffusion), weighted
+
+    def _left_out(self, c: Tensor | None) -> Tensor | None:
+        """The context [B, width], in training without that of some events, so that the network knows none as well."""
+        share = self.config.unconditional
+        if c is None or not self.training or not share:
+            return c
+        return c * (noise.rand((len(c), 1), device=c.device) >= share).to(c.dtype)
 
     def _prior_term(self, s: Tensor) -> Tensor:
         """KL(q(z_1|x) || p(z_1)): [B]."""
@@ -291,7 +303,8 @@ class Diffusion(Diffusing):
         """z and its Fourier features, as the network sees them."""
         if not self.config.fourier:
             return z.to(self.dtype)
-        angles = [math.pi * 2**n * z for n in self.config.fourier]
+        step = 1.0 if self.space.levels is None else unit_bin(self.space.levels + 1)
+        angles = [2 * math.pi / (step * period) * z for period in self.config.fourier]
         return torch.cat([z, *(f(a) for a in angles for f in (torch.sin, torch.cos))], 1).to(self.dtype)
 
     def _times(self, t: float, like: Tensor) -> Tensor:
@@ -308,25 +321,45 @@ class Diffusion(Diffusing):
         t = torch.arange(steps, -1, -1, dtype=torch.float64, device=like.device) / steps
         return self.schedule(t if self.config.steps is None else (t * self.config.steps).round() / self.config.steps)
 
+    def check_how(self, how: Draw, kept: Sequence[str] = ()) -> None:
+        super().check_how(how, kept)
+        steps, guidance = how.steps, how.guidance
+        if why := too_many(steps, self.config.steps):
+            raise ModelError(f"--steps {steps}: {why}")
+        if guidance is None:
+            return
+        if not (math.isfinite(guidance) and guidance >= 0):
+            raise ModelError(f"--guidance {guidance:g}: expected a number of at least 0, 1 for none")
+        if not (self.given and self.config.unconditional):
+            raise ModelError(
+                f"--guidance {guidance:g}: goes from what the network sees in an image to what it sees given a label, "
+                "and this model knows one of the two; train it with data.label=true model.unconditional=0.1"
+            )
+
     def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
         temperature = how.at().temperature
         like = torch.empty(n, *self.space.shape, dtype=at_least_float32(self.dtype), device=self.device)
-        z = self.denoised(temperature * noise.randn_like(like), y, self.config.sampler, temperature, told)
-        p = self.likelihood(z)
+        z = temperature * noise.randn_like(like)
+        sampler = how.sampler or self.config.sampler
+        p = self.likelihood(self._along(self._grid(how.steps or self._steps(sampler), z), z, y, sampler, how, told))
         return Drawn(p.mean if how.mean else p.sample())
 
-    @torch.no_grad()
-    def denoised(self, z: Tensor, y: Y, sampler: Sampler, temperature: float = 1.0, told: Told = told_nobody) -> Tensor:
-        """z_0 of z_1 [n, *space.shape], by a sampler's steps."""
-        return self._along(self._grid(self._steps(sampler), z), z, y, sampler, temperature, told)
-
     def _along(
-        self, gammas: Tensor, z: Tensor, y: Y, sampler: Sampler, temperature: float = 1.0, told: Told = told_nobody
+        self, gammas: Tensor, z: Tensor, y: Y, sampler: Sampler, how: Draw = PLAIN, told: Told = told_nobody
     ) -> Tensor:
         """z at the last γ, of z at the first."""
-        c, gammas = self.context(y), gammas.to(z.dtype)
+        c, gammas, temperature = self.context(y), gammas.to(z.dtype), how.at().temperature
+
+        def noise_of(z: Tensor, gamma: Tensor) -> Tensor:
+            given = self._noise_in(z, gamma, c)
+            if how.guidance is None or how.guidance == 1:
+                return given
+            # Ho & Salimans (2022), https://arxiv.org/abs/2207.12598
+            without = self._noise_in(z, gamma, None)
+            return without + how.guidance * (given - without)
+
         for i in range(len(gammas) - 1):
-            z = sampler.step(z, gammas[i], gammas[i + 1], lambda z, gamma: self._noise_in(z, gamma, c), temperature)
+            z = sampler.step(z, gammas[i], gammas[i + 1], noise_of, temperature)
             told(i + 1, len(gammas) - 1)
         return z
 
@@ -345,7 +378,8 @@ class Diffusion(Diffusing):
     @torch.no_grad()
     def from_noise(self, z: Tensor, y: Y = None) -> Tensor:
         """Back from z_1 [B, *space.shape]: the means of p(x|z_0), in pixel values, not rounded."""
-        return self.likelihood(self.denoised(z, self.taken_conditions(len(z), y), self._flow)).mean
+        y = self.taken_conditions(len(z), y)
+        return self.likelihood(self._along(self._grid(self._steps(self._flow), z), z, y, self._flow)).mean
 
 
 class _Credit:
@@ -377,10 +411,11 @@ def _normals(draws: int, s: Tensor) -> Tensor:
     return noise.randn((draws, *s.shape), dtype=s.dtype, device=s.device)
 
 
-def check_steps(steps: int | None, of: int | None, name: str) -> None:
-    """Raise ConfigError for more steps of a sampler than a model has."""
-    if steps is not None and of is not None and steps > of:
-        raise ConfigError(f"{name}{steps}: the model has {of} steps, at whose times alone it takes noise away")
+def too_many(steps: int | None, of: int | None) -> str:
+    """Why a sampler can't make so many steps of a model that has some; "" where it can."""
+    if steps is None or of is None or steps <= of:
+        return ""
+    return f"the model has {of} steps, and takes noise away at their times alone; set at most {of}"
 
 
 def reconstruction_cost(levels: int, gamma: float, points: int = 4001) -> float:

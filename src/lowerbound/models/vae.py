@@ -1,6 +1,7 @@
 """The variational autoencoder, and the plain one."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -475,9 +476,7 @@ class VAE(Refittable):
                 "training held its codes to no prior, and what a draw of N(0, I) decodes to means nothing. Fit a "
                 "density to the codes first: lowerbound fit-prior RUN --prior gaussian|mixture|flow|spline"
             )
-        return (
-            self.prior.draw(n, y if self.prior.given else None, Draw(how.temperature, cluster=how.cluster), told).x,
-        )
+        return (self.prior.draw(n, y if self.prior.given else None, replace(how, mean=False), told).x,)
 
 
 def _as_now(model: VAE, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

@@ -9,8 +9,9 @@ import torch
 from cyclopts import Parameter
 from torch import Tensor
 
+from lowerbound.config import components
 from lowerbound.data.images import Failed
-from lowerbound.errors import ModelError, UserError, counted
+from lowerbound.errors import ModelError, UserError, counted, did_you_mean
 from lowerbound.model import Draw, LatentModel, Model
 from lowerbound.noise import seeded
 from lowerbound.pictures import check_out
@@ -19,6 +20,7 @@ from lowerbound.runs.inputs import user_images
 from lowerbound.runs.run import Run
 from lowerbound.sampling import completion, drawing, rejection
 from lowerbound.sampling.labels import check_number_of_images, labels_given
+from lowerbound.schedules import Sampler
 from lowerbound.verbs.base import (
     WHOLE,
     Device,
@@ -31,6 +33,7 @@ from lowerbound.verbs.base import (
     OtherRun,
     Out,
     Seed,
+    SomeWhole,
     Temperature,
     Told,
     TopK,
@@ -38,6 +41,17 @@ from lowerbound.verbs.base import (
     Whole,
     verb,
 )
+
+
+def sampler_named(name: str, option: str) -> Sampler:
+    """The component of a sampler's name, written in whatever case. Raises UserError."""
+    known: dict[str, Any] = {kind.__name__.lower(): kind for kind in components(Sampler)}
+    if name.lower() not in known:
+        raise UserError(f"{option} {name}: no such sampler{did_you_mean(name.lower(), known)}")
+    return known[name.lower()]()
+
+
+BySteps = Annotated[Sampler | None, Option(kind=str | None, parse=sampler_named)]
 
 
 @dataclass(frozen=True)
@@ -87,6 +101,9 @@ def sample(
     top_k: TopK = None,
     top_p: TopP = None,
     mean: bool = False,
+    sampler: BySteps = None,
+    steps: SomeWhole = None,
+    guidance: float | None = None,
     images: Annotated[
         Sequence[str | Path] | None,
         Option(kind=list[Path] | None),
@@ -110,6 +127,9 @@ def sample(
         top_k: draw each value from the so many likeliest alone; by level of codes: top=…,bottom=…
         top_p: draw each value from the fewest that hold this probability; by level of codes: top=…,bottom=…
         mean: show the means of p(x|z) instead of draws from it
+        sampler: by which a diffusion model takes noise away: ancestral, ddim or heun
+        steps: of it
+        guidance: times what the label changes of what a diffusion model sees in the noise; 1: as it is
         images: draw only the finer codes of image files
         keep_level: with --from: levels whose codes are kept, top (the default) or top,middle
         reject: a classifier's run: draw more, keep those it is surest are of their class
@@ -123,7 +143,9 @@ def sample(
     if accept is not None and reject is None:
         raise UserError(f"--accept {accept:g}: is the share that --reject CLASSIFIER keeps; there is none")
     out = check_out(out)
-    how = Draw(temperature, top_k, top_p, mean)
+    if steps is not None and steps < 1:
+        raise UserError(f"--steps {steps}: expected a whole number of at least 1")
+    how = Draw(temperature, top_k, top_p, mean, sampler=sampler, steps=steps, guidance=guidance)
     if images is not None:
         kept, n = keep_level or "top", 8 if n is None else n
         made, failed = _redrawn(run, images, kept, n, label, how, seed, device, progress)
