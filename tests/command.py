@@ -7,6 +7,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from lowerbound import cli
@@ -38,6 +39,15 @@ def right(*words: str | Path) -> Done:
     done = call(*words)
     assert done.status == 0, done.err
     return done
+
+
+def some_digits(path: Path, n: int = 300) -> Path:
+    """An .npz of the first images of scikit-learn's digits, with their labels."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    np.savez(path, x=digits.images[:n].astype(np.uint8), y=digits.target[:n], levels=17)
+    return path
 
 
 def tree(folder: Path) -> set[str]:

@@ -1,10 +1,11 @@
 """Small models over latents. A prior is a Model whose space is the latent's."""
 
-from lowerbound.priors.autoregressive import AutoregressiveMixture
+from lowerbound.priors.autoregressive import AutoregressiveMixture, MapAutoregressive
 from lowerbound.priors.base import Begins, Bindable, Given, Mixed, Prior, prior_given
 from lowerbound.priors.categorical import Categorical
 from lowerbound.priors.flows import SplineFlow
 from lowerbound.priors.labels import PerLabel
+from lowerbound.priors.maps import MapFlow, MapGaussian
 from lowerbound.priors.mixtures import FullGaussianMixture, GaussianMixture
 from lowerbound.priors.normals import Gaussian, StandardNormal
 from lowerbound.priors.vamp import VampPrior
@@ -18,6 +19,9 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "Given",
+    "MapAutoregressive",
+    "MapFlow",
+    "MapGaussian",
     "Mixed",
     "PerLabel",
     "Prior",

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, MixtureSameFamily
 from lowerbound.distributions import tempered
 from lowerbound.errors import ConfigError
 from lowerbound.model import Draw, Drawn, ExactModel, Model, Told
-from lowerbound.space import Space, Y
+from lowerbound.space import Shape, Space, Y
 
 
 class Prior(ExactModel):
@@ -142,3 +142,13 @@ def length(config: Model.Config, space: Space) -> int:
             f"{config.type_name()} is over vectors of real numbers, got events of shape {list(space.shape)}"
         )
     return space.shape[0]
+
+
+def map_shape(config: Model.Config, space: Space) -> Shape:
+    """[C, H, W]. Raises ConfigError for a space of other events, or of a single number."""
+    if space.levels is not None or len(space.shape) != 3 or space.dims < 2:
+        raise ConfigError(
+            f"{config.type_name()} is over maps [C, H, W] of at least 2 real numbers, got events of shape "
+            f"{list(space.shape)}; use priors.Gaussian, or model.latent=[8,4,4]"
+        )
+    return space.shape

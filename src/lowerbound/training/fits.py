@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound.errors import ModelError, TrainingError, counted
+from lowerbound.errors import ConfigError, ModelError, TrainingError, UserError, counted
 from lowerbound.model import Model, Refittable
 from lowerbound.noise import multinomial, seeded
 from lowerbound.optimization import Adam, Cosine
@@ -99,9 +99,11 @@ def _seen_labels(run: Run, model: Model, split: str, x: Tensor, y: Tensor, index
 
 def is_chosen(model: Refittable, priors: Sequence[Model.Config]) -> bool:
     """Whether held-out codes choose anything: one of several priors, or the step where its training ends."""
+    if len(priors) > 1:
+        return True
     with seeded("which"):
         stages = [stage for prior in priors for stage in prior.build(model.latents[0], model.given).stages()]
-    return len(priors) > 1 or any(stage.fit is None for stage in stages)
+    return any(stage.fit is None for stage in stages)
 
 
 def conditional(prior: Model.Config, given: tuple[Space, ...]) -> Model.Config:
@@ -119,18 +121,18 @@ def best(
 ) -> Refittable:
     """The model with that of the priors, fitted to codes, that gives held-out codes the highest density.
 
-    Of several, those that there are too few codes for are left out. Where the model is, in eval mode. Raises ModelError
-    where none can be fitted.
+    Of several, those are left out that there are too few codes for, or that are not for such codes. Where the model is,
+    in eval mode. Raises UserError where none can be fitted.
     """
     n, D = len(codes.z), codes.z[0].numel()
     if float(codes.z.flatten(1).var(0).max()) == 0:
         raise ModelError(f"the {n} codes of {D} dimensions do not vary enough to fit a density to them")
     fitted: list[tuple[float, Refittable]] = []
-    problem: ModelError | None = None
+    problem: UserError | None = None
     for prior in priors:
         try:
             fitted.append(_fitted(model, prior, codes, held_out, seed, progress or Progress()))
-        except ModelError as e:
+        except (ModelError, ConfigError) as e:
             problem = e
     if not fitted and problem is not None:
         raise problem
@@ -171,7 +173,9 @@ def _fitted(
     progress.say(f"fitting {prior.type_name()} to {n:,} codes")
     facts = Facts(name="codes", shape=model.space.shape, levels=model.space.levels or 256, images=n)  # pyright: ignore
     with tempfile.TemporaryDirectory(prefix="lowerbound-") as folder:
-        run = Run.create(Path(folder), "prior", Recipe(seed=seed, model=config, train=training(n)), facts)
+        run = Run.create(
+            Path(folder), "prior", Recipe(seed=seed, model=config, train=training(n, codes.z[0].numel())), facts
+        )
         loop = Loop(run, whole, stage, parts, progress, threading.Event())  # pyright: ignore
         try:
             loop.run_through()
@@ -180,12 +184,13 @@ def _fitted(
     return loop.at.best, whole.eval()
 
 
-def training(n: int) -> Training:
-    """How a density of n codes is trained that has no closed form: stopped where held-out codes are the likeliest."""
+def training(n: int, dims: int) -> Training:
+    """How a density of n codes of so many numbers is trained that has no closed form: stopped where held-out codes are
+    the likeliest. Of large maps a batch holds fewer."""
     steps = max(FEWEST, min(15_000, LOOKS * n // BATCH))
     return Training(
         steps=steps,
-        batch=BATCH,
+        batch=max(32, min(BATCH, 2**15 // dims)),
         optimizer=Adam(lr=1e-3),
         schedule=Cosine(),
         averaging=None,

@@ -1,4 +1,4 @@
-"""What a bijection of vectors answers."""
+"""What a bijection answers."""
 
 import math
 from abc import abstractmethod
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 
 class Bijection(nn.Module):
-    """u [B, D], c [B, C] or None -> z [B, D] and log |det dz/du| [B]; or from z to u, and the same determinant."""
+    """u [B, D], or a map [B, C, H, W], c [B, context] or None -> z like u and log |det dz/du| [B]; or from z to u, and
+    the same determinant."""
 
     @abstractmethod
     def forward(self, x: Tensor, c: Tensor | None = None, inverse: bool = False) -> tuple[Tensor, Tensor]: ...
