@@ -201,7 +201,7 @@ def test_temperature_and_truncation_are_those_of_a_level(runs: dict[str, Path], 
         (["--keep-level", "top"], "--keep-level top: says whose codes are kept of the images of --from"),
         (["--accept", "0.5"], "--accept 0.5: is the share that --reject CLASSIFIER keeps"),
         (["--reject", "JUDGE"], "--reject: .* is not conditional"),
-        (["--from", "PHOTO", "--keep-level", "bottom"], "finer codes are drawn given the coarser, so expected top"),
+        (["--from", "PHOTO", "--keep-level", "bottom"], "keeps every level of this model, so there is nothing"),
         (["--from", "PHOTO", "--keep-level", "bottom,top"], "keeps every level of this model, so there is nothing"),
         (["--from", "PHOTO", "--keep-level", "tip"], r"--keep-level tip: no level 'tip'; did you mean top\?"),
         (["--from", "PHOTO", "--keep-level", "top,"], "no level ''; known: bottom, top"),
@@ -226,7 +226,7 @@ def test_options_of_levels_are_refused_where_there_are_none(runs: dict[str, Path
     sentences = {
         ("sample", "vae", "--temperature", "top=1"): "--temperature top=1: VAE has no levels, expected one number",
         ("sample", "vae", "--top-k", "3"): "--top-k: VAE does not draw values from a probability of each",
-        ("sample", "vae", "--from", str(photos[0])): "--from: VAE has no levels of codes",
+        ("sample", "vae", "--from", str(photos[0])): "--from: VAE has no levels of latents",
         ("sample", "one", "--from", str(photos[0])): "--keep-level top: keeps every level of this model",
         ("reconstruct", "vae", str(photos[0]), "--levels", "top"): "--levels top: VAE has no levels of codes",
         ("reconstruct", "vq", str(photos[0]), "--levels", "tip"): "no level 'tip'; did you mean top?",
@@ -243,7 +243,9 @@ def test_options_of_levels_are_refused_where_there_are_none(runs: dict[str, Path
 # ---- the finer codes of images, drawn anew
 
 
-@pytest.mark.parametrize(("run", "keep", "kept"), [("vq", "top", 1), ("three", "top", 1), ("three", "middle,top", 2)])
+@pytest.mark.parametrize(
+    ("run", "keep", "kept"), [("vq", "top", 1), ("three", "top", 1), ("three", "middle,top", 2), ("three", "middle", 2)]
+)
 def test_kept_codes_stay_and_finer_ones_are_drawn(
     run: str, keep: str, kept: int, runs: dict[str, Path], photos: list[Path]
 ):

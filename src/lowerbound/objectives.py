@@ -66,7 +66,8 @@ class ELBO(Bound):
         beta = self.beta * self.warmed(step)
         penalty = kl.mean(0).sum() if not self._free else self._penalty(terms, kl)
         shown = {"distortion": distortion.detach(), "kl": kl.detach().sum(-1)}
-        return Loss(distortion.mean() + beta * penalty, {"elbo": -(shown["distortion"] + shown["kl"]), **shown})
+        shown = {"elbo": -(shown["distortion"] + shown["kl"]), **shown, **_by_level(kl.detach())}
+        return Loss(distortion.mean() + beta * penalty, shown)
 
     def of_each(self, terms: ElboTerms, step: int) -> Tensor:
         kl = terms.mean(terms.log_qz - terms.log_pz) if terms.kl is None else terms.kl.mean(0)  # [B, L]
@@ -226,6 +227,12 @@ class Reconstruction(Objective):
         size = torch.stack([terms.mean(z.abs().flatten(2).sum(-1)) for z in terms.z]).sum(0)  # [B]
         loss = error.mean() + self.sparsity * size.mean()
         return Loss(loss, {"error": error.detach(), "code": size.detach()})
+
+
+def _by_level(kl: Tensor) -> dict[str, Tensor]:
+    """Of several levels each one's, [B, L] -> [B] by name."""
+    levels = kl.unbind(-1)
+    return {f"kl.z{l + 1}": k for l, k in enumerate(levels)} if len(levels) > 1 else {}
 
 
 def _dimension_means(terms: ElboTerms) -> list[Tensor]:

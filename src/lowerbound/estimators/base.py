@@ -53,6 +53,9 @@ class Estimator(Component, abstract=True):
     biased: ClassVar[bool] = False  # whether the mean of its gradients is another than the bound's
     averages: ClassVar[bool] = True  # whether it estimates the gradient of a mean over draws
     weighs: ClassVar[bool] = True  # and that of an importance-weighted bound
+    chains: ClassVar[bool] = (
+        False  # whether finer latents may be drawn given its draws, each with a gradient of its own
+    )
     relaxed: ClassVar[bool] = False  # whether z are features between whole numbers, which have no log-probability
 
     def why_not(self, q: Distribution, space: Space, n: int = 1) -> str:
@@ -79,6 +82,8 @@ def shape_of(q: Distribution, n: int) -> torch.Size:
 
 class Pathwise(Estimator):
     """The reparameterized gradient (Kingma & Welling 2014; Rezende et al. 2014), where draws have one."""
+
+    chains: ClassVar[bool] = True
 
     def why_not(self, q: Distribution, space: Space, n: int = 1) -> str:
         if q.has_rsample:

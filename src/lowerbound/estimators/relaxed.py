@@ -69,6 +69,7 @@ class GumbelSoftmax(Relaxed):
     """
 
     biased: ClassVar[bool] = True
+    chains: ClassVar[bool] = True
     temperature: float = Field(default=1.0, gt=0)
     end: float = Field(default=0.5, gt=0)
     steps: int = Field(default=0, ge=0)  # 0: it stays
@@ -85,6 +86,7 @@ class StraightThroughGumbel(Relaxed):
     """Whole numbers for the decoder, the relaxed draw's gradient (Jang et al. 2017, section 2.2): biased."""
 
     biased: ClassVar[bool] = True
+    chains: ClassVar[bool] = True
     temperature: float = Field(default=1.0, gt=0)
 
     def draw(self, q: Distribution, n: int, step: int = 0) -> Draws:
@@ -97,6 +99,7 @@ class StraightThrough(Relaxed):
     https://arxiv.org/abs/1308.3432, section 4): biased."""
 
     biased: ClassVar[bool] = True
+    chains: ClassVar[bool] = True
 
     def draw(self, q: Distribution, n: int, step: int = 0) -> Draws:
         assert isinstance(q, Bernoulli | Categorical)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from lowerbound.chunks import draws_of, keyed_chunks, log_density
 from lowerbound.metrics.base import Metric, Value, World
-from lowerbound.model import LatentModel
+from lowerbound.model import CodeModel, LatentModel
 from lowerbound.space import Density
 from lowerbound.units import bits_per_dim
 
@@ -18,8 +18,9 @@ NATS = "nats/image"
 class Bound(Metric):
     """The plain evidence lower bound (beta 1, no free bits) and its two parts, from the sampled ratio
     log p(x, z) - log q(z|x): elbo = -(distortion + kl). A part has the relation of its own density: of a dequantized
-    likelihood, or a prior that is itself a bound, it is at most the value. The KL of each latent dimension, where it is
-    a sum of them, is in the saved report."""
+    likelihood, or a prior that is itself a bound, it is at most the value. Of several levels of latents also each one's
+    KL given the coarser: kl.z1 is that of the coarsest, and they add up. The KL of each latent dimension, where it is a
+    sum of them, is in the saved report."""
 
     names: ClassVar[tuple[str, ...]] = ("elbo", "kl", "distortion")
 
@@ -34,20 +35,26 @@ class Bound(Metric):
         for batch, chunks in keyed_chunks(model, world.batches, 1, world.seed):
             for draws in chunks:
                 terms = model.elbo_terms(batch.x, batch.y, draws)
-            kl = (terms.log_qz - terms.log_pz).sum(-1)  # [1, B]
-            parts.append(torch.stack([terms.log_weight[0], kl[0], -terms.log_px[0]]).double().cpu().numpy())
+            kl = (terms.log_qz - terms.log_pz)[0].T  # [L, B]
+            parts.append(torch.stack([terms.log_weight[0], -terms.log_px[0], *kl]).double().cpu().numpy())
             each = [k.flatten(1) for k in terms.kl_dimensions if k is not None]
             if len(each) == len(terms.z):
                 dimensions.append(torch.cat(each, 1).double().cpu().numpy())
             world.advance(len(batch.index))
-        elbo, kl, distortion = np.concatenate(parts, 1)
+        elbo, distortion, *levels = np.concatenate(parts, 1)
         detail = {"per_dimension": np.concatenate(dimensions).mean(0).tolist()} if dimensions else None
-        prior = Density.worst(*model.prior_densities)
-        likelihood = model.likelihood_density
-        return {
+        prior = Density.worst(*model.prior_densities).value
+        likelihood = model.likelihood_density.value
+        found = {
             "elbo": Value.mean(elbo, NATS, given=world.given),
-            "kl": Value.mean(kl, NATS, prior.value, detail=detail, given=world.given),
-            "distortion": Value.mean(distortion, NATS, likelihood.value, given=world.given),
+            "kl": Value.mean(np.sum(levels, 0), NATS, prior, detail=detail, given=world.given),
+            "distortion": Value.mean(distortion, NATS, likelihood, given=world.given),
+        }
+        if len(levels) == 1 or isinstance(model, CodeModel):
+            return found
+        of = zip(levels, model.prior_densities, strict=True)
+        return found | {
+            f"kl.z{l + 1}": Value.mean(kl, NATS, density.value, given=world.given) for l, (kl, density) in enumerate(of)
         }
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lowerbound.metrics.base import Metric, Value, World
-from lowerbound.model import LatentModel
+from lowerbound.model import CodeModel, LatentModel
 
 
 class Reconstruction(Metric):
@@ -49,7 +49,7 @@ class Reconstruction(Metric):
 def _reconstructions(model: LatentModel, x: Tensor, y: Tensor | None) -> Iterator[tuple[str, Tensor]]:
     """From all of z, with no suffix; and from the coarsest levels of codes alone."""
     yield "", model.reconstruct(x, y)
-    for l, name in enumerate(model.levels[:-1]):
+    for l, name in enumerate(model.levels[:-1] if isinstance(model, CodeModel) else ()):
         yield f".{name}", model.reconstruct(x, y, model.levels[: l + 1])
 
 

@@ -15,7 +15,7 @@ from lowerbound.errors import ModelError
 from lowerbound.estimators import Draws, Estimator, Pathwise
 from lowerbound.model.base import BoundModel
 from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, rows_of, told_nobody
-from lowerbound.model.terms import ElboTerms
+from lowerbound.model.terms import ElboTerms, log_probs
 from lowerbound.space import Density, Space, Y, as_tensor, check_events
 
 PLAINLY = Pathwise()
@@ -97,18 +97,7 @@ class LatentModel(BoundModel):
             # What is measured of a draw, and its way on to finer draws, are two: an objective may weigh the first alone
             z, path = (*z, drawn.z.view_as(drawn.z)), (*path, drawn.z)
         p = tuple(prior_of(l, z[:l], y) for l in range(len(z)))
-        p_x = self.likelihood(z, y)
-        return ElboTerms(
-            x=x,
-            p_x=p_x,
-            log_px=p_x.log_prob(x),
-            z=z,
-            q=q,
-            p=p,
-            latents=lambda: (_log_probs(p, z), _log_probs(q, z)),
-            through_draws=lambda: _through_draws(self, h, q, z, y),
-            draws=drawn,
-        )
+        return ElboTerms.of(x, z, q, p, self.likelihood(z, y), lambda: through_draws(self, h, q, z, y), drawn)
 
     # ---- drawing
 
@@ -152,16 +141,25 @@ class LatentModel(BoundModel):
     def reconstruct(self, x: Tensor, y: Y = None, levels: Sequence[str] | None = None) -> Tensor:
         """The mean of p(x|z) at the posterior mean, in pixel values, not rounded: float [B, *space.shape].
 
-        levels: of several levels of codes, only these. Raises ModelError for a model that has none, or no such one.
+        levels: of several levels of latents, only these. Raises ModelError for a model that has none, or no such one.
         """
         if levels is not None:
-            raise ModelError(f"{type(self).__name__} has no levels of codes")
+            raise ModelError(f"{type(self).__name__} has no levels of latents")
         x, y = self.taken(x, y)
-        return self.likelihood(tuple(q.mean if l.levels is None else q.mode for q, l in self._levels(x, y)), y).mean
+        return self.likelihood(self._centers(x, y), y).mean
+
+    def centers(self, x: Tensor, y: Y = None) -> tuple[Tensor, ...]:
+        """The posterior means of each level, of whole numbers the likeliest: [B, *latent] each."""
+        return self._centers(*self.taken(x, y))
+
+    def _centers(self, x: Tensor, y: Y) -> tuple[Tensor, ...]:
+        return tuple(q.mean if l.levels is None else q.mode for q, l in self._levels(x, y))
 
     def log_p_coarse(self, coarse: tuple[Tensor, ...], y: Y = None) -> Tensor:
         """log p of latents of the coarsest levels given y, in nats: [B]."""
-        raise ModelError(f"{type(self).__name__} has no levels of codes; a VQ-VAE of two levels or more has")
+        raise ModelError(
+            f"{type(self).__name__} has no levels of latents; a VQ-VAE of two levels, or a hierarchical VAE, has"
+        )
 
     @torch.no_grad()
     def render(self, z: tuple[Tensor, ...], y: Y = None, *, mean: bool = False) -> Tensor:
@@ -269,11 +267,6 @@ def _probabilities(q: Any) -> Tensor:
     return q.log_probs.exp() if isinstance(q, Categorical) else q.mean
 
 
-def _log_probs(distributions: tuple[Distribution, ...], z: tuple[Tensor, ...]) -> Tensor:
-    """[K, B, L]."""
-    return torch.stack([d.log_prob(part) for d, part in zip(distributions, z, strict=True)], -1)
-
-
 class _Posteriors(nn.Module):
     """z -> log q(z|x) of every level, [K, B, L], for what a model sees of x."""
 
@@ -282,13 +275,13 @@ class _Posteriors(nn.Module):
         self.model = model
 
     def forward(self, h: Any, z: tuple[Tensor, ...], y: Y) -> Tensor:
-        return _log_probs(tuple(self.model.posterior(l, h, z[:l], y) for l in range(len(z))), z)
+        return log_probs(tuple(self.model.posterior(l, h, z[:l], y) for l in range(len(z))), z)
 
 
-def _through_draws(model: LatentModel, h: Any, q: tuple[Distribution, ...], z: tuple[Tensor, ...], y: Y) -> Tensor:
+def through_draws(model: LatentModel, h: Any, q: tuple[Distribution, ...], z: tuple[Tensor, ...], y: Y) -> Tensor:
     """log q(z|x) of every level as a function of z alone: the weights, and what is seen of x, are held fixed."""
     if len(z) == 1:
-        return _log_probs((detached(q[0]),), z)
+        return log_probs((detached(q[0]),), z)
     posteriors = _Posteriors(model)
     weights = {name: p.detach() for name, p in posteriors.named_parameters()}
     return torch.func.functional_call(posteriors, weights, (_cut(h), z, y))

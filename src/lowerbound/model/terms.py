@@ -33,6 +33,30 @@ class ElboTerms:
     through_draws: Callable[[], Tensor]  # log q(z|x), [K, B, L], with a gradient for z alone, none for q's parameters
     draws: Draws  # what means over the K draws are
 
+    @classmethod
+    def of(
+        cls,
+        x: Tensor,
+        z: tuple[Tensor, ...],
+        q: tuple[Distribution, ...],
+        p: tuple[Distribution, ...],
+        p_x: Distribution,
+        through_draws: Callable[[], Tensor],
+        draws: Draws,
+    ) -> "ElboTerms":
+        """Of draws z, and the distributions that they came from and are measured by."""
+        return cls(
+            x=x,
+            p_x=p_x,
+            log_px=p_x.log_prob(x),
+            z=z,
+            q=q,
+            p=p,
+            latents=lambda: (log_probs(p, z), log_probs(q, z)),
+            through_draws=through_draws,
+            draws=draws,
+        )
+
     def mean(self, f: Tensor) -> Tensor:
         """E_q[f] of f [K, B, ...], estimated by the draws: [B, ...]."""
         return self.draws.mean(f)
@@ -76,3 +100,8 @@ class ElboTerms:
 def _mean_of_draws(kl: Tensor | None, z: Tensor) -> Tensor | None:
     """[B, *latent], of what may be one for each draw."""
     return kl.mean(0) if kl is not None and kl.dim() == z.dim() else kl
+
+
+def log_probs(distributions: tuple[Distribution, ...], z: tuple[Tensor, ...]) -> Tensor:
+    """[K, B, L]."""
+    return torch.stack([d.log_prob(part) for d, part in zip(distributions, z, strict=True)], -1)

@@ -12,11 +12,11 @@ from torch.distributions import Distribution
 
 from lowerbound.devices import widened
 from lowerbound.errors import ConfigError, ModelError
-from lowerbound.estimators import Draws, Estimator, Pathwise
+from lowerbound.estimators import Draws, Estimator
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
-from lowerbound.families import Categorical as CategoricalFamily
 from lowerbound.model import Draw, ElboTerms, LatentModel, Model, Refittable, Told
 from lowerbound.models.labels import SemiSupervised, drawn_label
+from lowerbound.models.latents import check_estimator, check_kind, remarks_of
 from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
 from lowerbound.networks.mlp import MLP
@@ -106,7 +106,7 @@ class VAE(Refittable):
     def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
         super().__init__(config, space, given)
         self.latent = Space(config.latent, config.latent_levels, ordered=config.latent_levels in (None, 2))
-        self._check_latent()
+        check_kind("posterior", config.posterior, config.latent_levels)
         self.own_prior: Model = config.prior.build(self.latent, given)
         self.fitted_prior = None if config.fitted_prior is None else config.fitted_prior.build(self.latent, given)
         self.first_prior: StandardNormal | None = self._first_prior()
@@ -184,45 +184,19 @@ class VAE(Refittable):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        if not self.estimator.biased:
-            return ()
-        name = self.estimator.type_name()
-        return (f"model.estimator: the gradient of {name} is biased; what is measured draws from q(z|x) itself",)
+        return remarks_of(self.estimator)
 
     def _check_estimator(self) -> None:
         """Raise ConfigError where the objective's gradient would not get through draws of the posterior."""
-        posterior, estimator, objective = self.config.posterior, self.estimator, self.config.objective
+        posterior, estimator = self.config.posterior, self.estimator
         with torch.no_grad():
             q = self.posterior_head(torch.zeros(1, *self.posterior_head.in_shape))
-        if not (estimator.weighs if isinstance(objective, IWAE) else estimator.averages):
-            raise ConfigError(f"model.estimator: {estimator.type_name()} {estimator.other(objective.type_name())}")
         named = "posterior" if self.config.estimator is None else "estimator"
-        if why := estimator.why_not(q, self.latent, objective.draws):
-            raise ConfigError(f"model.{named}: {posterior.type_name()} {why}")
+        check_estimator(estimator, posterior, q, self.latent, self.config.objective, named)
         if estimator.relaxed and not isinstance(self.own_prior, Categorical):
             raise ConfigError(
                 f"model.estimator: relaxed draws have no probability under {self.config.prior.type_name()}; use "
                 "model.prior=priors.Categorical, whose KL is closed, or model.estimator=estimators.RLOO"
-            )
-        if isinstance(objective, IWAE) and objective.dreg and not isinstance(estimator, Pathwise):
-            raise ConfigError(
-                f"model.objective.dreg: it goes through reparameterized draws, and those of {posterior.type_name()} by "
-                f"{estimator.type_name()} are others; set model.objective.dreg=false"
-            )
-
-    def _check_latent(self) -> None:
-        """Raise ConfigError where posterior and latent are of different kinds."""
-        posterior, levels = self.config.posterior, self.config.latent_levels
-        whole = isinstance(posterior, CategoricalFamily | Bernoulli)
-        if levels is None and whole:
-            raise ConfigError(
-                f"model.posterior: {posterior.type_name()} is over whole numbers, and z is real; set "
-                "model.latent_levels, such as 10, and model.prior=priors.Categorical"
-            )
-        right = Bernoulli if levels == 2 else CategoricalFamily
-        if levels is not None and not isinstance(posterior, right):
-            raise ConfigError(
-                f"model.posterior: z takes {levels} values, got {posterior.type_name()}; use {right.type_name()}"
             )
 
     def _tied(self) -> nn.Module:

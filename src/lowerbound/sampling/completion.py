@@ -93,16 +93,21 @@ def kept(keep: str, size: tuple[int, ...]) -> Tensor:
 
 
 def levels_kept(model: Model, keep: str) -> int:
-    """How many of the coarsest levels `--keep-level` names: `top`, or `top,middle`. Raises UserError."""
+    """How many of the coarsest levels `--keep-level` names: z3, with all that are coarser, or these: `top,middle`.
+
+    Raises UserError.
+    """
     names = keep.split(",")
     for name in names:
         if name not in model.levels:
             raise UserError(f"--keep-level {keep}: no level {name!r}{did_you_mean(name, model.levels)}")
+    if len(names) == 1:
+        names = model.levels[: model.levels.index(keep) + 1]
     if len(set(names)) == len(model.levels):
         raise UserError(f"--keep-level {keep}: keeps every level of this model, so there is nothing to draw")
     if set(names) != set(model.levels[: len(names)]):
         coarsest = " or ".join(",".join(model.levels[: l + 1]) for l in range(len(model.levels) - 1))
-        raise UserError(f"--keep-level {keep}: finer codes are drawn given the coarser, so expected {coarsest}")
+        raise UserError(f"--keep-level {keep}: finer levels are drawn given the coarser, so expected {coarsest}")
     return len(names)
 
 
@@ -158,7 +163,7 @@ class Redrawn:
     originals: np.ndarray  # uint8 [B, C, H, W], as the run prepares them
     reconstructions: np.ndarray  # float [B, C, H, W], from all of their own codes
     x: np.ndarray  # uint8 [B, n, C, H, W]
-    codes: Mapping[str, np.ndarray]  # int64 [B, n, h, w] of each level
+    codes: Mapping[str, np.ndarray]  # [B, n, *latent] of each level; int64, or float latents
     levels: int
     names: tuple[str, ...] = ()  # [B], of the images
     labels: tuple[tuple[str, ...], ...] | None = None  # [B][n], where they were drawn

@@ -29,7 +29,7 @@ def in_parts(
 
     It tells how many values of its part are drawn, where that takes long. On the processor.
     """
-    what = "codes" if model.levels else "pixels" if model.cost else "images"
+    what = "codes" if model.levels and model.cost else "pixels" if model.cost else "images"
     told, device, drawn = (progress or Progress()).count(f"drawing {what}"), model.device, []
     for part in torch.arange(n).split(model.at_once()):
         so_far = share_of(told, part, n)
@@ -73,7 +73,7 @@ class Samples:
     x: np.ndarray  # uint8 [n, C, H, W]
     levels: int
     y: np.ndarray | None = None  # int64 [n], the labels they were drawn for
-    codes: Mapping[str, np.ndarray] = field(default_factory=dict)  # int64 [n, h, w] of each level
+    codes: Mapping[str, np.ndarray] = field(default_factory=dict)  # [n, *latent] of each level; int64, or float latents
 
     @staticmethod
     def of(model: Model, drawn: Drawn, y: Tensor | None = None) -> "Samples":
@@ -88,5 +88,6 @@ class Samples:
 
 
 def in_file(codes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Codes by the names that they have in an .npz."""
-    return {f"codes_{name}": values for name, values in codes.items()}
+    """Codes, or real latents, by the names that they have in an .npz: codes_top, z1."""
+    whole = {name: np.issubdtype(values.dtype, np.integer) for name, values in codes.items()}
+    return {f"codes_{name}" if whole[name] else name: values for name, values in codes.items()}

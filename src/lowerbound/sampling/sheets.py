@@ -1,6 +1,7 @@
 """The pictures of a run."""
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from lowerbound.runs.run import Run
 from lowerbound.sampling import completion, drawing
 from lowerbound.sampling.drawing import to_device
 from lowerbound.stages import Stage
+
+MOST_ROWS = 8  # of a picture of reconstructions from more and more levels
 
 
 @torch.no_grad()
@@ -40,19 +43,24 @@ def draw_reconstructions(run: Run, model: LatentModel, batch: Batch) -> None:
     alone, from the two coarsest, ..."""
     x, levels = batch.x.cpu().numpy(), model.space.levels or 256
     if len(model.levels) > 1:
-        picture = pictures.table_picture(by_levels(model, batch.x[:8]))
+        picture = pictures.table_picture(by_levels(model, batch.x[:8], None if batch.y is None else batch.y[:8]))
     else:
         picture = pictures.pairs(x, model.reconstruct(batch.x, batch.y).cpu().numpy(), levels)
     pictures.save_png(picture, run.picture("reconstructions.png"))
 
 
-def by_levels(model: LatentModel, x: Tensor) -> pictures.Table:
+def by_levels(model: LatentModel, x: Tensor, y: Tensor | None = None) -> pictures.Table:
     """Images in a row, and under them their reconstructions from more and more levels."""
-    used = [model.levels[: l + 1] for l in range(len(model.levels))]
-    parts = (model.reconstruct(x, levels=names) for names in used)
+    L = len(model.levels)
+    used = [model.levels[: l + 1] for l in sorted({round(l) for l in np.linspace(0, L - 1, min(L, MOST_ROWS))})]
+    parts = (model.reconstruct(x, y, names) for names in used)
     shown = torch.stack([x.to(torch.float32), *parts])  # [1 + L, B, C, H, W]
-    rows = ("original", f"{used[0][0]} alone", *(" + ".join(names) for names in used[1:]))
+    rows = ("original", f"{used[0][0]} alone", *(_from_to(names) for names in used[1:]))
     return pictures.Table(shown.cpu().numpy(), model.space.levels or 256, rows=rows)
+
+
+def _from_to(names: Sequence[str]) -> str:
+    return " + ".join(names) if len(names) <= 3 else f"{names[0]} to {names[-1]}"
 
 
 def draw_completions(held: Held, progress: Progress | None = None) -> None:

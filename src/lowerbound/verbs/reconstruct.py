@@ -70,7 +70,7 @@ def reconstruct(
         images: image files
         out: ends in .png: a grid; .npz: an array x; else a folder of PNGs
         label: a class, by name or number (conditional models)
-        levels: top,…: from the codes of these levels alone (VQ-VAE)
+        levels: top,… or z1,…: from these levels alone, without the others (VQ-VAE) or with their priors' means
         seed: nothing is drawn
     """
     out = pictures.check_out(out)

@@ -12,13 +12,14 @@ from torch import Tensor
 from lowerbound.config import components
 from lowerbound.data.images import Failed
 from lowerbound.errors import ModelError, UserError, counted, did_you_mean
-from lowerbound.model import Draw, LatentModel, Model
+from lowerbound.model import CodeModel, Draw, LatentModel, Model
 from lowerbound.noise import seeded
 from lowerbound.pictures import check_out
 from lowerbound.progress import Progress
 from lowerbound.runs.inputs import user_images
 from lowerbound.runs.run import Run
 from lowerbound.sampling import completion, drawing, rejection
+from lowerbound.sampling.drawing import to_device
 from lowerbound.sampling.labels import check_number_of_images, labels_given
 from lowerbound.schedules import Sampler
 from lowerbound.verbs.base import (
@@ -123,15 +124,15 @@ def sample(
         out: ends in .png: a grid; .npz: an array x; else a folder of PNGs
         label: a class, by name or number (conditional models), or the number of a cluster (mixtures)
         temperature: times the standard deviation of the (prior's) noise, and divides logits; 0: mode; not p(x)^(1/T);
-            by level of codes: top=…,bottom=…
+            by level: top=…,bottom=… or z1=…,z3=…
         top_k: draw each value from the so many likeliest alone; by level of codes: top=…,bottom=…
         top_p: draw each value from the fewest that hold this probability; by level of codes: top=…,bottom=…
         mean: show the means of p(x|z) instead of draws from it
         sampler: by which a diffusion model takes noise away: ancestral, ddim or heun
         steps: of it
         guidance: times what the label changes of what a diffusion model sees in the noise; 1: as it is
-        images: draw only the finer codes of image files
-        keep_level: with --from: levels whose codes are kept, top (the default) or top,middle
+        images: draw only the finer codes, or latents, of image files
+        keep_level: with --from: a level that is kept, with all coarser ones; by default the coarsest
         reject: a classifier's run: draw more, keep those it is surest are of their class
         accept: with --reject: the share that is kept, by default 0.5
         seed: by default a new one, which is printed
@@ -147,8 +148,8 @@ def sample(
         raise UserError(f"--steps {steps}: expected a whole number of at least 1")
     how = Draw(temperature, top_k, top_p, mean, sampler=sampler, steps=steps, guidance=guidance)
     if images is not None:
-        kept, n = keep_level or "top", 8 if n is None else n
-        made, failed = _redrawn(run, images, kept, n, label, how, seed, device, progress)
+        n = 8 if n is None else n
+        made, kept, failed = _redrawn(run, images, keep_level, n, label, how, seed, device, progress)
         return Redrawn(**vars(made), seed=seed, keep_level=kept, out=out, failed=failed).saved()
     share = 0.5 if accept is None else accept
     drawn, judged = _drawn(run, 16 if n is None else n, label, how, reject, share, seed, device, progress)
@@ -160,7 +161,7 @@ def redraw(
     run: Run,
     /,
     images: Files,
-    keep_level: str = "top",
+    keep_level: str | None = None,
     n: Whole = 8,
     *,
     label: Label = None,
@@ -177,8 +178,8 @@ def redraw(
     `.x` holds the draws, uint8 [B, n, C, H, W], `.codes` their codes; `.save(Path("redrawn.png"))` makes the picture.
     """
     how = Draw(temperature, top_k, top_p, mean)
-    made, failed = _redrawn(run, images, keep_level, n, label, how, seed, device, progress)
-    return Redrawn(**vars(made), seed=seed, keep_level=keep_level, failed=failed)
+    made, kept, failed = _redrawn(run, images, keep_level, n, label, how, seed, device, progress)
+    return Redrawn(**vars(made), seed=seed, keep_level=kept, failed=failed)
 
 
 def _drawn(
@@ -217,29 +218,37 @@ def _cluster(model: Model, label: str | int) -> int:
 def _redrawn(
     run: Run,
     images: Sequence[str | Path],
-    keep_level: str,
+    keep_level: str | None,
     n: int,
     label: str | int | None,
     how: Draw,
     seed: int,
     device: torch.device,
     progress: Progress,
-) -> tuple[completion.Redrawn, tuple[Failed, ...]]:
-    """The user's images as the run prepares them, and n draws of the finer codes of each, given the coarser; and the
-    files that can't be read.
+) -> tuple[completion.Redrawn, str, tuple[Failed, ...]]:
+    """The user's images as the run prepares them, and n draws of the finer codes of each, given the coarser; the levels
+    that are kept; and the files that can't be read.
 
-    keep_level: the levels whose codes are kept, `top` or `top,middle`: the coarsest ones.
+    keep_level: the finest level that is kept, with all coarser ones; or all by name, `top,middle`; None: the first.
     label: of a conditional model; None: drawn for each draw, given the codes that are kept.
-    Raises UserError: for a model without levels of codes, and levels that can't be kept.
+    Raises UserError: for a model without levels, levels that can't be kept, and where latents can't be told without a
+    label.
     """
     model = run.load(device)
     if not isinstance(model, LatentModel) or not model.levels:
-        raise ModelError(f"--from: {type(model).__name__} has no levels of codes; a VQ-VAE of two levels or more has")
+        raise ModelError(f"--from: {type(model).__name__} has no levels of latents; a VQ-VAE of two levels or more has")
     check_number_of_images(n)
-    kept = completion.levels_kept(model, keep_level)
+    kept = completion.levels_kept(model, keep_level or model.levels[0])
+    names = ",".join(model.levels[:kept])
     model.check_how(how, model.levels[:kept])
     own = user_images(run, images, progress, device)
-    coarse = tuple(q.mode for q in model.posteriors(own.x))[:kept]
+    own_y = None
+    if model.given and not isinstance(model, CodeModel):
+        if label is None:
+            raise ModelError("--from: what this model makes of an image depends on its label; say it with --label")
+        own_y = run.labels(len(own.x), label)
+    with torch.no_grad():
+        coarse = model.centers(own.x, to_device(own_y, model.device))[:kept]
 
     def log_p(i: Tensor, k: Tensor) -> Tensor:
         return model.log_p_coarse(tuple(level[i] for level in coarse), k)
@@ -248,7 +257,7 @@ def _redrawn(
     with seeded(seed, "sample", quick=True):
         drawn = completion.redraw(model, coarse, n, labels.y, how, progress)
     with torch.no_grad():
-        reconstructions = model.reconstruct(own.x)
+        reconstructions = model.reconstruct(own.x, to_device(own_y, model.device))
     redrawn = completion.Redrawn(
         originals=own.x.cpu().numpy(),
         reconstructions=reconstructions.cpu().numpy(),
@@ -257,6 +266,6 @@ def _redrawn(
         levels=model.space.levels or 256,
         names=own.paths,
         labels=labels.names,
-        title=f"kept: codes of {keep_level}" + (f"; label {label}" if label is not None else ""),
+        title=f"kept: {model.latents[0].what} of {names}" + (f"; label {label}" if label is not None else ""),
     )
-    return redrawn, own.failed
+    return redrawn, names, own.failed

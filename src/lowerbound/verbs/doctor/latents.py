@@ -29,7 +29,7 @@ def checks(e: Examined) -> list[Check]:
 
 
 def _measured(e: Examined, model: LatentModel) -> "Latents":
-    means, kls, each, at_bound = [], [], [], []
+    means, levels, each, at_bound = [], [], [], []
     for batch in e.in_order(e.valid):
         means.append(model.features(batch.x, batch.y).double().cpu())
         if model.has_point:
@@ -37,14 +37,14 @@ def _measured(e: Examined, model: LatentModel) -> "Latents":
         with KeyedNoise(0, batch.index) as noise:
             terms = model.elbo_terms(batch.x, batch.y, noise.chunk(1))
         kl = terms.log_qz - terms.log_pz if terms.kl is None else terms.kl  # [1, B, L]
-        kls.append(kl[0].sum(-1).double().cpu())
+        levels.append(kl[0].double().cpu())
         dimensions = [k.flatten(1) for k in terms.kl_dimensions if k is not None]
         each += [torch.cat(dimensions, 1)] if len(dimensions) == len(terms.z) else []
         deviations = [q.stddev.expand(z.shape)[0] for q, z in zip(terms.q, terms.z, strict=True)]  # [B, *latent]
         scales = torch.cat([d.flatten(1).log() for d in deviations], 1)
         at_bound.append(((scales - LOG_SCALE[0]).abs() < 1e-3) | ((scales - LOG_SCALE[1]).abs() < 1e-3))
     return Latents(
-        kl=float(torch.cat(kls).mean()) if kls else None,
+        levels=torch.cat(levels).mean(0).numpy() if levels else None,
         each=torch.cat(each).double().mean(0).cpu().numpy() if each else None,
         variance=torch.cat(means).var(0, correction=0).numpy(),
         at_bound=float(torch.cat(at_bound).double().mean()) if at_bound else 0.0,
@@ -68,11 +68,16 @@ def _loosen(model: LatentModel) -> str:
 class Latents:
     """What z holds of the validation images."""
 
-    kl: float | None  # of all of z, nats per image; None: the posterior is a point
+    levels: np.ndarray | None  # [L], the KL of each level, nats per image; None: the posterior is a point
     each: np.ndarray | None  # [D], the mean KL of each dimension in nats, where it is a sum of them
     variance: np.ndarray  # [D], of the posterior means over the images
     at_bound: float  # share of the posterior's log-scales at the ends of their range
     loosen: str  # KEY=VALUE that lets the latents keep more
+
+    @property
+    def kl(self) -> float | None:
+        """Of all of z."""
+        return None if self.levels is None else float(self.levels.sum())
 
     @property
     def used(self) -> int:
@@ -95,7 +100,24 @@ class Latents:
             "without z, and codes and edits mean nothing",
             self.loosen,
         )
+        assert self.levels is not None
+        if len(self.levels) > 1:
+            return [collapsed, self._dead(self.levels, collapsed.wrong), self._at_bound()]
         return [collapsed, self._unused(collapsed.wrong), self._at_bound()]
+
+    def _dead(self, levels: np.ndarray, collapsed: bool) -> Check:
+        dead = [f"z{l + 1}" for l, kl in enumerate(levels) if kl < COLLAPSED]
+        which = f"{', '.join(dead[:5])}{', …' if len(dead) > 5 else ''}"
+        return Check(
+            "latents.dead_level",
+            float(levels.min()),
+            COLLAPSED,
+            bool(dead) and not collapsed,
+            "advice",
+            f"{len(dead)} of {len(levels)} levels of latents hold less than {COLLAPSED} nats of an image ({which}): "
+            "they cost time, and what is drawn there changes nothing",
+            "model.objective.free_bits_level=0.5, or fewer levels at that scale (model.scales)",
+        )
 
     def _unused(self, collapsed: bool) -> Check:
         share = self.used / len(self.variance)

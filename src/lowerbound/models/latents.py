@@ -1,0 +1,48 @@
+"""What models with latents that are drawn by a posterior's network have in common: what of it fits together."""
+
+from torch.distributions import Distribution
+
+from lowerbound.errors import ConfigError
+from lowerbound.estimators import Estimator, Pathwise
+from lowerbound.families import Bernoulli, Categorical, Family
+from lowerbound.objectives import IWAE, Objective
+from lowerbound.space import Space
+
+
+def check_kind(field: str, family: Family, levels: int | None) -> None:
+    """Raise ConfigError where a family over latents and these are of different kinds. levels: None for real ones."""
+    whole = isinstance(family, Categorical | Bernoulli)
+    if levels is None and whole:
+        raise ConfigError(
+            f"model.{field}: {family.type_name()} is over whole numbers, and z is real; set "
+            "model.latent_levels, such as 10, and model.prior=priors.Categorical"
+        )
+    right = Bernoulli if levels == 2 else Categorical
+    if levels is not None and not isinstance(family, right):
+        raise ConfigError(f"model.{field}: z takes {levels} values, got {family.type_name()}; use {right.type_name()}")
+
+
+def check_estimator(
+    estimator: Estimator, posterior: Family, q: Distribution, latent: Space, objective: Objective, named: str
+) -> None:
+    """Raise ConfigError where an objective's gradient would not get through draws of the posterior.
+
+    q: such a posterior, of a batch. named: the field that says how z is drawn, estimator or posterior.
+    """
+    if not (estimator.weighs if isinstance(objective, IWAE) else estimator.averages):
+        raise ConfigError(f"model.estimator: {estimator.type_name()} {estimator.other(objective.type_name())}")
+    if why := estimator.why_not(q, latent, objective.draws):
+        raise ConfigError(f"model.{named}: {posterior.type_name()} {why}")
+    if isinstance(objective, IWAE) and objective.dreg and not isinstance(estimator, Pathwise):
+        raise ConfigError(
+            f"model.objective.dreg: it goes through reparameterized draws, and those of {posterior.type_name()} by "
+            f"{estimator.type_name()} are others; set model.objective.dreg=false"
+        )
+
+
+def remarks_of(estimator: Estimator) -> tuple[str, ...]:
+    """What whoever trains with it should know."""
+    if not estimator.biased:
+        return ()
+    name = estimator.type_name()
+    return (f"model.estimator: the gradient of {name} is biased; what is measured draws from q(z|x) itself",)
