@@ -351,15 +351,21 @@ def test_histograms_are_probabilities():
 
 def test_latents():
     each = np.array([1.0, 2.0, 0.5, 0.001])
-    well = Latents(kl=3.5, each=each, variance=each, at_bound=0.0, loosen="")
+    well = Latents(levels=np.array([3.5]), each=each, variance=each, at_bound=0.0, loosen="")
     assert wrong(well.checks()) == set()
     assert well.used == 3
     assert wrong(replace(well, each=each * (each == 2), variance=np.zeros(4)).checks()) == set(), "a quarter is in use"
     assert wrong(replace(well, each=np.full(5, 0.001)).checks()) == {"latents.unused"}
-    assert wrong(replace(well, kl=0.01, each=each * 0).checks()) == {"latents.collapsed"}
+    assert wrong(replace(well, levels=np.array([0.01]), each=each * 0).checks()) == {"latents.collapsed"}
     assert wrong(replace(well, at_bound=0.5).checks()) == {"latents.scales_at_bound"}
+    assert wrong(replace(well, levels=np.array([2.0, 1.0, 0.5])).checks()) == set()
+    (dead,) = [c for c in replace(well, levels=np.array([3.4, 0.01, 0.09])).checks() if c.wrong]
+    assert (dead.name, dead.value) == ("latents.dead_level", 0.01)
+    assert "2 of 3 levels" in dead.message
+    assert "(z2, z3)" in dead.message
+    assert wrong(replace(well, levels=np.array([0.01, 0.02])).checks()) == {"latents.collapsed"}, "not said twice"
     assert replace(well, each=None, variance=np.array([1.0, 0.5, 0.005, 0.005])).used == 2
-    point = replace(well, kl=None, each=None, variance=np.array([1e4, 1e4, 0.1, 0.1]))
+    point = replace(well, levels=None, each=None, variance=np.array([1e4, 1e4, 0.1, 0.1]))
     assert point.used == 2
     assert replace(point, variance=point.variance * 1e-9).used == 2, "the scale of a code without a prior is its own"
 

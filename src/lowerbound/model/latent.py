@@ -148,11 +148,8 @@ class LatentModel(BoundModel):
         x, y = self.taken(x, y)
         return self.likelihood(self._centers(x, y), y).mean
 
-    def centers(self, x: Tensor, y: Y = None) -> tuple[Tensor, ...]:
+    def _centers(self, x: Tensor, y: Y = None) -> tuple[Tensor, ...]:
         """The posterior means of each level, of whole numbers the likeliest: [B, *latent] each."""
-        return self._centers(*self.taken(x, y))
-
-    def _centers(self, x: Tensor, y: Y) -> tuple[Tensor, ...]:
         return tuple(q.mean if l.levels is None else q.mode for q, l in self._levels(x, y))
 
     def log_p_coarse(self, coarse: tuple[Tensor, ...], y: Y = None) -> Tensor:

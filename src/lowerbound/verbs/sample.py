@@ -248,7 +248,7 @@ def _redrawn(
             raise ModelError("--from: what this model makes of an image depends on its label; say it with --label")
         own_y = run.labels(len(own.x), label)
     with torch.no_grad():
-        coarse = model.centers(own.x, to_device(own_y, model.device))[:kept]
+        coarse = model._centers(own.x, to_device(own_y, model.device))[:kept]
 
     def log_p(i: Tensor, k: Tensor) -> Tensor:
         return model.log_p_coarse(tuple(level[i] for level in coarse), k)
