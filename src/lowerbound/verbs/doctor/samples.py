@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lowerbound.model import Draw
+from lowerbound.model import Draw, LatentModel
 from lowerbound.noise import seeded
 from lowerbound.runs import fitted
 from lowerbound.sampling import drawing
@@ -43,7 +43,8 @@ def _drawn(e: Examined) -> np.ndarray:
 
 def _remedy(e: Examined) -> str:
     fits = not e.model.why_no_fitted_prior() and not fitted.is_fitted(e.run.recipe)
-    fit = f"lowerbound fit-prior {e.run.path} --prior mixture; where reconstructions are bad too, "
+    kind = "mixture" if isinstance(e.model, LatentModel) and len(e.model.latents[0].shape) == 1 else "flow"
+    fit = f"lowerbound fit-prior {e.run.path} --prior {kind}; where reconstructions are bad too, "
     return (fit if fits else "") + "a longer training, a smaller train.optimizer.lr"
 
 
