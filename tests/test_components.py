@@ -38,7 +38,7 @@ from lowerbound.networks.causal import CausalNetwork
 from lowerbound.networks.made import MADE
 from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE, AbsoluteError, CrossEntropy, Masking, Reconstruction
-from lowerbound.priors import AutoregressiveMixture, Gaussian, GaussianMixture, PerLabel, SplineFlow, VampPrior
+from lowerbound.priors import AutoregressiveMixture, Gaussian, GaussianMixture, MapFlow, PerLabel, SplineFlow, VampPrior
 from lowerbound.priors import Categorical as Independent
 from lowerbound.quantizers import Quantizer
 from lowerbound.space import Density, Space
@@ -126,6 +126,10 @@ VARIANTS = {
     ),
     "spline prior of a map": (
         vae(latent=(2, 1, 2), prior=SplineFlow.Config(steps=2, bins=3, hidden=(4,))),
+        Space((1, 2, 2), levels=2),
+    ),
+    "convolutional flow prior of a map": (
+        vae(latent=(2, 1, 2), prior=MapFlow.Config(steps=4, width=4)),
         Space((1, 2, 2), levels=2),
     ),
     "mixture of posteriors": (vae(prior=VampPrior.Config(components=3)), Space((1, 2, 2), levels=2)),
