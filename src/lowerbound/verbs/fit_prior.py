@@ -97,13 +97,13 @@ def fit_prior(
     Then the run's pictures are drawn and its validation images measured anew; all other evaluations, which are of the
     former prior, are removed.
 
+    A model that is given a label gets a prior of each label: gaussian and mixture are fitted to its codes alone, the
+    others learn from all.
+
     Args:
         prior: gaussian, mixture (of vectors), flow, spline, autoregressive, or none to take a fitted one out
         components: of a mixture; by default what held-out codes like best
         allow: packages besides lowerbound that components may come from
-
-    A model that is given a label gets a prior of each label: gaussian and mixture are fitted to its codes alone, the
-    others learn from all.
 
     Raises ModelError for a run without real latents, a vector or a map of them, ConfigError for another prior.
     """
