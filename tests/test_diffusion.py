@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lowerbound import testing
+from lowerbound.distributions import Blurred, reach_of
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.metrics.diffusion import Terms
 from lowerbound.metrics.likelihood import NLL
@@ -178,10 +179,23 @@ def test_pixels_given_z_0_have_the_probabilities_that_the_noise_has():
     density = torch.distributions.Normal(alpha(gamma) * values, sigma(gamma)).log_prob(z).exp()  # q(z_0|x)
     x = torch.arange(5, dtype=torch.uint8).reshape(5, 1, 1, 1, 1).expand(5, 7, 1, 2, 2)
     expected = (density / density.sum(0)).log()
-    pixels: Any = [model.likelihood(z[..., i // 2 : i // 2 + 1, i % 2 : i % 2 + 1]) for i in range(4)]  # one by one
-    one = torch.stack([p.logits.log_softmax(-4)[..., 0, 0, 0] for p in pixels], -1)  # [7, 5, 4]
-    torch.testing.assert_close(one.movedim(1, 0).reshape(5, 7, 1, 2, 2), expected)
-    assert model.likelihood(z).log_prob(x).shape == (5, 7)
+    found = model.likelihood(z)
+    torch.testing.assert_close(found.log_prob(x), expected.flatten(2).sum(2))
+    mean = (expected.exp() * torch.arange(5).reshape(5, 1, 1, 1, 1)).sum(0)
+    torch.testing.assert_close(found.mean, mean)
+    broad = Blurred(4 * torch.rand(7, 1, 2, 2), torch.tensor(0.8), IMAGE)
+    close(broad.sample((5000,)).double(), broad.mean)
+    # all values, and those near the nearest alone
+    blur, wide = torch.tensor(0.3), Space((1, 2, 2), levels=256)
+    centre = 260 * torch.rand(500, 1, 2, 2) - 2
+    some, every = Blurred(centre, blur, wide, reach_of(0.3)), Blurred(centre, blur, wide)
+    near = (centre + torch.randn(500, 1, 2, 2)).round().clamp(0, 255).to(torch.uint8)
+    torch.testing.assert_close(some.log_prob(near), every.log_prob(near))
+    torch.testing.assert_close(some.mean, every.mean)
+    with seeded("blurred"):
+        drawn = some.sample((3,))
+    with seeded("blurred"):
+        torch.testing.assert_close(every.sample((3,)), drawn)
 
 
 def test_what_is_remarked_of_an_end_is_what_it_costs():

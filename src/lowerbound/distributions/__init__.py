@@ -1,6 +1,7 @@
 """Distributions that torch lacks: of pixels and codes, their KLs, temperatures, truncation; torch's normals, drawing
 by `lowerbound.noise`; and the moments of vectors."""
 
+from lowerbound.distributions.blurred import Blurred, reach_of
 from lowerbound.distributions.changed import Tempering, check_truncation, detached, tempered, truncated
 from lowerbound.distributions.discretized import DiscretizedNormal, LogisticMixture
 from lowerbound.distributions.divergence import closed_kl, kl_per_dimension
@@ -13,6 +14,7 @@ from lowerbound.distributions.pixels import Bernoulli, Categorical, Dequantized,
 __all__ = [
     "Bent",
     "Bernoulli",
+    "Blurred",
     "Categorical",
     "Choice",
     "Dequantized",
@@ -32,6 +34,7 @@ __all__ = [
     "detached",
     "kl_per_dimension",
     "normal_moments",
+    "reach_of",
     "residual",
     "tempered",
     "truncated",

@@ -35,7 +35,7 @@ from lowerbound.schedules import (
 )
 from lowerbound.space import Density, Space, Y
 from lowerbound.stages import Loss, Score, Stage, Turn
-from lowerbound.units import bits_per_dim, to_unit, unit_bin
+from lowerbound.units import bits_per_dim, from_unit, to_unit, unit_bin
 
 CONTINUOUS = 100  # steps of a sampler, of a model in continuous time, where none are said
 COSTLY = 0.1  # bits/dim that an end of the noise costs by itself, and is remarked upon
@@ -164,7 +164,8 @@ class Diffusion(Diffusing):
     @property
     def footprint(self) -> int:
         outs = [w.shape[0] * (math.prod(self.space.shape[1:]) if w.dim() == 4 else 1) for w in self.parameters()]
-        return max(1, self.space.dims * (self.space.levels or 1), *outs)
+        values = self.space.levels or 1
+        return max(1, self.space.dims * (values if self._reach is None else min(values, 2 * self._reach + 1)), *outs)
 
     @property
     def cost(self) -> int:
@@ -183,10 +184,15 @@ class Diffusion(Diffusing):
             mean, deviation = self.shift + self.scale * mean, (self.scale * deviation).expand(mean.shape)
             normal = dist.Normal(mean, deviation, validate_args=False)
             return Independent(normal, len(self.space.shape), validate_args=False)
-        values = self._scaled(torch.arange(self.space.levels, device=z.device)).to(z.dtype)
-        values = values.reshape(-1, *[1] * len(self.space.shape))
-        apart = (mean.unsqueeze(-len(self.space.shape) - 1) - values) / deviation
-        return dist.Categorical(-0.5 * apart.square(), self.space)
+        centre, r = from_unit(mean, self.space.levels + 1) - 0.5, deviation / unit_bin(self.space.levels + 1)
+        return dist.Blurred(centre, r, self.space, self._reach)
+
+    @property
+    def _reach(self) -> int | None:
+        """How many values on both sides of the nearest p(x|z_0) looks at; None: all, where the noise is learned."""
+        if self.space.levels is None or self.schedule.learned:
+            return None
+        return dist.reach_of(math.exp(self.schedule.begins[0] / 2) / unit_bin(self.space.levels + 1))
 
     def bound_parts(self, x: Tensor, y: Y = None, draws: int = 1) -> BoundParts:
         x, y = self.taken(x, y)
