@@ -322,6 +322,47 @@ def test_a_share_of_conditions_is_left_out_in_training_alone():
     assert model.eval()._left_out(c) is c
 
 
+def pair(rho: float) -> Diffusion:
+    """Of two numbers from N(0, [[1, ρ], [ρ, 1]]), as an image of one row, with E[ε|z]."""
+    model = small(schedule=LINEAR, sampler=Ancestral(steps=50)).build(Space((1, 1, 2))).eval()
+    covariance = torch.tensor([[1.0, rho], [rho, 1.0]])
+
+    def noise_in(z: Tensor, gamma: Tensor, c: Tensor | None) -> Tensor:
+        a, s = alpha(gamma), sigma(gamma)
+        whole = a**2 * covariance + s**2 * torch.eye(2)
+        return s * torch.linalg.solve(whole, z.flatten(1).T).T.view_as(z)
+
+    model._noise_in = noise_in
+    return model
+
+
+def test_what_is_drawn_beside_what_is_kept_has_nearly_the_moments_of_what_is_given():
+    rho, n = 0.9, 4000
+    x, kept = torch.full((n, 1, 1, 2), 1.5), torch.tensor([[True, False]])
+    found = pair(rho).complete(x, kept).x
+    assert bool((found[..., 0] == 1.5).all())
+    rest = found[..., 1]
+    assert abs(float(rest.mean()) - rho * 1.5) < 0.1  # without repetitions 1.05, and nothing kept 0
+    assert abs(float(rest.std()) - math.sqrt(1 - rho**2)) < 0.1
+    with pytest.raises(ModelError, match=r"the mask is of \[2, 2\], expected the size of the images, \[1, 2\]"):
+        pair(rho).complete(x, torch.ones(2, 2).bool())
+    with pytest.raises(ModelError, match="no log p of a part of an image, to draw labels by; give --label"):
+        pair(rho).log_p_kept(x, kept)
+
+
+def test_noise_that_is_put_on_and_taken_away_leaves_what_its_time_leaves():
+    model, n = gaussian(sampler=Ancestral(steps=200)), 20_000
+    x = torch.full((n, 1), 3.0)
+    torch.testing.assert_close(model.redone(x, strength=0.0), x)
+    for strength in (0.3, 0.6, 1.0):
+        gamma = torch.tensor(-6.0 + 11 * strength)
+        gain = VARIANCE * alpha(gamma) / (alpha(gamma) ** 2 * VARIANCE + sigma(gamma) ** 2)  # E[x|z] = gain z
+        found = model.redone(x, strength=strength)
+        assert abs(float(found.mean() - gain * alpha(gamma) * 3)) < 0.05 + 4 * math.sqrt(VARIANCE / n)
+    with pytest.raises(ModelError, match="--strength 2: expected a time from 0"):
+        model.redone(x, strength=2.0)
+
+
 # ---- variants and mistakes
 
 VARIANTS = {

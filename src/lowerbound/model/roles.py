@@ -6,6 +6,7 @@ from typing import NamedTuple, Self
 from torch import Tensor
 
 from lowerbound.model.base import BoundModel, Model, WithoutDensity
+from lowerbound.model.draws import PLAIN, Draw, Told, told_nobody
 from lowerbound.model.latent import LatentModel
 from lowerbound.space import Y
 
@@ -103,6 +104,13 @@ class Diffusing(BoundModel):
     @abstractmethod
     def bound_parts(self, x: Tensor, y: Y = None, draws: int = 1) -> BoundParts:
         """The terms of the bound, for this many draws of the noise and of a time. Raises ModelError for no events."""
+
+    @abstractmethod
+    def redone(
+        self, x: Tensor, y: Y = None, strength: float = 0.5, how: Draw = PLAIN, told: Told = told_nobody
+    ) -> Tensor:
+        """Events x with the noise of a time put on them, 0 to 1, and taken away again: others, near them where the time
+        is small (Meng et al. 2022, SDEdit, https://arxiv.org/abs/2108.01073). Raises ModelError for another time."""
 
     @abstractmethod
     def to_noise(self, x: Tensor, y: Y = None) -> Tensor:

@@ -1,7 +1,7 @@
 """The variational diffusion model: noise is put on by hand, and a network takes it away."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated
 
 import torch
@@ -13,14 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from lowerbound import distributions as dist
 from lowerbound import noise
 from lowerbound.devices import at_least_float32, widened
-from lowerbound.errors import ConfigError, ModelError
-from lowerbound.model import PLAIN, BoundParts, Diffusing, Draw, Drawn, Model, Told, told_nobody
+from lowerbound.errors import ConfigError
+from lowerbound.model import BoundParts, Model
+from lowerbound.models.denoising import Denoising, too_many
 from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
 from lowerbound.networks.residual import ResidualMLP
 from lowerbound.networks.unet import UNet
 from lowerbound.schedules import (
-    DDIM,
     Ancestral,
     Bound,
     Epsilon,
@@ -37,11 +37,10 @@ from lowerbound.space import Density, Space, Y
 from lowerbound.stages import Loss, Score, Stage, Turn
 from lowerbound.units import bits_per_dim, from_unit, to_unit, unit_bin
 
-CONTINUOUS = 100  # steps of a sampler, of a model in continuous time, where none are said
 COSTLY = 0.1  # bits/dim that an end of the noise costs by itself, and is remarked upon
 
 
-class Diffusion(Diffusing):
+class Diffusion(Denoising):
     r"""Noise is put on x by hand, and a network takes it away (Kingma et al. 2021, Variational Diffusion Models,
     https://arxiv.org/abs/2107.00630).
 
@@ -313,80 +312,6 @@ class Diffusion(Diffusing):
         angles = [2 * math.pi / (step * period) * z for period in self.config.fourier]
         return torch.cat([z, *(f(a) for a in angles for f in (torch.sin, torch.cos))], 1).to(self.dtype)
 
-    def _times(self, t: float, like: Tensor) -> Tensor:
-        """A time as a scalar where a tensor is."""
-        return torch.full((), t, dtype=torch.float64, device=like.device)
-
-    # ---- drawing
-
-    def _steps(self, sampler: Sampler) -> int:
-        return sampler.steps or self.config.steps or CONTINUOUS
-
-    def _grid(self, steps: int, like: Tensor) -> Tensor:
-        """γ of steps + 1 times from 1 to 0, which are among those that the network knows: float64."""
-        t = torch.arange(steps, -1, -1, dtype=torch.float64, device=like.device) / steps
-        return self.schedule(t if self.config.steps is None else (t * self.config.steps).round() / self.config.steps)
-
-    def check_how(self, how: Draw, kept: Sequence[str] = ()) -> None:
-        super().check_how(how, kept)
-        steps, guidance = how.steps, how.guidance
-        if why := too_many(steps, self.config.steps):
-            raise ModelError(f"--steps {steps}: {why}")
-        if guidance is None:
-            return
-        if not (math.isfinite(guidance) and guidance >= 0):
-            raise ModelError(f"--guidance {guidance:g}: expected a number of at least 0, 1 for none")
-        if not (self.given and self.config.unconditional):
-            raise ModelError(
-                f"--guidance {guidance:g}: goes from what the network sees in an image to what it sees given a label, "
-                "and this model knows one of the two; train it with data.label=true model.unconditional=0.1"
-            )
-
-    def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
-        temperature = how.at().temperature
-        like = torch.empty(n, *self.space.shape, dtype=at_least_float32(self.dtype), device=self.device)
-        z = temperature * noise.randn_like(like)
-        sampler = how.sampler or self.config.sampler
-        p = self.likelihood(self._along(self._grid(how.steps or self._steps(sampler), z), z, y, sampler, how, told))
-        return Drawn(p.mean if how.mean else p.sample())
-
-    def _along(
-        self, gammas: Tensor, z: Tensor, y: Y, sampler: Sampler, how: Draw = PLAIN, told: Told = told_nobody
-    ) -> Tensor:
-        """z at the last γ, of z at the first."""
-        c, gammas, temperature = self.context(y), gammas.to(z.dtype), how.at().temperature
-
-        def noise_of(z: Tensor, gamma: Tensor) -> Tensor:
-            given = self._noise_in(z, gamma, c)
-            if how.guidance is None or how.guidance == 1:
-                return given
-            # Ho & Salimans (2022), https://arxiv.org/abs/2207.12598
-            without = self._noise_in(z, gamma, None)
-            return without + how.guidance * (given - without)
-
-        for i in range(len(gammas) - 1):
-            z = sampler.step(z, gammas[i], gammas[i + 1], noise_of, temperature)
-            told(i + 1, len(gammas) - 1)
-        return z
-
-    @property
-    def _flow(self) -> Sampler:
-        return self.config.sampler if self.config.sampler.deterministic else DDIM(steps=self.config.sampler.steps)
-
-    @torch.no_grad()
-    def to_noise(self, x: Tensor, y: Y = None) -> Tensor:
-        """Where the probability flow takes events: z_1 [B, *space.shape]; by the model's sampler, or DDIM's steps."""
-        x, y = self.taken(x, y)
-        s = self._scaled(x)
-        gammas = self._grid(self._steps(self._flow), s).flip(0)
-        return self._along(gammas, alpha(gammas[0]).to(s.dtype) * s, y, self._flow)
-
-    @torch.no_grad()
-    def from_noise(self, z: Tensor, y: Y = None) -> Tensor:
-        """Back from z_1 [B, *space.shape]: the means of p(x|z_0), in pixel values, not rounded."""
-        y = self.taken_conditions(len(z), y)
-        return self.likelihood(self._along(self._grid(self._steps(self._flow), z), z, y, self._flow)).mean
-
 
 class _Credit:
     """By which a schedule's inside follows the gradient of each time's squared term, up to a factor."""
@@ -415,13 +340,6 @@ class _Time(nn.Module):
 
 def _normals(draws: int, s: Tensor) -> Tensor:
     return noise.randn((draws, *s.shape), dtype=s.dtype, device=s.device)
-
-
-def too_many(steps: int | None, of: int | None) -> str:
-    """Why a sampler can't make so many steps of a model that has some; "" where it can."""
-    if steps is None or of is None or steps <= of:
-        return ""
-    return f"the model has {of} steps, and takes noise away at their times alone; set at most {of}"
 
 
 def reconstruction_cost(levels: int, gamma: float, points: int = 4001) -> float:

@@ -14,10 +14,16 @@ from lowerbound.data.images import Failed
 from lowerbound.directions import Direction, found, shifted
 from lowerbound.editing.checks import check_number
 from lowerbound.editing.latents import Editor
-from lowerbound.errors import UserError, counted
-from lowerbound.model import with_residual
+from lowerbound.errors import ModelError, UserError, counted
+from lowerbound.model import Diffusing, Drawn, with_residual
+from lowerbound.model import Told as Counted
+from lowerbound.noise import seeded
 from lowerbound.pictures import Table, check_out, save_table
+from lowerbound.progress import Progress
+from lowerbound.runs.inputs import user_images
 from lowerbound.runs.run import Run
+from lowerbound.sampling.drawing import in_parts
+from lowerbound.space import Y
 from lowerbound.verbs.base import (
     MANY,
     WITH_HYPHEN,
@@ -118,11 +124,12 @@ def edit(
     code: Annotated[str, Parameter(name="--from")] = "mean",
     strength_grid: Annotated[Sequence[float] | None, Option(str | None, numbers(float)), WITH_HYPHEN] = None,
     residual: bool = False,
+    strength: float | None = None,
     device: Device = "auto",
     seed: Seed = 0,
     progress: Told = False,
 ) -> Edited:
-    """Change images by their codes: encode, change z, decode.
+    """Change images by their codes: encode, change z, decode; by a diffusion model: put noise on, take it away again.
 
     Args:
         images: image files
@@ -134,8 +141,14 @@ def edit(
         code: mean or sample: of q(z|x); of whole numbers the mode stands for the mean
         strength_grid: -1,0,1,2: the whole change times each of these
         residual: add back what the reconstruction lost
-        seed: of the draws of q(z|x)
+        strength: of a diffusion model's noise, from 0 (the image stays) to 1 (another image)
+        seed: of the draws of q(z|x), and of noise
     """
+    if strength is not None:
+        others = {"--set": set, "--direction": direction, "--strength-grid": strength_grid, "--own-label": own_label}
+        if said := [name for name, value in others.items() if value]:
+            raise UserError(f"{said[0]}: changes a code, and --strength {strength:g} puts noise on the image; give one")
+        return _redone(run, images, strength, label, check_out(out), device, seed, progress)
     if code not in ("mean", "sample"):
         raise UserError(f"--from {code}: expected mean or sample")
     change, draw = Edit(set or {}, direction or {}), seed if code == "sample" else None
@@ -178,6 +191,35 @@ def edit(
     marks = ["edited"] if strengths is None else [f"times{s:g}" for s in strengths]
     names = [f"{Path(path).stem}-{mark}{suffix}.png" for path in own.paths for mark in marks]
     return Edited(table, edited.cpu().numpy(), names, own.paths, residual, draw, out, own.failed).saved()
+
+
+def _redone(
+    run: Run,
+    images: Sequence[str | Path],
+    strength: float,
+    label: str | int | None,
+    out: Path | None,
+    device: torch.device,
+    seed: int,
+    progress: Progress,
+) -> Edited:
+    """Images with noise put on them and taken away. Raises ModelError for a model that doesn't."""
+    model = run.load(device)
+    if not isinstance(model, Diffusing):
+        raise ModelError(f"--strength {strength:g}: {type(model).__name__} takes no noise away; a diffusion model does")
+    own = user_images(run, images, progress, device)
+    y = run.labels(len(own.x), label, seed)
+
+    def some(part: Tensor, given: Y, told: Counted) -> Drawn:
+        return Drawn(model.redone(own.x[part], given, strength, told=told))
+
+    with seeded(seed, "edit", quick=True):
+        edited = in_parts(model, len(own.x), y, some, progress).x.cpu().numpy()
+    words = f"noise of time {strength:g}" + ("" if label is None else f"; label {label}")
+    whole = np.stack([own.x.cpu().numpy(), edited], 1)
+    table = Table(x=whole, levels=model.space.levels or 256, columns=("original", words))
+    names = [f"{Path(path).stem}-edited.png" for path in own.paths]
+    return Edited(table, edited[:, None], names, own.paths, False, seed, out, own.failed).saved()
 
 
 def _times(z: Tensor, moved: Tensor, strengths: Sequence[float]) -> Tensor:

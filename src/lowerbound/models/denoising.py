@@ -1,0 +1,181 @@
+"""How a diffusion model takes noise away: samples, the probability flow, images changed and completed."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from lowerbound import noise
+from lowerbound.devices import at_least_float32
+from lowerbound.errors import ModelError
+from lowerbound.model import PLAIN, Diffusing, Draw, Drawn, Told, told_nobody
+from lowerbound.networks.context import Context
+from lowerbound.schedules import DDIM, Sampler, Schedule, alpha, sigma
+from lowerbound.space import Y
+
+CONTINUOUS = 100  # steps of a sampler, of a model in continuous time, where none are said
+REPEATED = 5  # times that each step is taken where a part of the image is kept
+
+
+class Denoising(Diffusing):
+    """What comes of events with noise on them, at any γ, whose noise is known."""
+
+    schedule: Schedule
+    context: Context
+
+    @abstractmethod
+    def likelihood(self, z: Tensor) -> Distribution:
+        """p(x|z_0) of z_0 [..., *space.shape]."""
+
+    @abstractmethod
+    def _scaled(self, x: Tensor) -> Tensor:
+        """Events as noise is put on them, in float32 at least."""
+
+    @abstractmethod
+    def _noise_in(self, z: Tensor, gamma: Tensor, c: Tensor | None) -> Tensor:
+        """ε̂ of z [N, *shape] at γ [N] or a scalar, given c [N, context]."""
+
+    def _times(self, t: float, like: Tensor) -> Tensor:
+        """A time as a scalar where a tensor is."""
+        return torch.full((), t, dtype=torch.float64, device=like.device)
+
+    # ---- drawing
+
+    def _steps(self, sampler: Sampler) -> int:
+        return sampler.steps or self.config.steps or CONTINUOUS
+
+    def _grid(self, steps: int, like: Tensor) -> Tensor:
+        """γ of steps + 1 times from 1 to 0, which are among those that the network knows: float64."""
+        t = torch.arange(steps, -1, -1, dtype=torch.float64, device=like.device) / steps
+        return self.schedule(t if self.config.steps is None else (t * self.config.steps).round() / self.config.steps)
+
+    def check_how(self, how: Draw, kept: Sequence[str] = ()) -> None:
+        super().check_how(how, kept)
+        steps, guidance = how.steps, how.guidance
+        if why := too_many(steps, self.config.steps):
+            raise ModelError(f"--steps {steps}: {why}")
+        if guidance is None:
+            return
+        if not (math.isfinite(guidance) and guidance >= 0):
+            raise ModelError(f"--guidance {guidance:g}: expected a number of at least 0, 1 for none")
+        if not (self.given and self.config.unconditional):
+            raise ModelError(
+                f"--guidance {guidance:g}: goes from what the network sees in an image to what it sees given a label, "
+                "and this model knows one of the two; train it with data.label=true model.unconditional=0.1"
+            )
+
+    def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
+        temperature = how.at().temperature
+        like = torch.empty(n, *self.space.shape, dtype=at_least_float32(self.dtype), device=self.device)
+        z = temperature * noise.randn_like(like)
+        sampler = how.sampler or self.config.sampler
+        p = self.likelihood(self._along(self._grid(how.steps or self._steps(sampler), z), z, y, sampler, how, told))
+        return Drawn(p.mean if how.mean else p.sample())
+
+    def _along(
+        self, gammas: Tensor, z: Tensor, y: Y, sampler: Sampler, how: Draw = PLAIN, told: Told = told_nobody
+    ) -> Tensor:
+        """z at the last γ, of z at the first."""
+        c, gammas, temperature = self.context(y), gammas.to(z.dtype), how.at().temperature
+
+        def noise_of(z: Tensor, gamma: Tensor) -> Tensor:
+            given = self._noise_in(z, gamma, c)
+            if how.guidance is None or how.guidance == 1:
+                return given
+            # Ho & Salimans (2022), https://arxiv.org/abs/2207.12598
+            without = self._noise_in(z, gamma, None)
+            return without + how.guidance * (given - without)
+
+        for i in range(len(gammas) - 1):
+            z = sampler.step(z, gammas[i], gammas[i + 1], noise_of, temperature)
+            told(i + 1, len(gammas) - 1)
+        return z
+
+    # ---- images changed
+
+    @torch.no_grad()
+    def redone(
+        self, x: Tensor, y: Y = None, strength: float = 0.5, how: Draw = PLAIN, told: Told = told_nobody
+    ) -> Tensor:
+        self.check_how(how)
+        x, y = self.taken(x, y)
+        if not 0 <= strength <= 1:
+            raise ModelError(f"--strength {strength:g}: expected a time from 0, where nothing changes, to 1, all noise")
+        s, sampler = self._scaled(x), how.sampler or self.config.sampler
+        gammas = self._grid(how.steps or self._steps(sampler), s)
+        gammas = gammas[len(gammas) - 1 - round(strength * (len(gammas) - 1)) :]
+        z = self._along(gammas, self._noised(s, gammas[0]), y, sampler, how, told)
+        return self.likelihood(z).sample() if len(gammas) > 1 else x
+
+    def keeps(self, kept: Tensor) -> dict[str, Tensor]:
+        if tuple(kept.shape) != self.space.shape[1:]:
+            raise ModelError(
+                f"the mask is of {list(kept.shape)}, expected the size of the images, {list(self.space.shape[1:])}"
+            )
+        return {"pixels": kept}
+
+    def log_p_kept(self, x: Tensor, kept: Tensor, y: Y = None) -> Tensor:
+        raise ModelError(f"{type(self).__name__} has no log p of a part of an image, to draw labels by; give --label")
+
+    @torch.no_grad()
+    def complete(self, x: Tensor, kept: Tensor, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:
+        """Events like x where `kept` [H, W] is true, and drawn given that elsewhere, nearly (Lugmayr et al. 2022,
+        RePaint, https://arxiv.org/abs/2201.09865).
+
+        At every step what is kept is x with the noise of that time, and the step is taken REPEATED times, so that what
+        is drawn comes to agree with it. The more often, the nearer it is to a draw of p(rest|kept); it is not one.
+        """
+        self.check_how(how)
+        x, y = self.taken(x, y)
+        y = self._checked_draw(len(x), y, how)
+        stays = self.keeps(kept)["pixels"].to(self.device)
+        s, sampler = self._scaled(x), how.sampler or self.config.sampler
+        gammas = self._grid(how.steps or self._steps(sampler), s)
+        z = how.at().temperature * noise.randn_like(s)
+        for i, (t, end) in enumerate(pairwise(gammas)):
+            for again in range(REPEATED):
+                finer = torch.where(stays, self._noised(s, end), self._along(gammas[i : i + 2], z, y, sampler, how))
+                z = finer if again == REPEATED - 1 else self._coarser(finer, end, t)
+            told(i + 1, len(gammas) - 1)
+        p = self.likelihood(z)
+        found = p.mean if how.mean else p.sample()
+        return Drawn(torch.where(stays, x.to(found.dtype), found))
+
+    def _noised(self, s: Tensor, gamma: Tensor) -> Tensor:
+        """A draw of q(z_t|x) for scaled events, at γ."""
+        return alpha(gamma).to(s.dtype) * s + sigma(gamma).to(s.dtype) * noise.randn_like(s)
+
+    def _coarser(self, z: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """A draw of q(z_t|z_s), at the γ of both times."""
+        share = alpha(t) / alpha(s)
+        left = (sigma(t) ** 2 - share**2 * sigma(s) ** 2).sqrt()
+        return share.to(z.dtype) * z + left.to(z.dtype) * noise.randn_like(z)
+
+    @property
+    def _flow(self) -> Sampler:
+        return self.config.sampler if self.config.sampler.deterministic else DDIM(steps=self.config.sampler.steps)
+
+    @torch.no_grad()
+    def to_noise(self, x: Tensor, y: Y = None) -> Tensor:
+        """Where the probability flow takes events: z_1 [B, *space.shape]; by the model's sampler, or DDIM's steps."""
+        x, y = self.taken(x, y)
+        s = self._scaled(x)
+        gammas = self._grid(self._steps(self._flow), s).flip(0)
+        return self._along(gammas, alpha(gammas[0]).to(s.dtype) * s, y, self._flow)
+
+    @torch.no_grad()
+    def from_noise(self, z: Tensor, y: Y = None) -> Tensor:
+        """Back from z_1 [B, *space.shape]: the means of p(x|z_0), in pixel values, not rounded."""
+        y = self.taken_conditions(len(z), y)
+        return self.likelihood(self._along(self._grid(self._steps(self._flow), z), z, y, self._flow)).mean
+
+
+def too_many(steps: int | None, of: int | None) -> str:
+    """Why a sampler can't make so many steps of a model that has some; "" where it can."""
+    if steps is None or of is None or steps <= of:
+        return ""
+    return f"the model has {of} steps, and takes noise away at their times alone; set at most {of}"
