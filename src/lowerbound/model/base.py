@@ -323,7 +323,7 @@ class Model(nn.Module):
 
     def _cannot_complete(self) -> str:
         name = type(self).__name__
-        return f"{name} can't complete images; {AUTOREGRESSIVE}, a VQ-VAE of such priors and a diffusion model can"
+        return f"{name} can't complete images; {AUTOREGRESSIVE} can, a VQ-VAE of such priors, and a diffusion model"
 
     # ---- log p(x)
 
