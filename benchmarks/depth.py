@@ -1,6 +1,6 @@
 """What a level of latents buys: the runs, table and picture of docs/depth.md, by one command.
 
-    python benchmarks/depth.py                       # an hour of one core, then seconds again
+    python benchmarks/depth.py                       # half an hour of one core, then seconds again
     python benchmarks/depth.py --runs runs/depth     # where the runs are, or are put
 
 The 8x8 digits of 17 grey values. Runs that are not there yet are trained. Bounds, their differences image by image and
@@ -24,12 +24,12 @@ from lowerbound.pictures import Table, save_png, table_picture
 
 PAGE = Path("docs/depth.md")
 PICTURE = PAGE.parent / "pictures/depth.png"
-TRAIN = {"steps": 4000, "batch": 64, "averaging": {"decay": 0.999}}
+TRAIN = {"steps": 2000, "batch": 64, "averaging": {"decay": 0.999}}
 HIERARCHY = {
     "type": "models.hierarchical.HierarchicalVAE",
     "likelihood": {"type": "families.DiscretizedNormal"},
-    "width": 48,
-    "inner": 24,
+    "width": 32,
+    "inner": 16,
 }
 SHOWN = 12  # samples in a row of the picture
 
@@ -41,7 +41,7 @@ def levels(n: int) -> dict:
 
 
 def diffusion(steps: int | None) -> dict:
-    network = {"type": "networks.unet.UNet", "widths": [32, 48], "blocks": 1}
+    network = {"type": "networks.unet.UNet", "widths": [16, 32], "blocks": 1}
     return {"type": "models.diffusion.Diffusion", "steps": steps, "network": network}
 
 
