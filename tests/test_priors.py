@@ -8,12 +8,22 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from command import right
 from lowerbound.distributions import MultivariateNormal
 from lowerbound.errors import ConfigError, ModelError
-from lowerbound.families import FullNormal, Point
+from lowerbound.families import (
+    Bernoulli,
+    DiagonalNormal,
+    DiscretizedNormal,
+    Family,
+    FixedScaleNormal,
+    FullNormal,
+    LogisticMixture,
+    Point,
+    SharedScaleNormal,
+)
 from lowerbound.model import Model
 from lowerbound.models.flow import Flow
 from lowerbound.models.vae import VAE
@@ -128,6 +138,32 @@ def test_inputs_begin_near_black_or_at_images():
     assert len(set(same.float().argmax(1).tolist())) > 5  # drawn without repeats
     with pytest.raises(ModelError, match=r"components=9: there are 8 training images to begin at; set at most 8"):
         stage.begin(x[:8].split(3))
+
+
+MEANS = [Bernoulli(), DiscretizedNormal(), DiagonalNormal(), SharedScaleNormal(), FixedScaleNormal(scale=0.01)]
+
+
+@pytest.mark.parametrize("likelihood", [*MEANS, LogisticMixture(components=2)], ids=lambda f: type(f).__name__)
+def test_the_decoder_begins_at_the_mean_image(likelihood: Family):
+    """With weights of 0, whatever z is; with a mixture it begins where it did."""
+    space = Space((1, 4, 4), levels=2 if isinstance(likelihood, Bernoulli) else 17)
+    vae = VAE.Config(latent=(2,), prior=VampPrior.Config(components=5), likelihood=likelihood).build(space)
+    for p in vae.decoder.parameters():
+        nn.init.zeros_(p)
+    with seeded("begin"):
+        x, z = events(space, 200), torch.randn(3, 2)
+        before = vae.decode(z).mean
+        (stage,) = vae.stages()
+        assert stage.begin is not None
+        stage.begin(x.split(70))
+    h, mean = vae.get_parameter("offset.h").detach(), x.double().mean(0).float()
+    if isinstance(likelihood, LogisticMixture):
+        assert torch.equal(vae.decode(z).mean, before)
+    elif isinstance(likelihood, Bernoulli | FixedScaleNormal):
+        assert torch.allclose(vae.decode(z).mean, mean.expand(3, -1, -1, -1), atol=0.05)
+    else:
+        assert torch.allclose(h[:1], mean / 8 - 1, atol=1e-6)
+        assert not h[1:].any()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from lowerbound.distributions import Normal
 from lowerbound.errors import ConfigError
 from lowerbound.estimators import Estimator, Pathwise
 from lowerbound.space import Density, Shape, Space
+from lowerbound.units import to_unit
 
 LOG_SCALE = (-7.0, 7.0)  # the bounds of Salimans et al. (2017, code) below and, against overflow, above
 
@@ -59,6 +60,10 @@ class Family(Component, abstract=True):
     def network(self, space: Space) -> nn.Module | None:
         """The network that a Head learns for all events alike, in the place of `learned_once`; None: none."""
         return None
+
+    def around(self, mean: Tensor, space: Space) -> Tensor:
+        """h [*param_shape] of a distribution with about this mean [*space.shape]; zeros where none is known."""
+        return mean.new_zeros(self.param_shape(space))
 
     @abstractmethod
     def __call__(self, h: Tensor, space: Space, learned: Any = None) -> Distribution:
@@ -131,6 +136,13 @@ def stacked(h: Tensor, n: int, space: Space) -> Tensor:
 def split(h: Tensor, n: int, space: Space) -> tuple[Tensor, ...]:
     """[..., *times(n, space)] -> n of [..., *space.shape]."""
     return stacked(h, n, space).unbind(-len(space.shape) - 1)
+
+
+def mean_first(family: Family, mean: Tensor, space: Space) -> Tensor:
+    """`Family.around` of a family whose first parameter is the mean, of whole numbers on the scale of [-1, 1]."""
+    h = mean.new_zeros(family.param_shape(space))
+    h[: space.shape[0]] = mean if space.levels is None else to_unit(mean, space.levels)
+    return h
 
 
 def whole(family: Family, space: Space) -> int:

@@ -10,7 +10,17 @@ from lowerbound import distributions as dist
 from lowerbound.distributions import LowRankNormal as LowRank
 from lowerbound.distributions import MultivariateNormal
 from lowerbound.errors import ConfigError
-from lowerbound.families.base import LOG_SCALE, Family, check_ordered, length, normal_over, real_density, split, times
+from lowerbound.families.base import (
+    LOG_SCALE,
+    Family,
+    check_ordered,
+    length,
+    mean_first,
+    normal_over,
+    real_density,
+    split,
+    times,
+)
 from lowerbound.space import Density, Shape, Space
 
 
@@ -36,6 +46,9 @@ class DiagonalNormal(Family):
         check_ordered(self, space)
         return times(2, space)
 
+    def around(self, mean: Tensor, space: Space) -> Tensor:
+        return mean_first(self, mean, space)
+
     def __call__(self, h: Tensor, space: Space, learned: Tensor | None = None) -> Distribution:
         mean, log_scale = split(h, 2, space)
         return normal_over(mean, log_scale.clamp(*LOG_SCALE).exp(), space)
@@ -59,6 +72,9 @@ class FixedScaleNormal(Family):
     def param_shape(self, space: Space) -> Shape:
         check_ordered(self, space)
         return times(1, space)
+
+    def around(self, mean: Tensor, space: Space) -> Tensor:
+        return mean_first(self, mean, space)
 
     def __call__(self, h: Tensor, space: Space, learned: Tensor | None = None) -> Distribution:
         (mean,) = split(h, 1, space)
@@ -85,6 +101,9 @@ class SharedScaleNormal(Family):
         if not self.per_channel or not space.shape:
             return ()
         return (space.shape[0], *[1] * (len(space.shape) - 1))
+
+    def around(self, mean: Tensor, space: Space) -> Tensor:
+        return mean_first(self, mean, space)
 
     def __call__(self, h: Tensor, space: Space, learned: Tensor | None = None) -> Distribution:
         (mean,) = split(h, 1, space)

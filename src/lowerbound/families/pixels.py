@@ -2,15 +2,18 @@
 
 from typing import ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor
 from torch.distributions import Distribution
 
 from lowerbound import distributions as dist
 from lowerbound.estimators import RLOO, DisARM, Estimator
-from lowerbound.families.base import LOG_SCALE, Family, check_ordered, split, stacked, times, whole
+from lowerbound.families.base import LOG_SCALE, Family, check_ordered, mean_first, split, stacked, times, whole
 from lowerbound.space import Density, Shape, Space
 from lowerbound.units import from_unit
+
+RARE = 0.01  # probability that a pixel begins at which is always black, or always white
 
 
 class Noiseless(Family):
@@ -69,6 +72,9 @@ class Bernoulli(Family):
         whole(self, space)
         return times(1, space)
 
+    def around(self, mean: Tensor, space: Space) -> Tensor:
+        return torch.logit(mean / (whole(self, space) - 1), eps=RARE)
+
     def __call__(self, h: Tensor, space: Space, learned: Tensor | None = None) -> Distribution:
         (logits,) = split(h, 1, space)
         return dist.Bernoulli(logits, space)
@@ -121,6 +127,9 @@ class DiscretizedNormal(Family):
         whole(self, space)
         check_ordered(self, space)
         return times(2, space)
+
+    def around(self, mean: Tensor, space: Space) -> Tensor:
+        return mean_first(self, mean, space)
 
     def __call__(self, h: Tensor, space: Space, learned: Tensor | None = None) -> Distribution:
         mean, log_scale = split(h, 2, space)

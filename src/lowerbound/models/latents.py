@@ -1,12 +1,42 @@
 """What models with latents that are drawn by a posterior's network have in common: what of it fits together."""
 
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.errors import ConfigError
 from lowerbound.estimators import Estimator, Pathwise
-from lowerbound.families import Bernoulli, Categorical, Family
+from lowerbound.families import Bernoulli, Categorical, Family, Head
 from lowerbound.objectives import IWAE, Objective
 from lowerbound.space import Space
+
+
+class Offset(nn.Module):
+    """What is added to the decoder's output: learned, and begun at the parameters of the mean event.
+
+    Else the mean event is the first thing that a decoder learns, and where no prior holds posterior means near 0 it
+    learns it through them: they drift off together, units that saturate see a constant, and z says nothing any more.
+    """
+
+    def __init__(self, head: Head):
+        super().__init__()
+        self.head = (head,)  # not a part of it
+        self.h = nn.Parameter(torch.zeros(head.in_shape))
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.h
+
+    @torch.no_grad()
+    def passing(self, events: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The events [B, *shape], and after the last of them begin at their mean."""
+        (head,) = self.head
+        total, n = torch.zeros(head.space.shape, dtype=torch.float64, device=self.h.device), 0
+        for x in events:
+            total, n = total + x.double().sum(0), n + len(x)
+            yield x
+        self.h.copy_(head.family.around(total / max(1, n), head.space))
 
 
 def check_kind(field: str, family: Family, levels: int | None) -> None:

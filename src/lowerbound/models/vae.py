@@ -16,7 +16,7 @@ from lowerbound.estimators import Draws, Estimator
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
 from lowerbound.model import Draw, ElboTerms, LatentModel, Model, Refittable, Told
 from lowerbound.models.labels import SemiSupervised, drawn_label
-from lowerbound.models.latents import check_estimator, check_kind, remarks_of
+from lowerbound.models.latents import Offset, check_estimator, check_kind, remarks_of
 from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
 from lowerbound.networks.mlp import MLP
@@ -120,6 +120,7 @@ class VAE(Refittable):
             else config.decoder.build(self.latent.feature_shape, self.likelihood_head.in_shape, self.context.width)
         )
         self.classifier = None if config.classifier is None else self._classifier(config.classifier)
+        self.offset = Offset(self.likelihood_head) if isinstance(self.own_prior, Bindable) else nn.Identity()
         self.register_load_state_dict_pre_hook(_as_now)
         if config.pretraining is not None and not isinstance(self.own_prior, Begins):
             raise ConfigError(
@@ -310,7 +311,8 @@ class VAE(Refittable):
 
     def stages(self) -> tuple[Stage, ...]:
         """The model, and the fitted prior: the gradient of each ends where the other begins."""
-        networks = (self.posterior_head, self.likelihood_head, self.context, self.encoder, self.decoder)
+        heads, networks = (self.posterior_head, self.likelihood_head), (self.context, self.encoder, self.decoder)
+        networks = (*heads, *networks, self.offset)
         own = (self.own_prior, *networks, *(() if self.classifier is None else (self.classifier,)))
         parts = networks if self.first_prior is not None else (self,) if self.fitted_prior is None else own
         score = self.config.objective.score if self.classifier is None else Score(draws=None)
@@ -318,7 +320,7 @@ class VAE(Refittable):
         if (objective := self.config.pretraining) is not None:
             before = Stage("pretraining", (Turn(networks, self._pretraining_loss),), score=objective.score)
             found = before, found[0]._replace(begin=self._begin)
-        if isinstance(self.own_prior, Bindable) and self.own_prior.begins:
+        if isinstance(self.own_prior, Bindable):
             found = (*found[:-1], found[-1]._replace(begin=self._begin_inputs))
         if self.first_prior is not None:
             found = (*found, self._label_stage())
@@ -330,9 +332,15 @@ class VAE(Refittable):
         self.own_prior.fit(tuple(self.posterior(0, self.bottom_up(x)).mean for x in events))
 
     def _begin_inputs(self, events: Iterable[Tensor]) -> None:
-        """The prior begins at training images."""
-        assert isinstance(self.own_prior, Bindable)
-        self.own_prior.begin_at(self.seen(x) for x in events)
+        """The prior begins at training images, if it does, and what the decoder adds at their mean."""
+        prior, offset = self.own_prior, self.offset
+        assert isinstance(prior, Bindable)
+        assert isinstance(offset, Offset)
+        seen = (self.seen(x) for x in offset.passing(events))
+        if prior.begins:
+            prior.begin_at(seen)
+        for _ in seen:
+            pass
 
     def _prior_stage(self, prior: Model) -> Stage:
         """How a prior is trained, on a draw of z for each x in the place of events."""
@@ -433,7 +441,7 @@ class VAE(Refittable):
             c = c.expand(*batch, c.shape[-1]).reshape(-1, c.shape[-1])
         flat = code.reshape(-1, *shape)
         h = self.decoder((flat if relaxed else self.latent.features(flat)).to(self.dtype), c)
-        return self.likelihood_head(h.unflatten(0, batch))
+        return self.likelihood_head(self.offset(h.unflatten(0, batch)))
 
     @property
     def is_plane(self) -> bool:
@@ -457,6 +465,8 @@ def _as_now(model: VAE, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Weights take the names they have now, and those of a fitted prior that is not configured are left out."""
     for name in [n for n in state if n.startswith(prefix + "prior.")]:
         state[prefix + "own_" + name.removeprefix(prefix)] = state.pop(name)
+    for name, own in model.offset.state_dict(prefix=prefix + "offset.").items():
+        state.setdefault(name, torch.zeros_like(own))
     if model.fitted_prior is None:
         for name in [n for n in state if n.startswith(prefix + "fitted_prior.")]:
             del state[name]
