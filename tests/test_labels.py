@@ -254,18 +254,38 @@ def test_a_cluster_is_drawn_from_alone(config: GaussianMixture.Config | FullGaus
         VAE.Config(latent=(2,), encoder=SMALL, decoder=SMALL).build(WORLD).draw(2, how=Draw(cluster=0))
 
 
-def test_a_mixture_begins_at_the_clusters_there_are():
+@pytest.mark.parametrize(
+    "config", [GaussianMixture.Config(components=3), FullGaussianMixture.Config(components=3, starts=5)]
+)
+def test_a_mixture_begins_at_the_clusters_there_are(config: GaussianMixture.Config | FullGaussianMixture.Config):
     torch.manual_seed(0)
     centres = torch.tensor([[5.0, 0.0], [-5.0, 0.0], [0.0, 8.0]])
     z = centres[torch.arange(3000) % 3] + 0.5 * torch.randn(3000, 2)
     with seeded("fit"):
-        prior = GaussianMixture.Config(components=3).build(Space((2,)))
+        prior = config.build(Space((2,)))
         prior.fit([z[:1000], z[1000:]])
     found = prior.mean[prior.mean[:, 0].argsort()].detach()
     torch.testing.assert_close(found, centres[[1, 2, 0]], atol=0.1, rtol=0)
-    torch.testing.assert_close(prior.log_scale.exp().detach(), torch.full((3, 2), 0.5), atol=0.05, rtol=0)
+    scale = prior.distribution().component_distribution.stddev.detach()  # pyright: ignore
+    torch.testing.assert_close(scale, torch.full((3, 2), 0.5), atol=0.05, rtol=0)
     with pytest.raises(ModelError, match="5 codes are too few"):
         prior.fit([z[:5]])
+
+
+def test_of_several_starts_the_likeliest_or_the_most_even_counts():
+    """Of digits' six first principal components, where every start ends elsewhere."""
+    x = torch.from_numpy(Data(source="digits").open("train").x).flatten(1).float()
+    _, _, v = torch.pca_lowrank(x, 6)
+    z = x @ v
+    found = {}
+    for name, more in {"one": {}, "likeliest": {"starts": 8}, "even": {"starts": 8, "even": True}}.items():
+        with seeded("starts"):
+            prior = FullGaussianMixture.Config(components=10, **more).build(Space((6,)))
+            prior.fit([z])
+        weights = prior.logits.detach().softmax(0)
+        found[name] = float(prior.log_density(z).detach().mean()), float(-(weights * weights.log()).sum())
+    assert found["likeliest"][0] > found["one"][0] + 1e-3
+    assert found["even"][1] > max(found["one"][1], found["likeliest"][1]) + 1e-3
 
 
 def test_clusters_are_named_so_that_most_are_right(tmp_path: Path):

@@ -23,7 +23,6 @@ from lowerbound.stages import Stage, Turn, of_events
 
 CHOICES = (5, 20, 60)  # components of a mixture, of which held-out events choose
 MIXED = 20_000  # events, at most, that a mixture is fitted to: its time grows with them times components times D²
-STARTS = 10  # of a fit of clusters, of which the likeliest counts
 
 
 class GaussianMixture(Mixed):
@@ -35,6 +34,7 @@ class GaussianMixture(Mixed):
     class Config(Model.Config):
         one_for_all: ClassVar[bool] = True
         components: int = Field(default=10, gt=0)
+        starts: int = Field(default=10, gt=0)  # of `fit`, of which the likeliest counts
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "GaussianMixture":
             return GaussianMixture(self, space, given)
@@ -61,13 +61,13 @@ class GaussianMixture(Mixed):
 
     @torch.no_grad()
     def fit(self, events: Iterable[Tensor]) -> None:
-        """Set it to the likeliest that expectation maximization finds from STARTS, of all events [B, *shape] of the
-        batches, read once.
+        """Set it to the likeliest that expectation maximization finds of all events [B, *shape] of the batches, read
+        once.
 
         Raises ModelError for fewer than two events for each component.
         """
         flat = (x.flatten(1) for x in events)
-        weights, mean, variance = expectation_maximization(flat, self.config.components, "diag", STARTS)
+        weights, mean, variance = expectation_maximization(flat, self.config.components, "diag", self.config.starts)
         self.logits.copy_(weights.log())
         self.mean.copy_(mean.view_as(self.mean))
         self.log_scale.copy_(0.5 * variance.log().view_as(self.log_scale))
@@ -80,6 +80,8 @@ class FullGaussianMixture(Mixed):
         offered_as: ClassVar[str | None] = "mixture"
         one_for_all: ClassVar[bool] = True
         components: int = Field(default=10, gt=0)
+        starts: int = Field(default=1, gt=0)  # of `fit`, of which the likeliest counts
+        even: bool = False  # instead, the one whose weights are the most even: clusters taken to be equally frequent
 
         @classmethod
         def choices(cls) -> tuple["FullGaussianMixture.Config", ...]:
@@ -112,7 +114,9 @@ class FullGaussianMixture(Mixed):
 
         Raises ModelError for fewer than two events for each component.
         """
-        weights, mean, covariance = expectation_maximization(events, self.config.components, "full")
+        weights, mean, covariance = expectation_maximization(
+            events, self.config.components, "full", self.config.starts, self.config.even
+        )
         self.put(weights, mean, covariance)
 
     @torch.no_grad()
@@ -124,13 +128,16 @@ class FullGaussianMixture(Mixed):
 
 
 def expectation_maximization(
-    events: Iterable[Tensor], K: int, covariance: Literal["full", "diag"], starts: int = 1
+    events: Iterable[Tensor], K: int, covariance: Literal["full", "diag"], starts: int = 1, even: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weights [K], means [K, D] and covariances [K, D, D], or variances [K, D], of events [B, D] in batches.
 
     That is scikit-learn's, on at most MIXED standardized events, from starts drawn by `noise`; 100 steps at most, which
-    are near enough. Raises ModelError for fewer than two events for each component, and too few for a full covariance.
+    are near enough. Of several starts the likeliest counts, or with `even` that of the most even weights.
+
+    Raises ModelError for fewer than two events for each component, and too few for a full covariance.
     """
+    from scipy.stats import entropy
     from sklearn.exceptions import ConvergenceWarning  # slow imports, and all modules are imported to find priors
     from sklearn.mixture import GaussianMixture as Estimator
 
@@ -144,12 +151,22 @@ def expectation_maximization(
         )
     mean, scale = z.mean(0), z.std(0).clamp(min=1e-3 * float(z.std(0).max()))
     seed = int(noise.randint(0, 2**31, ()))
-    estimator = Estimator(K, covariance_type=covariance, reg_covar=1e-5, random_state=seed, n_init=starts)
+    standardized = ((z - mean) / scale).numpy()
+
+    def fitted(seed: int, starts: int) -> Estimator:
+        return Estimator(K, covariance_type=covariance, reg_covar=1e-5, random_state=seed, n_init=starts).fit(
+            standardized
+        )
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        estimator.fit(((z - mean) / scale).numpy())
-    weights, means, found = (
+        if even:  # the likeliest is often one that parts a cluster of thin shape, and joins two others
+            found = (fitted((seed + i) % 2**31, 1) for i in range(starts))
+            estimator = max(found, key=lambda e: float(entropy(np.asarray(e.weights_))))
+        else:
+            estimator = fitted(seed, starts)
+    weights, means, covariances = (
         torch.from_numpy(np.asarray(a)) for a in (estimator.weights_, estimator.means_, estimator.covariances_)
     )
     spread = scale.square() if covariance == "diag" else scale[:, None] * scale
-    return weights.clamp(min=1e-12), mean + scale * means, found * spread
+    return weights.clamp(min=1e-12), mean + scale * means, covariances * spread
