@@ -144,6 +144,17 @@ def test_draws_of_the_terms_have_the_means_of_their_closed_forms():
     close(-parts.bound.mean(0), total)
 
 
+def test_a_new_model_of_real_events_is_the_standard_normal():
+    model = small(schedule=LINEAR).build(Space((2,))).eval()
+    x = torch.tensor([[0.0, 0.0], [1.0, -2.0], [3.0, 0.5]])
+    normal = torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(1)
+    blurred = 2 * 0.5 * math.exp(-6)  # at most, for what p(x|z_0) is off, and as much of x for what z_1 is off
+    with torch.no_grad():
+        found = model.log_weights(x, draws=40_000)
+    close(found, normal - blurred)
+    assert isinstance(model.config.prediction, V)
+
+
 def test_times_of_a_batch_are_spread_in_training():
     model = gaussian()
     x = math.sqrt(VARIANCE) * torch.randn(1000, 1)

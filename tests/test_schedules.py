@@ -56,6 +56,15 @@ def test_schedules_grow_and_their_slopes_are_derivatives(kind: type[Schedule.Con
         torch.testing.assert_close(found.slope(t), derivative)
 
 
+def test_a_network_grows_whatever_the_signs_of_its_weights():
+    found = schedule(Monotone.Config, features=3)
+    with torch.no_grad():
+        found.w.fill_(-6.0)  # pyright: ignore
+        found.c.fill_(30.0)  # pyright: ignore
+        found.a.fill_(-0.1)  # pyright: ignore
+    assert bool((found(torch.linspace(0, 1, 501)).diff() > 0).all())
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.type_name())
 def test_schedules_begin_and_end_where_they_are_told(kind: type[Schedule.Config]):
     ends = schedule(kind, shaken=False, gamma_min=-6, gamma_max=3)(torch.tensor([0.0, 1.0]))

@@ -23,12 +23,12 @@ from lowerbound.networks.unet import UNet
 from lowerbound.schedules import (
     Ancestral,
     Bound,
-    Epsilon,
     LogLinear,
     Prediction,
     Pull,
     Sampler,
     Schedule,
+    V,
     Weighting,
     alpha,
     sigma,
@@ -80,7 +80,7 @@ class Diffusion(Denoising):
     class Config(Model.Config):
         steps: int | None = Field(default=None, gt=0)  # T; None: continuous time
         schedule: Schedule.Config = LogLinear.Config()
-        prediction: Prediction = Epsilon()
+        prediction: Prediction = V()  # a new model is then N(0, I), as its network puts out zeros
         network: Network.Config = UNet.Config()
         weighting: Weighting = Bound()  # of the loss alone
         # periods of sines and cosines of z that the network also sees, in steps from one value to the next (of real

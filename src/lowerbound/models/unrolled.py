@@ -12,7 +12,7 @@ from lowerbound.model import Draw, LatentModel, Model, Told
 from lowerbound.models.diffusion import Diffusion
 from lowerbound.networks.residual import ResidualMLP
 from lowerbound.objectives import ELBO, Objective
-from lowerbound.schedules import Bound, alpha, sigma
+from lowerbound.schedules import Bound, LogLinear, alpha, sigma
 from lowerbound.space import Density, Space, Y
 from lowerbound.stages import Loss, Stage, Turn
 
@@ -47,7 +47,9 @@ class Unrolled(LatentModel):
         @classmethod
         def example(cls) -> tuple["Unrolled.Config", Space, tuple[Space, ...]]:
             network = ResidualMLP.Config(width=6, blocks=1)
-            return cls(diffusion=Diffusion.Config(steps=2, network=network, context=4)), Space((1, 2, 2), levels=2), ()
+            near = LogLinear.Config(gamma_min=-1, gamma_max=1)  # two steps far apart make weights without a known error
+            diffusion = Diffusion.Config(steps=2, schedule=near, network=network, context=4)
+            return cls(diffusion=diffusion), Space((1, 2, 2), levels=2), ()
 
     def __init__(self, config: Config, diffusion: Diffusion):
         super().__init__(config, diffusion.space, diffusion.given)

@@ -41,6 +41,7 @@ class V(Prediction):
     r"""The velocity :math:`v = \alpha \epsilon - \sigma x`, whose size hardly changes with time:
     :math:`\hat\epsilon = \sigma z + \alpha h`.
 
+    Of h = 0 it is the noise in z where x comes from N(0, I), so a network that begins at zero begins at that density.
     Salimans & Ho (2022), https://arxiv.org/abs/2202.00512.
     """
 
