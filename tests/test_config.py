@@ -50,7 +50,7 @@ def changed(*lines: str) -> str:
 def test_json_gives_the_same_recipe_back():
     values = json.loads(json.dumps(dump(RECIPE)))
     assert parse(Recipe, values) == RECIPE
-    assert values["model"]["prior"] == {"type": "priors.GaussianMixture", "components": 7}
+    assert values["model"]["prior"] == {"type": "priors.GaussianMixture", "components": 7, "starts": 10}
     network = {"type": "networks.mlp.MLP", "hidden": [8, 9], "activation": "tanh", "gain": None}
     assert values["model"]["encoder"] == network
 
