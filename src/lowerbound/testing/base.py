@@ -63,7 +63,7 @@ def expect_shape(name: str, t: Tensor, shape: Sequence[int]) -> None:
 def expect_equal(name: str, a: Tensor, b: Tensor, tolerance: float = 1e-9) -> None:
     expect_shape(name, a, b.shape)
     if a.numel() and not torch.allclose(a.double(), b.double(), rtol=tolerance, atol=tolerance):
-        raise AssertionError(f"{name} differ by up to {float((a.double() - b.double()).abs().max()):.3g}")
+        raise AssertionError(f"{name} differ by up to {float((a.double() - b.double()).detach().abs().max()):.3g}")
 
 
 def expect_error(error: type[UserError], what: str, call: Callable[[], Any]) -> None:
