@@ -24,7 +24,7 @@ from lowerbound.pictures import Table, save_png, table_picture
 
 PAGE = Path("docs/depth.md")
 PICTURE = PAGE.parent / "pictures/depth.png"
-TRAIN = {"steps": 2000, "batch": 64, "averaging": {"decay": 0.999}}
+TRAIN = {"steps": 1500, "batch": 64, "averaging": {"decay": 0.999}}
 HIERARCHY = {
     "type": "models.hierarchical.HierarchicalVAE",
     "likelihood": {"type": "families.DiscretizedNormal"},
