@@ -180,12 +180,13 @@ def family_rows_are_independent(case: FamilyCase) -> None:
 
 
 def family_has_a_temperature(case: FamilyCase) -> None:
-    d, x = case(4), events(case.space, 4)
-    if case.density is Density.EXACT:
-        expect_equal("log_prob at temperature 1", tempered(d, 1.0).log_prob(x), d.log_prob(x), 1e-5)
-    cold = tempered(d, 0.0).sample((3,))
-    expect_equal("samples at temperature 0 and the mode", cold, d.mode.expand(cold.shape), 1e-5)
-    expect_in_space(tempered(d, 0.5).sample(), 4, case.space)
+    with double():  # in single precision a flow's rounding alone may be a millionth
+        d, x = case(4), events(case.space, 4)
+        if case.density is Density.EXACT:
+            expect_equal("log_prob at temperature 1", tempered(d, 1.0).log_prob(x), d.log_prob(x), 1e-5)
+        cold = tempered(d, 0.0).sample((3,))
+        expect_equal("samples at temperature 0 and the mode", cold, d.mode.expand(cold.shape), 1e-6)
+        expect_in_space(tempered(d, 0.5).sample(), 4, case.space)
 
 
 def family_can_be_cut_from_the_graph(case: FamilyCase) -> None:
