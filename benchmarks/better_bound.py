@@ -13,7 +13,6 @@ either side. log p(x) by quadrature; each family's member is the one of largest 
 
 import argparse
 import math
-import re
 from pathlib import Path
 
 import matplotlib
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 import lowerbound as lb
+from common import pair, put
 from lowerbound.errors import ModelError
 from lowerbound.families import IAF, DiagonalNormal, Family, FullNormal, GaussianMixture, Head, SplineCoupling
 from lowerbound.noise import seeded
@@ -71,10 +71,6 @@ def tighter(runs: dict[str, Path]) -> str:
             cells += [f"{sign}{pair(value)}", pair(difference, "+") if name != "vae" else "0"]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
-
-
-def pair(values: np.ndarray, sign: str = "") -> str:
-    return f"{values.mean():{sign}.2f} ± {values.std(ddof=1) / math.sqrt(len(values)):.2f}"
 
 
 def gaps(runs: dict[str, Path], limit: int, device: str) -> str:
@@ -194,14 +190,6 @@ def draw(panels: dict[str, Tensor], path: Path) -> None:
 # ---- the page
 
 
-def put(name: str, text: str) -> None:
-    """Between two marks of the page."""
-    page = PAGE.read_text(encoding="utf-8")
-    marks = f"<!-- {name} -->", f"<!-- /{name} -->"
-    pattern = re.compile(re.escape(marks[0]) + ".*?" + re.escape(marks[1]), re.DOTALL)
-    PAGE.write_text(pattern.sub(lambda _: f"{marks[0]}\n{text}\n{marks[1]}", page), encoding="utf-8")
-
-
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--runs", type=Path, default=Path("runs/bound"))
@@ -210,12 +198,12 @@ def main() -> None:
     p.add_argument("--toy", action="store_true", help="only the toy")
     p.add_argument("--device", default="auto")
     args = p.parse_args()
-    put("toy", toy(args.steps))
+    put(PAGE, "toy", toy(args.steps))
     if args.toy:
         return
     runs = trained(args.runs, args.device)
-    put("bounds", tighter(runs))
-    put("gaps", gaps(runs, args.limit, args.device))
+    put(PAGE, "bounds", tighter(runs))
+    put(PAGE, "gaps", gaps(runs, args.limit, args.device))
     lb.compare([*runs.values()], markdown=PAGE, png=PICTURES / "what-is-a-better-bound.png", device=args.device)
 
 

@@ -10,6 +10,7 @@ import math
 import multiprocessing as mp
 import os
 import platform
+import re
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from lowerbound.errors import UserError
 
@@ -261,3 +264,19 @@ def finish(options: argparse.Namespace, about: dict[str, Any], figures: dict[str
 
 def _plain(value: Any) -> Any:
     return vars(value) if isinstance(value, Spread) else str(value)
+
+
+# ---- pages
+
+
+def pair(values: np.ndarray, sign: str = "") -> str:
+    """The mean of images and its standard error."""
+    return f"{values.mean():{sign}.2f} ± {values.std(ddof=1) / math.sqrt(len(values)):.2f}"
+
+
+def put(page: Path, name: str, text: str) -> None:
+    """Between two marks of a page."""
+    marks = f"<!-- {name} -->", f"<!-- /{name} -->"
+    pattern = re.compile(re.escape(marks[0]) + ".*?" + re.escape(marks[1]), re.DOTALL)
+    whole = page.read_text(encoding="utf-8")
+    page.write_text(pattern.sub(lambda _: f"{marks[0]}\n{text}\n{marks[1]}", whole), encoding="utf-8")

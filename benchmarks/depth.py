@@ -8,7 +8,6 @@ the KL of each level come from `lowerbound evaluate` of the test images.
 """
 
 import argparse
-import math
 import re
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 
 import lowerbound as lb
-from common import parser, set_threads
+from common import pair, parser, put, set_threads
 from lowerbound.noise import seeded
 from lowerbound.pictures import Table, save_png, table_picture
 
@@ -106,10 +105,6 @@ def table(runs: dict[str, Path]) -> str:
     return "\n".join(rows)
 
 
-def pair(values: np.ndarray, sign: str = "") -> str:
-    return f"{values.mean():{sign}.2f} ± {values.std(ddof=1) / math.sqrt(len(values)):.2f}"
-
-
 def picture(runs: dict[str, Path]) -> None:
     """Samples of each run in a row."""
     rows = []
@@ -119,14 +114,6 @@ def picture(runs: dict[str, Path]) -> None:
     save_png(table_picture(Table(np.stack(rows), 17, rows=tuple(runs))), PICTURE)
 
 
-def put(name: str, text: str) -> None:
-    """Between two marks of the page."""
-    page = PAGE.read_text(encoding="utf-8")
-    marks = f"<!-- {name} -->", f"<!-- /{name} -->"
-    pattern = re.compile(re.escape(marks[0]) + ".*?" + re.escape(marks[1]), re.DOTALL)
-    PAGE.write_text(pattern.sub(lambda _: f"{marks[0]}\n{text}\n{marks[1]}", page), encoding="utf-8")
-
-
 def main() -> None:
     p: argparse.ArgumentParser = parser(__doc__)
     p.add_argument("--runs", type=Path, default=Path("runs/depth"))
@@ -134,7 +121,7 @@ def main() -> None:
     set_threads(args.threads)
     torch.set_num_threads(args.threads)
     runs = trained(args.runs)
-    put("depth", table(runs))
+    put(PAGE, "depth", table(runs))
     picture(runs)
 
 
