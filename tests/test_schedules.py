@@ -61,7 +61,7 @@ def test_a_network_grows_whatever_the_signs_of_its_weights():
     with torch.no_grad():
         found.w.fill_(-6.0)  # pyright: ignore
         found.c.fill_(30.0)  # pyright: ignore
-        found.a.fill_(-0.1)  # pyright: ignore
+        found.a.fill_(30.0)  # pyright: ignore; against the others, which a common sign would hide
     assert bool((found(torch.linspace(0, 1, 501)).diff() > 0).all())
 
 
