@@ -57,11 +57,12 @@ def test_schedules_grow_and_their_slopes_are_derivatives(kind: type[Schedule.Con
 
 
 def test_a_network_grows_whatever_the_signs_of_its_weights():
+    """Also where they pull against one another; a sign that all have would be divided out."""
     found = schedule(Monotone.Config, features=3)
     with torch.no_grad():
         found.w.fill_(-6.0)  # pyright: ignore
         found.c.fill_(30.0)  # pyright: ignore
-        found.a.fill_(30.0)  # pyright: ignore; against the others, which a common sign would hide
+        found.a.fill_(30.0)  # pyright: ignore
     assert bool((found(torch.linspace(0, 1, 501)).diff() > 0).all())
 
 
