@@ -128,13 +128,36 @@ def test_the_bound_without_a_label_is_log_p_where_q_is_the_posterior_and_short_b
     assert float(some.loss(5.0).terms["cross_entropy"].mean()) == pytest.approx(float(cross))
 
 
+def test_labels_that_q_all_but_excludes_are_not_summed_and_change_no_gradient():
+    x, unknown = torch.arange(4), torch.full((4,), UNKNOWN)
+    seen = []
+
+    def cost(x: Tensor, y: Tensor) -> Tensor:
+        seen.append((x, y))
+        return -table(x, y) * (1 + theta)
+
+    theta = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    sure = torch.tensor([[0.0, -50, -1], [-90, 0, -2], [0, -1, -2], [-40, -40, 0]], dtype=torch.float64)
+    sure.requires_grad_()
+    SemiSupervised.of(x, unknown, sure, cost).loss(1.0).value.backward()
+    event, label = seen[0]
+    assert list(zip(event.tolist(), label.tolist(), strict=True)) == [
+        *((0, 0), (0, 2), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (3, 2))
+    ]
+    every = sure.detach().clone().requires_grad_()
+    log_q = every.log_softmax(1)
+    L = -torch.stack([table(x, torch.full((4,), c)) for c in range(3)], 1) * (1 + theta) + math.log(3)
+    expected = torch.autograd.grad((log_q.exp() * (L + log_q)).sum(1).mean(), [every, theta])
+    torch.testing.assert_close([sure.grad, theta.grad], list(expected), atol=1e-14, rtol=1e-12)
+
+
 def test_weights_without_a_label_are_of_log_p():
     """The probabilities of all images add up to one, y summed out: and are those of the sum over y."""
     torch.set_default_dtype(torch.float64)
     label = testing.LABEL
     with seeded("m2"):
         model = VAE.Config(latent=(1,), encoder=SMALL, decoder=SMALL, classifier=SMALL).build(WORLD, (label,)).eval()
-    shake_parameters(model, "m2", 0.5)
+    shake_parameters(model, "m2", scale=0.2)
     world = all_events(WORLD, 256)
     assert world is not None
     n = len(world)
@@ -222,7 +245,7 @@ def test_mistakes(words: list[str], message: str, tmp_path: Path):
 def test_clusters_are_the_posterior_of_the_mixture():
     with seeded("prior"):
         prior = GaussianMixture.Config(components=3).build(Space((2,)))
-    shake_parameters(prior, "prior", 0.5)
+    shake_parameters(prior, "prior")
     z = torch.randn(5, 2)
     each = torch.stack(
         [

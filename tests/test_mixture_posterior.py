@@ -44,7 +44,7 @@ def vae(K: int = 3, latent: int = 1, **parts: object) -> VAE:
     made = {"latent": latent, "posterior": posterior, "encoder": SMALL, "decoder": SMALL, **parts}
     with seeded("vae"):
         model = VAE.Config(**made).build(SPACE)  # pyright: ignore[reportArgumentType]
-    shake_parameters(model, "mixture", 0.8)
+    shake_parameters(model, "mixture")
     return model
 
 

@@ -25,24 +25,30 @@ class SemiSupervised(NamedTuple):
         -U(x) = \sum_y q(y|x) (-L(x, y)) + H(q(y|x))
     """
 
-    labelled: Tensor  # L(x, y) where y is known
-    unlabelled: Tensor  # U(x)
+    labelled: Tensor  # L(x, y) where y is known, else of no meaning
+    unlabelled: Tensor  # U(x) where y is not known, else 0
     cross_entropy: Tensor  # -log q(y|x) where y is known, else 0
     right: Tensor  # whether the likeliest label is the known one, else 0
     known: Tensor  # 1 where y is known, else 0
 
     @staticmethod
     def of(x: Tensor, y: Tensor, logits: Tensor, cost: Cost) -> "SemiSupervised":
-        """logits: log q(y|x) up to a constant, [B, C]. The sum over all labels is exact: C costs for each event."""
-        B, C = logits.shape
+        """logits: log q(y|x) up to a constant, [B, C].
+
+        Labels whose q(y|x) is lost in the rounding of a sum of 1 are left out of the sum: where the classifier is sure
+        of itself, an event costs little more than one pass, not C.
+        """
+        C = logits.shape[1]
         log_q = logits.log_softmax(1)
-        every = torch.arange(C, device=x.device).repeat(B)
-        L = cost(x.repeat_interleave(C, 0), every).view(B, C) + math.log(C)
         known = y != UNKNOWN
         own = y.clamp(min=0)
+        lost = log_q < math.log(torch.finfo(log_q.dtype).eps)
+        counted = torch.where(known[:, None], F.one_hot(own, C) > 0, ~lost)
+        event, label = counted.nonzero(as_tuple=True)
+        L = torch.zeros_like(log_q).masked_scatter(counted, cost(x[event], label).to(log_q.dtype) + math.log(C))
         return SemiSupervised(
             labelled=L.gather(1, own[:, None])[:, 0],
-            unlabelled=(log_q.exp() * (L + log_q)).sum(1),
+            unlabelled=torch.where(known, 0, (log_q.exp() * (L + log_q)).sum(1)),
             cross_entropy=F.cross_entropy(logits, y, ignore_index=UNKNOWN, reduction="none"),
             right=((logits.argmax(1) == own) & known).to(logits.dtype),
             known=known.to(logits.dtype),
