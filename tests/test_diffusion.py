@@ -228,7 +228,7 @@ def test_what_is_remarked_of_an_end_is_what_it_costs():
 @pytest.mark.parametrize("space", [IMAGE, BINARY, Space((3,))])
 def test_the_terms_are_those_of_the_hierarchical_vae_of_the_same_weights(T: int, space: Space):
     model = built(space, steps=T, prediction=V())
-    unrolled = Unrolled.of(model)
+    unrolled = model.hierarchy()
     x = testing.base.events(space, 6)
     with torch.no_grad():
         terms = unrolled.elbo_terms(x, draws=4)
@@ -250,7 +250,7 @@ def test_the_terms_are_those_of_the_hierarchical_vae_of_the_same_weights(T: int,
 @pytest.mark.parametrize("T", [1, 2])
 def test_both_draw_the_same_bound(T: int):
     model = built(IMAGE, steps=T)
-    unrolled, n = Unrolled.of(model), 20_000
+    unrolled, n = model.hierarchy(), 20_000
     x = testing.base.events(IMAGE, 3)
     with torch.no_grad():
         one, other = model.log_weights(x, draws=n), unrolled.log_weights(x, draws=n)
@@ -260,9 +260,31 @@ def test_both_draw_the_same_bound(T: int):
 def test_the_hierarchies_of_continuous_time_go_down_to_its_bound():
     model = gaussian()
     x = math.sqrt(VARIANCE) * torch.randn(500, 1)
-    bounds = [float(Unrolled.of(model, T).log_weights(x, draws=20).mean()) for T in (2, 8, 64)]
+    bounds = [float(model.hierarchy(T).log_weights(x, draws=20).mean()) for T in (2, 8, 64)]
     own = model.log_weights(x, draws=200).mean()
     assert bounds[0] < bounds[1] < bounds[2] < float(own) + 0.1
+
+
+def test_levels_that_are_not_of_the_event_are_the_means_of_their_priors():
+    model = gaussian(steps=3)
+    x = torch.linspace(-2, 2, 5)[:, None]
+    hierarchy, gamma = model.hierarchy(), model.schedule(torch.arange(3, -1, -1) / 3)
+    assert hierarchy.levels == ("z1", "z2", "z3", "z4")
+    torch.testing.assert_close(hierarchy.reconstruct(x), x, rtol=1e-6, atol=1e-6)
+    for kept in (1, 2):
+        z = alpha(gamma[kept - 1]) * x
+        for s, t in zip(gamma[kept:], gamma[kept - 1 :], strict=False):
+            guess = alpha(t) * VARIANCE / (alpha(t) ** 2 * VARIANCE + sigma(t) ** 2) * z
+            c = -torch.expm1(s - t)
+            z = alpha(s) / alpha(t) * (1 - c) * z + alpha(s) * c * guess
+        found = hierarchy.reconstruct(x, levels=hierarchy.levels[:kept])
+        torch.testing.assert_close(found, z / alpha(gamma[3]), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ModelError, match="no level 'z5'"):
+        hierarchy.reconstruct(x, levels=["z5"])
+    with pytest.raises(ModelError, match="steps=4: the model has 3 of its own"):
+        model.hierarchy(4)
+    with pytest.raises(ModelError, match="continuous time has no levels"):
+        gaussian().hierarchy()
 
 
 # ---- drawing
@@ -464,7 +486,7 @@ def test_the_world_of_two_by_two_pixels_adds_up_to_nearly_one_and_no_more():
         assert least < 16 * math.exp(bound) < 1.0, steps
         close(model.log_weights(world, draws=2000).flatten(), bound)
         if steps == 4:  # a bound of draws that may be weighted: what they have in the mean is a probability
-            total = Unrolled.of(model).log_weights(world, draws=20_000).exp().sum(1)
+            total = model.hierarchy().log_weights(world, draws=20_000).exp().sum(1)
             close(total, 1.0)
             assert float(total.std()) < 20
 

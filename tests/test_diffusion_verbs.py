@@ -4,10 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import lowerbound as lb
 from command import call, right
 from lowerbound.pictures import save_png
+from lowerbound.runs.inputs import as_batches, open_data
+from lowerbound.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 SMALL = [
@@ -56,3 +59,38 @@ def test_samples_changed_and_completed_images(run: Path):
         status, _, error = call(*words, "--out", "y.png")
         assert status == 2, words
         assert message in error
+
+
+def test_images_go_along_the_flow_to_codes_and_back_and_between_one_another(run: Path):
+    x = np.random.default_rng(0).integers(0, 255, (2, 8, 8), dtype=np.uint8)
+    for name, image in zip("ab", x, strict=True):
+        save_png(image, Path(f"{name}.png"))
+    right("encode", str(run), "--split", "valid", "--out", "z.npz")
+    codes = np.load("z.npz")
+    model, opened = lb.load(run), Run.open(run)
+    batch = next(as_batches(opened, open_data(opened, "valid"), torch.device("cpu")).in_order(5))
+    z = model.to_noise(batch.x, batch.y)
+    np.testing.assert_allclose(codes["z"][:5], z.flatten(1), rtol=1e-3, atol=1e-4)
+    there = lb.reconstruct(run, ["a.png", "b.png"], label="3")
+    back = model.from_noise(model.to_noise(torch.as_tensor(there.x), torch.tensor([3, 3])), torch.tensor([3, 3]))
+    np.testing.assert_allclose(there.r, back, rtol=1e-3, atol=1e-2)
+    between = lb.interpolate(run, ["a.png", "b.png"], label="3", steps=3)
+    assert between.sphere
+    np.testing.assert_allclose(between.frames[[0, 2]], there.r, rtol=1e-3, atol=1e-2)
+    for words, message in {
+        ("encode", str(run), "--scale", "--out", "z.npz"): "--scale: the probability flow takes an image to one point",
+        ("reconstruct", str(run), "a.png", "--label", "3", "--levels", "z1"): "continuous time has no levels",
+        ("traverse", str(run), "--out", "t.png"): "has no latent code",
+    }.items():
+        status, _, error = call(*words)
+        assert (status, message in error) == (2, True), error
+
+
+def test_of_so_many_steps_it_is_a_hierarchy(tmp_path: Path):
+    right("train", "diffusion-digits", "--out", "four", *SMALL, "model.steps=4")
+    save_png(np.zeros((8, 8), dtype=np.uint8), Path("a.png"))
+    found = lb.reconstruct("four", ["a.png"], levels=["z1", "z2"])
+    expected = lb.load("four").hierarchy().reconstruct(torch.as_tensor(found.x), levels=["z1", "z2"]).detach()
+    np.testing.assert_allclose(found.r, expected, rtol=1e-3, atol=1e-2)
+    status, _, error = call("reconstruct", "four", "a.png", "--levels", "z9")
+    assert (status, "no level 'z9'; known: z1, z2, z3, z4, z5" in error) == (2, True), error

@@ -1,5 +1,6 @@
 """A run's latent vectors, as editing takes them: images as codes, codes as images, and what is known of codes."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from lowerbound.directions import Direction
 from lowerbound.distributions import Point, closed_kl
 from lowerbound.editing.values import is_of_values
 from lowerbound.errors import ModelError, UserError
-from lowerbound.model import LatentModel
+from lowerbound.model import BoundModel, Diffusing, LatentModel
 from lowerbound.noise import KeyedNoise
 from lowerbound.progress import Progress
 from lowerbound.runs.inputs import UserImages, as_batches, open_data, user_images
@@ -128,47 +129,41 @@ def _marginal_kl(q: Distribution, p: Distribution) -> Tensor | None:
 # ---- images in, images out
 
 
-class Editor:
-    """A run's model, and its images and codes as editing takes them.
+class Codec(ABC):
+    """A run's images as vectors, and vectors as images."""
 
-    whole: whether codes may be of whole numbers, whose modes stand for means.
-    """
+    run: Run
+    model: BoundModel
+    device: torch.device
+    progress: Progress
 
-    def __init__(
-        self,
-        run: Run,
-        device: torch.device | str = "cpu",
-        progress: Progress | None = None,
-        *,
-        whole: bool = False,
-    ):
-        model = run.load(device)
-        if not isinstance(model, LatentModel):
-            raise ModelError(f"{run.path}: {type(model).__name__} has no latent code to edit")
-        self.run, self.model = run, model
-        self.values = model.latents[0].levels if whole and is_of_values(model) else None  # that each variable takes
-        self.device, self.progress = torch.device(device), progress or Progress()
-        self.size = self._size()
+    @abstractmethod
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """[B, D]"""
 
-    @torch.no_grad()
-    def _size(self) -> int:
-        """D. Raises ModelError for latents that are no single vector."""
-        x = torch.zeros((1, *self.model.space.shape), dtype=self.model.space.dtype, device=self.device)
-        try:
-            return int(self._posterior(x, self._y([0]) if self.model.given else None).event_shape[0])
-        except ModelError as e:
-            raise ModelError(f"{self.run.path}: {e}") from None
+    @abstractmethod
+    def _decoded(self, z: Tensor, y: Tensor | None) -> Tensor:
+        """The means of p(x|z) for few z [N, D]: [N, C, H, W]."""
 
-    def _posterior(self, x: Tensor, y: Tensor | None) -> Distribution:
-        return self.model.vector_posterior(x, y) if self.values is None else self.model.posteriors(x, y)[0]
+    @property
+    @abstractmethod
+    def sphere(self) -> bool:
+        """Whether the prior is Gaussian and the same in every direction."""
 
     @property
     def levels(self) -> int:
         return self.model.space.levels or 256
 
-    @property
-    def directions(self) -> Mapping[str, Direction]:
-        return self.run.directions(self.model)
+    @torch.no_grad()
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """The means of p(x|z) for z [..., D], in chunks: [..., C, H, W]. y: one label [1] for all, or one of each."""
+        flat = z.reshape(-1, z.shape[-1])
+        whole = None if y is None else y.expand(z.shape[:-1]).reshape(-1)
+        parts = [
+            self._decoded(flat[part], None if whole is None else whole[part])
+            for part in torch.arange(len(flat)).split(self.model.rows)
+        ]
+        return torch.cat(parts).reshape(*z.shape[:-1], *self.model.space.shape)
 
     def _y(self, labels: Sequence[int]) -> Tensor:
         return torch.tensor(list(labels), device=self.device)
@@ -210,6 +205,75 @@ class Editor:
         y = self._y([label] * len(x))
         return (self.decode(self.encode(x, y), y) - x).square().flatten(1).sum(1)
 
+
+def codec(run: Run, device: torch.device | str = "cpu", progress: Progress | None = None) -> Codec:
+    """By the latents of the run's model, or a diffusion model's probability flow. Raises ModelError for others."""
+    model = run.load(device)
+    return FlowCodec(run, model, device, progress) if isinstance(model, Diffusing) else Editor(run, device, progress)
+
+
+class FlowCodec(Codec):
+    """Images as the noise that the probability flow of a diffusion model takes them to."""
+
+    def __init__(self, run: Run, model: Diffusing, device: torch.device | str, progress: Progress | None = None):
+        self.run, self.model, self.flow = run, model, model
+        self.device, self.progress = torch.device(device), progress or Progress()
+
+    @property
+    def sphere(self) -> bool:
+        return True
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.flow.to_noise(x, y).flatten(1)
+
+    def _decoded(self, z: Tensor, y: Tensor | None) -> Tensor:
+        return self.flow.from_noise(z.float().view(-1, *self.model.space.shape), y)
+
+
+class Editor(Codec):
+    """Images as the posterior means of their latents, with what else editing takes.
+
+    whole: whether codes may be of whole numbers, whose modes stand for means.
+    """
+
+    model: LatentModel
+
+    def __init__(
+        self,
+        run: Run,
+        device: torch.device | str = "cpu",
+        progress: Progress | None = None,
+        *,
+        whole: bool = False,
+    ):
+        model = run.load(device)
+        if not isinstance(model, LatentModel):
+            raise ModelError(f"{run.path}: {type(model).__name__} has no latent code to edit")
+        self.run, self.model = run, model
+        self.values = model.latents[0].levels if whole and is_of_values(model) else None  # that each variable takes
+        self.device, self.progress = torch.device(device), progress or Progress()
+        self.size = self._size()
+
+    @torch.no_grad()
+    def _size(self) -> int:
+        """D. Raises ModelError for latents that are no single vector."""
+        x = torch.zeros((1, *self.model.space.shape), dtype=self.model.space.dtype, device=self.device)
+        try:
+            return int(self._posterior(x, self._y([0]) if self.model.given else None).event_shape[0])
+        except ModelError as e:
+            raise ModelError(f"{self.run.path}: {e}") from None
+
+    def _posterior(self, x: Tensor, y: Tensor | None) -> Distribution:
+        return self.model.vector_posterior(x, y) if self.values is None else self.model.posteriors(x, y)[0]
+
+    @property
+    def sphere(self) -> bool:
+        return codes(self.run, self.model, self.device, self.progress).sphere
+
+    @property
+    def directions(self) -> Mapping[str, Direction]:
+        return self.run.directions(self.model)
+
     @torch.no_grad()
     def encode(self, x: Tensor, y: Tensor | None = None, draw: int | None = None) -> Tensor:
         """The posterior means (of whole numbers the likeliest), or draws keyed by this seed: [B, D]."""
@@ -219,18 +283,8 @@ class Editor:
         with KeyedNoise(draw, np.arange(len(x))) as noise:
             return q.sample((noise.chunk(1),))[0]
 
-    @torch.no_grad()
-    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """The means of p(x|z) for z [..., D], in chunks: [..., C, H, W]. y: one label [1] for all, or one of each."""
-        flat = z.reshape(-1, z.shape[-1])
-        flat = flat.float() if self.values is None else flat
-        whole = None if y is None else y.expand(z.shape[:-1]).reshape(-1)
-        rows = self.model.rows
-        parts = [
-            self.model.decode(flat[i : i + rows], None if whole is None else whole[i : i + rows]).mean
-            for i in range(0, len(flat), rows)
-        ]
-        return torch.cat(parts).reshape(*z.shape[:-1], *self.model.space.shape)
+    def _decoded(self, z: Tensor, y: Tensor | None) -> Tensor:
+        return self.model.decode(z.float() if self.values is None else z, y).mean
 
     @torch.no_grad()
     def relabelled(self, z: Tensor, y: Tensor, target: Tensor) -> Tensor:

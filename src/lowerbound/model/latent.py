@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from lowerbound.directions import Direction, shifted
 from lowerbound.distributions import Categorical, detached
-from lowerbound.errors import ModelError
+from lowerbound.errors import ModelError, did_you_mean
 from lowerbound.estimators import Draws, Estimator, Pathwise
 from lowerbound.model.base import BoundModel
 from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, rows_of, told_nobody
@@ -80,7 +80,7 @@ class LatentModel(BoundModel):
         h, found, coarser = self.bottom_up(x, y), (), ()
         for l, space in enumerate(self.latents):
             q = self.posterior(l, h, coarser, y)
-            found, coarser = (*found, q), (*coarser, q.mean if space.levels is None else q.mode)
+            found, coarser = (*found, q), (*coarser, center(q, space, len(x)))
         return found
 
     def elbo_terms(self, x: Tensor, y: Y = None, draws: int = 1) -> ElboTerms:
@@ -141,22 +141,40 @@ class LatentModel(BoundModel):
     def reconstruct(self, x: Tensor, y: Y = None, levels: Sequence[str] | None = None) -> Tensor:
         """The mean of p(x|z) at the posterior mean, in pixel values, not rounded: float [B, *space.shape].
 
-        levels: of several levels of latents, only these. Raises ModelError for a model that has none, or no such one.
+        levels: of several levels of latents, only these are of x; the others are the means of their priors. Raises
+        ModelError for a model that has none, or no such one.
         """
-        if levels is not None:
-            raise ModelError(f"{type(self).__name__} has no levels of latents")
         x, y = self.taken(x, y)
-        return self.likelihood(self._centers(x, y), y).mean
+        return self.likelihood(self._centers(x, y, levels), y).mean
 
-    def _centers(self, x: Tensor, y: Y = None) -> tuple[Tensor, ...]:
-        """The posterior means of each level, of whole numbers the likeliest: [B, *latent] each."""
-        return tuple(q.mean if l.levels is None else q.mode for q, l in self._levels(x, y))
+    def _centers(self, x: Tensor, y: Y = None, levels: Sequence[str] | None = None) -> tuple[Tensor, ...]:
+        """The posterior means of each level, of whole numbers the likeliest: [B, *latent] each; of levels that are not
+        among the named those of the priors."""
+        h, z = self.bottom_up(x, y), ()
+        for l, of_x in enumerate(self._of_x(levels)):
+            z = (*z, center(self.posterior(l, h, z, y) if of_x else self.prior_of(l, z, y), self.latents[l], len(x)))
+        return z
+
+    def _of_x(self, levels: Sequence[str] | None) -> list[bool]:
+        """Of each level, whether it is among the named. Raises ModelError for one that isn't there."""
+        if levels is None:
+            return [True] * len(self.latents)
+        if not self.levels:
+            raise ModelError(f"{type(self).__name__} has no levels of latents")
+        for name in levels:
+            if name not in self.levels:
+                raise ModelError(f"no level {name!r}{did_you_mean(name, self.levels)}")
+        return [name in levels for name in self.levels]
 
     def log_p_coarse(self, coarse: tuple[Tensor, ...], y: Y = None) -> Tensor:
         """log p of latents of the coarsest levels given y, in nats: [B]."""
-        raise ModelError(
-            f"{type(self).__name__} has no levels of latents; a VQ-VAE of two levels, or a hierarchical VAE, has"
-        )
+        if not self.levels:
+            raise ModelError(
+                f"{type(self).__name__} has no levels of latents; a VQ-VAE of two levels, or a hierarchical VAE, has"
+            )
+        n = len(coarse[0])
+        log_p = [self.prior_of(l, coarse[:l], y).log_prob(z).double().expand(n) for l, z in enumerate(coarse)]
+        return torch.stack(log_p).sum(0)
 
     @torch.no_grad()
     def render(self, z: tuple[Tensor, ...], y: Y = None, *, mean: bool = False) -> Tensor:
@@ -257,6 +275,11 @@ class LatentModel(BoundModel):
 
     def _log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
         return self.elbo_terms(x, y, draws).log_weight
+
+
+def center(d: Distribution, space: Space, n: int) -> Tensor:
+    """The means of n events' latents, of whole numbers the likeliest: [n, *space.shape]."""
+    return (d.mean if space.levels is None else d.mode).expand(n, *space.shape)
 
 
 def _probabilities(q: Any) -> Tensor:

@@ -106,6 +106,14 @@ class Diffusing(BoundModel):
         """The terms of the bound, for this many draws of the noise and of a time. Raises ModelError for no events."""
 
     @abstractmethod
+    def hierarchy(self, steps: int | None = None) -> LatentModel:
+        """The hierarchical VAE that it is, over the same weights.
+
+        steps: of a model in continuous time, which is one for each number of them. Raises ModelError where that isn't
+        said, or where the model has its own number.
+        """
+
+    @abstractmethod
     def redone(
         self, x: Tensor, y: Y = None, strength: float = 0.5, how: Draw = PLAIN, told: Told = told_nobody
     ) -> Tensor:

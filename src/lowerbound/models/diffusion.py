@@ -13,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from lowerbound import distributions as dist
 from lowerbound import noise
 from lowerbound.devices import at_least_float32, widened
-from lowerbound.errors import ConfigError
+from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import BoundParts, Model
 from lowerbound.models.denoising import Denoising, too_many
+from lowerbound.models.unrolled import Unrolled
 from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
 from lowerbound.networks.residual import ResidualMLP
@@ -62,7 +63,7 @@ class Diffusion(Denoising):
     are spread evenly.
 
     With T steps it *is* a hierarchical VAE of T + 1 levels whose posteriors are fixed, and answers as one in
-    `models.unrolled.Unrolled`, over the same weights. It is not one itself, because that holds all levels of every
+    `hierarchy`, over the same weights. It is not one itself, because that holds all levels of every
     event at once and passes the network T times for a bound, where this takes any single one; and because continuous
     time has no levels, but one such hierarchy for each T, whose bounds go down to its own.
 
@@ -159,6 +160,14 @@ class Diffusion(Denoising):
                 f"{cost:.2f} bits/dim; set it to 5"
             )
         return tuple(found)
+
+    def hierarchy(self, steps: int | None = None) -> Unrolled:
+        own = self.config.steps
+        if own is None and steps is None:
+            raise ModelError("continuous time has no levels of its own: train with model.steps=16, or say how many")
+        if None not in (own, steps) and own != steps:
+            raise ModelError(f"steps={steps}: the model has {own} of its own")
+        return Unrolled.of(self, steps or own or 1)
 
     @property
     def footprint(self) -> int:

@@ -14,11 +14,11 @@ from torch.distributions import Distribution
 from lowerbound.config import Component
 from lowerbound.devices import Reducible
 from lowerbound.distributions import tempered
-from lowerbound.errors import ConfigError, ModelError, did_you_mean
+from lowerbound.errors import ConfigError
 from lowerbound.estimators import Draws, Estimator
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
 from lowerbound.model import Draw, ElboTerms, LatentModel, Model, Told
-from lowerbound.model.latent import through_draws
+from lowerbound.model.latent import center, through_draws
 from lowerbound.models.latents import check_estimator, check_kind, remarks_of
 from lowerbound.networks.bottleneck import Bottleneck
 from lowerbound.networks.context import Context
@@ -234,10 +234,10 @@ class HierarchicalVAE(LatentModel):
 
     def posteriors(self, x: Tensor, y: Y = None) -> tuple[Distribution, ...]:
         descent, found = Descent(self, self.bottom_up(x, y), y), ()
-        for _ in self.spaces:
+        for space in self.spaces:
             q = descent.posterior()
             found = (*found, q)
-            descent.take(_center(q, self.config.latent_levels))
+            descent.take(center(q, space, len(x)))
         return found
 
     def _terms(
@@ -278,18 +278,12 @@ class HierarchicalVAE(LatentModel):
             descent.take(z[-1])
         return z
 
-    def reconstruct(self, x: Tensor, y: Y = None, levels: Sequence[str] | None = None) -> Tensor:
-        """As of every model with latents. levels: only these are of x; the others are the means of their priors."""
-        x, y = self.taken(x, y)
-        for name in levels or ():
-            if name not in self.levels:
-                raise ModelError(f"no level {name!r}{did_you_mean(name, self.levels)}")
-        descent = Descent(self, self.bottom_up(x, y), y)
-        for name in self.levels:
-            of_x = levels is None or name in levels
-            found = descent.posterior() if of_x else descent.prior()
-            descent.take(_center(found, self.config.latent_levels))
-        return descent.likelihood().mean
+    def _centers(self, x: Tensor, y: Y = None, levels: Sequence[str] | None = None) -> tuple[Tensor, ...]:
+        descent, z = Descent(self, self.bottom_up(x, y), y), ()
+        for of_x, space in zip(self._of_x(levels), self.spaces, strict=True):
+            z = (*z, center(descent.posterior() if of_x else descent.prior(), space, len(x)))
+            descent.take(z[-1])
+        return z
 
     @torch.no_grad()
     def log_p_coarse(self, coarse: tuple[Tensor, ...], y: Y = None) -> Tensor:
@@ -416,10 +410,6 @@ def _spread(t: Tensor, lead: torch.Size, to: torch.Size) -> Tensor:
     if lead == to or (not to and len(t) == 1):
         return t
     return t.reshape(*lead, *t.shape[1:]).expand(*to, *t.shape[1:]).reshape(-1, *t.shape[1:])
-
-
-def _center(d: Distribution, levels: int | None) -> Tensor:
-    return d.mean if levels is None else d.mode
 
 
 def _latents(config: HierarchicalVAE.Config, channels: int, size: tuple[int, int]) -> Space:

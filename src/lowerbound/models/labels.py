@@ -35,17 +35,21 @@ class SemiSupervised(NamedTuple):
     def of(x: Tensor, y: Tensor, logits: Tensor, cost: Cost) -> "SemiSupervised":
         """logits: log q(y|x) up to a constant, [B, C].
 
-        Labels whose q(y|x) is lost in the rounding of a sum of 1 are left out of the sum: where the classifier is sure
-        of itself, an event costs little more than one pass, not C.
+        On a CPU, labels whose q(y|x) is lost in the rounding of a sum of 1 are left out of the sum: where the
+        classifier is sure of itself, an event costs little more than one pass, not C. Another device would have to wait
+        for their number.
         """
         C = logits.shape[1]
         log_q = logits.log_softmax(1)
         known = y != UNKNOWN
         own = y.clamp(min=0)
-        lost = log_q < math.log(torch.finfo(log_q.dtype).eps)
-        counted = torch.where(known[:, None], F.one_hot(own, C) > 0, ~lost)
-        event, label = counted.nonzero(as_tuple=True)
-        L = torch.zeros_like(log_q).masked_scatter(counted, cost(x[event], label).to(log_q.dtype) + math.log(C))
+        place = torch.arange(log_q.numel(), device=x.device)  # of each event and label
+        if x.device.type == "cpu":
+            lost = log_q < math.log(torch.finfo(log_q.dtype).eps)
+            place = place[torch.where(known[:, None], F.one_hot(own, C) > 0, ~lost).flatten()]
+        event, label = place // C, place % C
+        costs = cost(x[event], label).to(log_q.dtype) + math.log(C)
+        L = log_q.new_zeros(log_q.numel()).scatter(0, place, costs).view_as(log_q)
         return SemiSupervised(
             labelled=L.gather(1, own[:, None])[:, 0],
             unlabelled=torch.where(known, 0, (log_q.exp() * (L + log_q)).sum(1)),

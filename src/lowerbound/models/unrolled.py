@@ -1,6 +1,9 @@
 """A diffusion model of T steps as the hierarchical VAE that it is."""
 
+from typing import Any
+
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
@@ -9,12 +12,13 @@ from lowerbound.devices import at_least_float32
 from lowerbound.distributions import tempered
 from lowerbound.errors import ConfigError
 from lowerbound.model import Draw, LatentModel, Model, Told
-from lowerbound.models.diffusion import Diffusion
-from lowerbound.networks.residual import ResidualMLP
+from lowerbound.models.denoising import Denoising
 from lowerbound.objectives import ELBO, Objective
-from lowerbound.schedules import Bound, LogLinear, alpha, sigma
+from lowerbound.schedules import Bound, alpha, sigma
 from lowerbound.space import Density, Space, Y
 from lowerbound.stages import Loss, Stage, Turn
+
+DIFFUSION = "models.diffusion.Diffusion"  # by name: that model gives its hierarchy, and so imports this file
 
 
 class Unrolled(LatentModel):
@@ -29,7 +33,7 @@ class Unrolled(LatentModel):
     place of x (Kingma et al. 2021, https://arxiv.org/abs/2107.00630). Everything holds that holds of a model with
     latents: the terms of the bound by level, posteriors, importance weighting, whose bound is tighter than that of
     `Diffusion`. It is trained by the whole bound, in T passes, or shares the weights of a diffusion model:
-    `Unrolled.of`.
+    `Diffusion.hierarchy`.
 
     Example:
         >>> model = Unrolled.Config.example()[0].build(Space((1, 2, 2), levels=2))
@@ -38,35 +42,40 @@ class Unrolled(LatentModel):
     """
 
     class Config(Model.Config):
-        diffusion: Diffusion.Config = Diffusion.Config(steps=4)
+        diffusion: Model.Config = Field(default={"type": DIFFUSION, "steps": 4}, validate_default=True)  # pyright: ignore[reportAssignmentType]
         objective: Objective = ELBO()
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Unrolled":
-            return Unrolled(self, self.diffusion.build(space, given))
+            diffusion = self.diffusion.build(space, given)
+            if not isinstance(diffusion, Denoising):
+                raise ConfigError(f"model.diffusion: {self.diffusion.type_name()} takes no noise away; use {DIFFUSION}")
+            return Unrolled(self, diffusion)
 
         @classmethod
         def example(cls) -> tuple["Unrolled.Config", Space, tuple[Space, ...]]:
-            network = ResidualMLP.Config(width=6, blocks=1)
-            near = LogLinear.Config(gamma_min=-1, gamma_max=1)  # two steps far apart make weights without a known error
-            diffusion = Diffusion.Config(steps=2, schedule=near, network=network, context=4)
-            return cls(diffusion=diffusion), Space((1, 2, 2), levels=2), ()
+            # two steps far apart make weights without a known error
+            near = {"type": "schedules.LogLinear", "gamma_min": -1, "gamma_max": 1}
+            network = {"type": "networks.residual.ResidualMLP", "width": 6, "blocks": 1}
+            diffusion = {"type": DIFFUSION, "steps": 2, "schedule": near, "network": network, "context": 4}
+            return cls.model_validate({"diffusion": diffusion}), Space((1, 2, 2), levels=2), ()
 
-    def __init__(self, config: Config, diffusion: Diffusion):
+    def __init__(self, config: Config, diffusion: Denoising):
         super().__init__(config, diffusion.space, diffusion.given)
-        if config.diffusion.steps is None:
+        own: Any = config.diffusion
+        if own.steps is None:
             raise ConfigError(
                 "model.diffusion.steps: continuous time has no levels; set how many steps they are, such as 4"
             )
-        if not isinstance(config.diffusion.weighting, Bound):
+        if not isinstance(own.weighting, Bound):
             raise ConfigError("model.diffusion.weighting: it is trained by model.objective; leave schedules.Bound")
         self.diffusion = diffusion
-        self.steps = config.diffusion.steps
+        self.steps: int = own.steps
 
     @staticmethod
-    def of(diffusion: Diffusion, steps: int | None = None) -> "Unrolled":
-        """The hierarchy of a diffusion model's weights. steps: of one in continuous time, which has one for each T."""
-        own = diffusion.config.model_copy(update={"steps": steps or diffusion.config.steps, "weighting": Bound()})
-        return Unrolled(Unrolled.Config(diffusion=own), diffusion)
+    def of(diffusion: Denoising, steps: int) -> "Unrolled":
+        """The hierarchy of so many steps of a diffusion model's weights."""
+        own = diffusion.config.model_copy(update={"steps": steps, "weighting": Bound()})
+        return Unrolled(Unrolled.Config(diffusion=own), diffusion).train(diffusion.training)
 
     def stages(self) -> tuple[Stage, ...]:
         (own,) = self.diffusion.stages()
@@ -95,6 +104,11 @@ class Unrolled(LatentModel):
         return self.diffusion.footprint + (self.steps + 1) * self.space.dims
 
     # ---- the parts
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """z1, z2, ...: z1 at time 1, the last at time 0."""
+        return tuple(f"z{l + 1}" for l in range(self.steps + 1))
 
     @property
     def latents(self) -> tuple[Space, ...]:
@@ -144,9 +158,9 @@ class Unrolled(LatentModel):
     # ---- drawing and training
 
     def _draw_latents(self, n: int, y: Y, how: Draw, told: Told, coarse: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        z, t = coarse, how.at().temperature
+        z = coarse
         for l in range(len(coarse), self.steps + 1):
-            p = tempered(self.prior_of(l, z, y), t)
+            p = tempered(self.prior_of(l, z, y), how.at(self.levels[l]).temperature)
             z = (*z, p.sample((n,)) if l == 0 else p.sample())
             told(l + 1, self.steps + 1)
         return z

@@ -13,7 +13,7 @@ from lowerbound.data.base import Data, open_readable
 from lowerbound.data.batches import Batches, binarized
 from lowerbound.data.images import Failed, Images
 from lowerbound.errors import DataError, ModelError, RunError
-from lowerbound.model import LatentModel, Model
+from lowerbound.model import Diffusing, LatentModel, Model
 from lowerbound.progress import Progress
 from lowerbound.runs.run import Run
 
@@ -123,6 +123,12 @@ def open_like(run: Run, split: str, source: str | None, progress: Progress) -> I
     kind = "grey" if channels == 1 else "in colour"
     progress.say(f"{source}: made {width}x{height} {kind} as the images of {run.path} are")
     return images
+
+
+def code_model(run: Run, device: torch.device | str) -> LatentModel | Diffusing:
+    """The run's model, that makes a code of an image and an image of a code. Raises ModelError for one that doesn't."""
+    model = run.load(device)
+    return model if isinstance(model, Diffusing) else latent_model(run, device)
 
 
 def latent_model(run: Run, device: torch.device | str) -> LatentModel:

@@ -9,7 +9,7 @@ import torch
 
 from lowerbound.data.images import Failed
 from lowerbound.editing.checks import check_steps
-from lowerbound.editing.latents import Editor, codes
+from lowerbound.editing.latents import codec
 from lowerbound.editing.paths import lerp, slerp
 from lowerbound.errors import UserError, counted
 from lowerbound.pictures import Table, check_out, save_table
@@ -55,7 +55,8 @@ def interpolate(
     seed: Seed = 0,
     progress: Told = False,
 ) -> Interpolation:
-    """Images between images, by their codes: along the sphere for Gaussian latents, straight for others.
+    """Images between images, by their codes: along the sphere for Gaussian latents, straight for others. The codes of a
+    diffusion model are where the probability flow takes images.
 
     Args:
         images: image files, two or more
@@ -70,14 +71,14 @@ def interpolate(
     check_steps(steps)
     if len(images) < 2:
         raise UserError(f"expected at least two images to go between, got {len(images)}")
-    editor = Editor(run, device, progress)
+    editor = codec(run, device, progress)
     own = editor.open(images)
     if len(own.x) < 2:
         raise UserError(f"expected at least two images to go between, but all others can't be read: {own.failed[0]}")
     y = editor.labels(own, label)
     if y is not None and len(y.unique()) > 1:
         raise UserError("the images have different labels; --label gives all of them one")
-    sphere = not straight and codes(run, editor.model, device, progress).sphere
+    sphere = not straight and editor.sphere
     z = editor.encode(own.x, y).double().cpu()
     ends = [(i, (i + 1) % len(z)) for i in range(len(z) if loop else len(z) - 1)]
     path = slerp if sphere else lerp

@@ -11,7 +11,8 @@ import torch
 from lowerbound import pictures
 from lowerbound.data.images import Failed
 from lowerbound.errors import ModelError, counted
-from lowerbound.runs.inputs import latent_model, user_images
+from lowerbound.model import Diffusing
+from lowerbound.runs.inputs import code_model, user_images
 from lowerbound.runs.run import Run
 from lowerbound.verbs.base import Device, Files, Label, Made, Names, Option, Seed, Told, verb
 
@@ -70,16 +71,23 @@ def reconstruct(
         images: image files
         out: ends in .png: a grid; .npz: an array x; else a folder of PNGs
         label: a class, by name or number (conditional models)
-        levels: top,… or z1,…: from these levels alone, without the others (VQ-VAE) or with their priors' means
+        levels: top,… or z1,…: from these levels alone, without the others (VQ-VAE) or with their priors' means; of a
+            diffusion model of T steps z1 is at time 1. Without, a diffusion model takes the probability flow and back
         seed: nothing is drawn
     """
     out = pictures.check_out(out)
-    model = latent_model(run, device)
+    model = code_model(run, device)
+    if levels is not None and isinstance(model, Diffusing):
+        model = model.hierarchy()
     if levels is not None and not model.levels:
         raise ModelError(f"--levels {','.join(levels)}: {type(model).__name__} has no levels of codes")
     own = user_images(run, images, progress, device)
     y = run.labels(len(own.x), label)
     with torch.no_grad():
-        r = model.reconstruct(own.x, None if y is None else y.to(device), levels)
+        y = None if y is None else y.to(device)
+        if isinstance(model, Diffusing):
+            r = model.from_noise(model.to_noise(own.x, y), y)
+        else:
+            r = model.reconstruct(own.x, y, levels)
     x, r = own.x.cpu().numpy(), r.cpu().numpy()
     return Reconstructions(x, r, model.space.levels or 256, own.paths, out, own.failed).saved()
