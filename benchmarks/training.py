@@ -102,24 +102,31 @@ def lowerbound(take: Callable, options: dict[str, Any]) -> None:
     import torch
 
     from lowerbound.config import parse
-    from lowerbound.data.batches import Batches
-    from lowerbound.noise import seeded
     from lowerbound.runs import recipes
-    from lowerbound.runs.facts import Facts
     from lowerbound.runs.recipes import Recipe
-    from lowerbound.runs.run import Run
-    from lowerbound.training.loop import Loop
 
     torch.set_num_threads(options["threads"])
     if options["model"] == "conv":
         recipe = recipes.load("vae-cifar10", {"data": {"source": options["data"]}})
     else:
         recipe = parse(Recipe, MLP | {"data": {"source": options["data"], "binarize": False}})
-    valid = recipe.data.open("valid")
     images = whole_training_split(recipe, options["images"])
-    batch = recipe.train.batch
-    epoch = len(images) // batch
-    steps = (options["rounds"] + 1) * epoch  # the first is warm-up
+    trained(take, recipe, images, options["rounds"], len(images) // recipe.train.batch)
+
+
+def trained(take: Callable, recipe: Any, images: Any, rounds: int, epoch: int) -> None:
+    """Hands over the images/s of each epoch, of so many steps; the first is warm-up."""
+    import torch
+
+    from lowerbound.data.batches import Batches
+    from lowerbound.noise import seeded
+    from lowerbound.runs import recipes
+    from lowerbound.runs.facts import Facts
+    from lowerbound.runs.run import Run
+    from lowerbound.training.loop import Loop
+
+    batch, valid = recipe.train.batch, recipe.data.open("valid")
+    steps = (rounds + 1) * epoch
     recipe = recipes.override(recipe, {"train": {"steps": steps, "epochs": None, "valid_every": steps}})
     facts = Facts.of(images, recipe)
     device = torch.device("cpu")
@@ -130,7 +137,8 @@ def lowerbound(take: Callable, options: dict[str, Any]) -> None:
         batches = Batches(images, device, flip=recipe.data.flip), Batches(valid, device)
         x, _ = batches[0].training(0, batch, 0)
         counted = flops(lambda: model.loss(x).value.backward()) / batch
-        said = {"flops_per_image": counted, "about": f"{len(images):,} images, batch {batch}"}
+        weights = sum(p.numel() for p in model.parameters())
+        said = {"flops_per_image": counted, "about": f"{len(images):,} images, batch {batch}", "parameters": weights}
         clock = Epochs(take, epoch, epoch * batch, said)
         Loop(run, model, model.stages()[0], batches, clock, threading.Event()).run_through()
 

@@ -233,7 +233,7 @@ def test_an_autoencoder_says_why_it_has_no_density_and_no_samples():
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flows are small, and fitted in few steps."""
     monkeypatch.setattr(fits, "FEWEST", 200)
-    monkeypatch.setattr(Flow.Config, "choices", classmethod(lambda cls: (cls(layers=2, hidden=(8,)),)))
+    monkeypatch.setattr(Flow.Config, "choices", classmethod(lambda cls, space: (cls(layers=2, hidden=(8,)),)))
 
 
 def shaken_flow(D: int, **options: Any) -> Flow:
@@ -631,12 +631,21 @@ def test_a_prior_of_ones_own_is_offered_and_trained_by_the_loop(runs, no_picture
     spread = (z - z.median(0).values).abs().mean(0)
     assert ((model.prior.middle - z.median(0).values).abs() < 0.1 * spread).all()
     torch.testing.assert_close(model.prior.log_scale.exp(), spread, rtol=0.03, atol=0)
-    with pytest.raises(ConfigError, match="such prior; known: autoregressive, flow, gaussian, mixture, none, spline"):
+    with pytest.raises(
+        ConfigError, match="such prior; known: autoregressive, diffusion, flow, gaussian, mixture, none"
+    ):
         lb.fit_prior(runs["vae"], "laplace", device="cpu")
 
 
 def test_what_is_offered():
-    assert sorted(fit_prior.offered(Space((2,)))) == ["autoregressive", "flow", "gaussian", "mixture", "spline"]
+    assert sorted(fit_prior.offered(Space((2,)))) == [
+        "autoregressive",
+        "diffusion",
+        "flow",
+        "gaussian",
+        "mixture",
+        "spline",
+    ]
 
 
 def test_the_stage_of_a_fitted_prior_is_the_priors_own_on_codes():

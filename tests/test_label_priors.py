@@ -159,7 +159,7 @@ def test_what_is_fitted_is_drawn_from_and_measured(run: Path, prior: str, monkey
     monkeypatch.setattr(mixtures, "CHOICES", (2, 5000))
     monkeypatch.setattr(fits, "FEWEST", 100)
     monkeypatch.setattr(fits, "LOOKS", 4)
-    monkeypatch.setattr(Flow.Config, "choices", classmethod(lambda cls: (cls(layers=4, hidden=(32,)),)))
+    monkeypatch.setattr(Flow.Config, "choices", classmethod(lambda cls, space: (cls(layers=4, hidden=(32,)),)))
     report = right("fit-prior", run, "--prior", prior, "--json").json
     bound = report["likelihoods"]["elbo"]
     assert bound["fitted"]["value"] > bound["former"]["value"]

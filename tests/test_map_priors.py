@@ -156,12 +156,12 @@ def test_held_out_codes_choose_between_all_covariances_and_those_of_places(monke
     with seeded("vae"):
         vae = VAE.Config(latent=(2, 4, 4), encoder=SMALL, decoder=SMALL).build(Space((1, 2, 2), levels=2))
     many, few, held_out = fits.Codes(waves(600)), fits.Codes(waves(30)), fits.Codes(waves(200, 1))
-    assert fits.best(vae, MapGaussian.Config.choices(), many, held_out).config.fitted_prior.whole
-    assert not fits.best(vae, MapGaussian.Config.choices(), few, held_out).config.fitted_prior.whole
+    assert fits.best(vae, MapGaussian.Config.choices(vae.latent), many, held_out).config.fitted_prior.whole
+    assert not fits.best(vae, MapGaussian.Config.choices(vae.latent), few, held_out).config.fitted_prior.whole
     monkeypatch.setattr(maps, "LARGEST", 31)
     with pytest.raises(ConfigError, match=r"model\.prior\.whole: a map of 32 numbers has too many covariances"):
         MapGaussian.Config().build(Space((2, 4, 4)))
-    assert not fits.best(vae, MapGaussian.Config.choices(), many, held_out).config.fitted_prior.whole
+    assert not fits.best(vae, MapGaussian.Config.choices(vae.latent), many, held_out).config.fitted_prior.whole
 
 
 WIDE = MapFlow.Config(steps=4, width=16, blocks=0)
@@ -209,7 +209,7 @@ def run(trained: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy, to be changed; what is fitted to it is small."""
     monkeypatch.setattr(metrics_report, "draw_pictures", lambda *_: None)
     for config in (WIDE, MIXED):
-        monkeypatch.setattr(type(config), "choices", classmethod(lambda cls, one=config: (one,)))
+        monkeypatch.setattr(type(config), "choices", classmethod(lambda cls, space, one=config: (one,)))
     monkeypatch.setattr(fits, "FEWEST", 40)
     monkeypatch.setattr(fits, "ENOUGH", 2000)
     monkeypatch.setattr(fits, "LOOKS", 3)
@@ -232,8 +232,8 @@ def test_what_is_fitted_to_maps_is_drawn_from_and_measured(run: Path, prior: str
 def test_what_cannot_be_a_prior_of_maps_is_answered(run: Path):
     done = call("fit-prior", run, "--prior", "mixture")
     assert done.status == 2
-    said = "--prior mixture: is no density of a map, and this model's latents are [2, 4, 4]; use autoregressive, flow, "
-    assert said + "gaussian, spline" in done.err
+    said = "--prior mixture: is no density of a map, and this model's latents are [2, 4, 4]; use autoregressive, "
+    assert said + "diffusion, flow, gaussian, spline" in done.err
     assert "did you mean flow?" in call("fit-prior", run, "--prior", "flew").err
     for prior in ("MapFlow", "MapAutoregressive", "MapGaussian"):
         done = call("train", "vae", "--out", "other", f"model.prior=priors.{prior}")

@@ -54,8 +54,8 @@ class Model(nn.Module):
         one_for_all: ClassVar[bool] = False  # whether it is the same whatever is given
 
         @classmethod
-        def choices(cls) -> "tuple[Model.Config, ...]":
-            """Those of which held-out codes choose, where the user does not."""
+        def choices(cls, space: Space) -> "tuple[Model.Config, ...]":
+            """Those for codes of a space of which held-out ones choose, where the user does not."""
             return (cls(),)
 
         def learns_labels(self) -> bool:

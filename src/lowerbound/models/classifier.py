@@ -11,7 +11,8 @@ from lowerbound.devices import widened
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Family, Head, Point
 from lowerbound.model import PLAIN, Classifying, Draw, Drawn, LatentModel, Model, Told, told_nobody
-from lowerbound.models.vae import VAE, latent_shape
+from lowerbound.models.latents import latent_shape
+from lowerbound.models.vae import VAE
 from lowerbound.networks.base import Network
 from lowerbound.networks.mlp import MLP
 from lowerbound.space import UNKNOWN, Space, Y, conditions

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -79,6 +79,8 @@ class Diffusion(Denoising):
     """
 
     class Config(Model.Config):
+        offered_as: ClassVar[str | None] = "diffusion"
+        offered_to: ClassVar[tuple[int, ...]] = (1, 3)
         steps: int | None = Field(default=None, gt=0)  # T; None: continuous time
         schedule: Schedule.Config = LogLinear.Config()
         prediction: Prediction = V()  # a new model is then N(0, I), as its network puts out zeros
@@ -90,6 +92,13 @@ class Diffusion(Denoising):
         context: int = Field(default=64, ge=2)  # width of what the network is told of the time and of the condition
         sampler: Sampler = Ancestral()
         unconditional: float = Field(default=0.0, ge=0, lt=1)  # share of training events whose condition is left out
+
+        @classmethod
+        def choices(cls, space: Space) -> tuple["Diffusion.Config", ...]:
+            if len(space.shape) == 1:
+                return (cls(network=ResidualMLP.Config()),)
+            even = not any(size % 2 for size in space.shape[1:])
+            return (cls(network=UNet.Config(widths=(64, 96) if even else (64,))),)
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Diffusion":
             return Diffusion(self, space, given)

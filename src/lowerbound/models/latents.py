@@ -1,6 +1,7 @@
 """What models with latents that are drawn by a posterior's network have in common: what of it fits together."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +10,19 @@ from torch.distributions import Distribution
 from lowerbound.errors import ConfigError
 from lowerbound.estimators import Estimator, Pathwise
 from lowerbound.families import Bernoulli, Categorical, Family, Head
+from lowerbound.networks.base import Network
+from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import IWAE, Objective
 from lowerbound.space import Space
+
+
+def latent_shape(value: Any) -> Any:
+    """16 or [8, 4, 4] -> (16,) or (8, 4, 4). Raises ValueError for what is no shape."""
+    sizes = value if isinstance(value, (list, tuple)) else (value,)
+    for size in sizes:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"expected a whole number above 0, got {size!r}")
+    return tuple(sizes)
 
 
 class Offset(nn.Module):
@@ -76,3 +88,14 @@ def remarks_of(estimator: Estimator) -> tuple[str, ...]:
         return ()
     name = estimator.type_name()
     return (f"model.estimator: the gradient of {name} is biased; what is measured draws from q(z|x) itself",)
+
+
+def check_mirror(encoder: Network.Config, decoder: Network.Config) -> None:
+    """Raise ConfigError where the decoder's configuration says something else than what tied weights make of it."""
+    if isinstance(encoder, MLP.Config):
+        mirror = encoder.model_copy(update={"hidden": tuple(reversed(encoder.hidden))})
+        if decoder != mirror:
+            raise ConfigError(
+                "model.tied: the decoder is the encoder backwards; set "
+                f"model.decoder.hidden={list(mirror.hidden)} model.decoder.activation={mirror.activation}"
+            )

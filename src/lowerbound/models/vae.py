@@ -16,7 +16,7 @@ from lowerbound.estimators import Draws, Estimator
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
 from lowerbound.model import Draw, ElboTerms, LatentModel, Model, Refittable, Told
 from lowerbound.models.labels import SemiSupervised, drawn_label
-from lowerbound.models.latents import Offset, check_estimator, check_kind, remarks_of
+from lowerbound.models.latents import Offset, check_estimator, check_kind, check_mirror, latent_shape, remarks_of
 from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
 from lowerbound.networks.mlp import MLP
@@ -24,15 +24,6 @@ from lowerbound.objectives import ELBO, IWAE, Bound, Objective, Reconstruction
 from lowerbound.priors import Begins, Bindable, Categorical, Mixed, StandardNormal, prior_given
 from lowerbound.space import UNKNOWN, Density, Space, Y, conditions
 from lowerbound.stages import Loss, Prepare, Score, Stage, Turn
-
-
-def latent_shape(value: Any) -> Any:
-    """16 or [8, 4, 4] -> (16,) or (8, 4, 4). Raises ValueError for what is no shape."""
-    sizes = value if isinstance(value, (list, tuple)) else (value,)
-    for size in sizes:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"expected a whole number above 0, got {size!r}")
-    return tuple(sizes)
 
 
 class VAE(Refittable):
@@ -75,6 +66,7 @@ class VAE(Refittable):
         classifier: Network.Config | None = None  # q(y|x) of the label, to be trained on images of which few have one
         alpha: float = Field(default=1.0, ge=0)  # what -log q(y|x) of a known label counts beside a bound
         pretraining: Reconstruction | None = None  # of a stage before; the prior then begins at the codes
+        prior_after: bool = False  # the networks are trained with N(0, I), and then the prior, on draws of q(z|x)
         context: int = Field(default=32, gt=0)  # width of the condition's embedding, where there is a condition
         tied: bool = False  # the decoder's weights are the transposes of the encoder's
         fitted_prior: Model.Config | None = None  # fitted to the codes after training: `lowerbound fit-prior`
@@ -93,6 +85,9 @@ class VAE(Refittable):
         def learns_labels(self) -> bool:
             return self.classifier is not None or self.prior.learns_labels()
 
+        def of_stage(self, stage: str) -> tuple[str, ...]:
+            return ("prior.",) if stage == "prior" else ()
+
         def binary(self) -> bool:
             return isinstance(self.likelihood, Bernoulli)
 
@@ -101,7 +96,7 @@ class VAE(Refittable):
             small = MLP.Config(hidden=(4,))
             return cls(latent=(2,), encoder=small, decoder=small), Space((1, 2, 2), levels=2), ()
 
-    prior_learned: Tensor  # whether it has learned labels, where it does
+    prior_learned: Tensor  # whether it is trained, where that is after the networks
 
     def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
         super().__init__(config, space, given)
@@ -127,7 +122,7 @@ class VAE(Refittable):
                 f"model.pretraining: {config.prior.type_name()} is nothing that could begin at the codes it leads to; "
                 "use model.prior=priors.GaussianMixture, or model.pretraining=null"
             )
-        if isinstance(config.objective, IWAE) and not self.own_prior.unbiased:
+        if isinstance(config.objective, IWAE) and self.first_prior is None and not self.own_prior.unbiased:
             raise ConfigError(
                 "model.objective: the bound of this prior is noisy, so its draws can't be weighted; use ELBO"
             )
@@ -141,18 +136,32 @@ class VAE(Refittable):
             )
 
     def _first_prior(self) -> StandardNormal | None:
-        """What the networks are trained with, where the prior learns labels of their draws after them."""
-        if not self.config.prior.learns_labels():
+        """What the networks are trained with, where the prior is trained on their draws after them."""
+        if self.config.prior.learns_labels():
+            self._check_learned_labels()
+        elif not self.config.prior_after:
             return None
+        self._check_prior_after()
+        self.register_buffer("prior_learned", torch.tensor(True))
+        return StandardNormal.Config().build(self.latent)
+
+    def _check_learned_labels(self) -> None:
         if self.config.classifier is not None or not isinstance(self.config.objective, Bound) or self.latent.levels:
             raise ConfigError(
                 f"model.prior: {self.config.prior.type_name()} learns the label, of draws of q(z|x); use "
                 "model.classifier=null, model.latent_levels=null and model.objective=objectives.ELBO with it"
             )
-        if len(self.own_prior.stages()) > 1:
+
+    def _check_prior_after(self) -> None:
+        """Raise ConfigError for a prior that can't be trained apart, and for networks that can't have N(0, I)."""
+        config, prior = self.config, self.own_prior
+        if len(prior.stages()) > 1:
             raise ConfigError("model.prior: is trained in one stage, and this one needs several; use another")
-        self.register_buffer("prior_learned", torch.tensor(True))
-        return StandardNormal.Config().build(self.latent)
+        if isinstance(prior, Bindable) or config.pretraining is not None or self.latent.levels is not None:
+            raise ConfigError(
+                f"model.prior_after: networks of latents that are real are trained with N(0, I), and then a prior that "
+                f"is not made of them, which {config.prior.type_name()} is not here; use model.prior_after=false"
+            )
 
     def _bind(self, prior: Bindable) -> None:
         """Raises ConfigError where posteriors have no density."""
@@ -214,12 +223,12 @@ class VAE(Refittable):
                 f"{list(wanted[0])} to {list(wanted[1])}; use families.Point and a likelihood of one number per pixel, "
                 "such as families.Noiseless, or tied=false"
             )
-        _check_mirror(self.config.encoder, self.config.decoder)
+        check_mirror(self.config.encoder, self.config.decoder)
         return self.encoder.transposed()
 
     @property
     def prior(self) -> Model:
-        """p(z): the fitted one, where there is one; of one that learns labels N(0, I), until it is trained."""
+        """p(z): the fitted one, where there is one; of one that is trained after the networks N(0, I), until it is."""
         if self.first_prior is not None and not self.prior_learned:
             return self.first_prior
         return self.own_prior if self.fitted_prior is None else self.fitted_prior
@@ -230,7 +239,8 @@ class VAE(Refittable):
 
     @property
     def can_sample(self) -> bool:
-        return not self.has_point or self.fitted_prior is not None
+        apart = self.first_prior is not None and bool(self.prior_learned)
+        return not self.has_point or self.fitted_prior is not None or apart
 
     @property
     def density(self) -> Density:
@@ -323,7 +333,7 @@ class VAE(Refittable):
         if isinstance(self.own_prior, Bindable):
             found = (*found[:-1], found[-1]._replace(begin=self._begin_inputs))
         if self.first_prior is not None:
-            found = (*found, self._label_stage())
+            found = (*found, self._stage_after())
         return found if self.fitted_prior is None else (*found, self._prior_stage(self.fitted_prior))
 
     def _begin(self, events: Iterable[Tensor]) -> None:
@@ -352,8 +362,8 @@ class VAE(Refittable):
         codes = Prepare(("z",), self.latents, drawn, lambda z, y: (z[0], y))
         return own._replace(name="fitted_prior", prepare=codes, model=prior)
 
-    def _label_stage(self) -> Stage:
-        """How the prior learns labels: on draws of z for each x, which are new at every step."""
+    def _stage_after(self) -> Stage:
+        """How the prior is trained apart: on draws of z for each x, which are new at every step."""
         seen = Space(self.posterior_head.in_shape)
 
         def drawn(h: tuple[Tensor, ...], y: Y) -> tuple[Tensor, Y]:
@@ -372,7 +382,9 @@ class VAE(Refittable):
     def predicts(self) -> str:
         if self.classifier is not None:
             return "label"
-        return self.own_prior.predicts if self.first_prior else "cluster" if self.clusters else ""
+        if self.config.prior.learns_labels():
+            return self.own_prior.predicts
+        return "cluster" if self.clusters else ""
 
     @property
     def clusters(self) -> int:
@@ -383,14 +395,14 @@ class VAE(Refittable):
         if self.classifier is not None:
             return widened(self.classifier(self.seen(x)))
         (q,) = self.posteriors(x)
-        if self.first_prior is not None:
+        if self.config.prior.learns_labels():
             return self.own_prior._predicted(q.mean)
         assert isinstance(self.prior, Mixed)
         return self.prior.log_joint(q.mean)
 
     def relabelled(self, z: Tensor, y: Y, target: Y) -> Tensor:
         """Where the label acts through the prior: the mean of p(z1|y, z2) at the mean of q(z2|z1, y)."""
-        if self.first_prior is None:
+        if not self.config.prior.learns_labels():
             return z
         assert isinstance(self.own_prior, LatentModel)
         return self.own_prior.likelihood(tuple(q.mean for q in self.own_prior.posteriors(z, y)), target).mean
@@ -462,22 +474,16 @@ class VAE(Refittable):
 
 
 def _as_now(model: VAE, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Weights take the names they have now, and those of a fitted prior that is not configured are left out."""
+    """Weights take the names they have now; those of a fitted prior that is not configured are left out, and those of
+    a prior that was not trained yet, which may be configured anew before it is."""
     for name in [n for n in state if n.startswith(prefix + "prior.")]:
         state[prefix + "own_" + name.removeprefix(prefix)] = state.pop(name)
+    if model.first_prior is not None and not state.get(prefix + "prior_learned", model.prior_learned):
+        for name in [n for n in state if n.startswith(prefix + "own_prior.")]:
+            del state[name]
+        state.update(model.own_prior.state_dict(prefix=prefix + "own_prior."))
     for name, own in model.offset.state_dict(prefix=prefix + "offset.").items():
         state.setdefault(name, torch.zeros_like(own))
     if model.fitted_prior is None:
         for name in [n for n in state if n.startswith(prefix + "fitted_prior.")]:
             del state[name]
-
-
-def _check_mirror(encoder: Network.Config, decoder: Network.Config) -> None:
-    """Raise ConfigError where the decoder's configuration says something else than what tied weights make of it."""
-    if isinstance(encoder, MLP.Config):
-        mirror = encoder.model_copy(update={"hidden": tuple(reversed(encoder.hidden))})
-        if decoder != mirror:
-            raise ConfigError(
-                "model.tied: the decoder is the encoder backwards; set "
-                f"model.decoder.hidden={list(mirror.hidden)} model.decoder.activation={mirror.activation}"
-            )

@@ -37,7 +37,7 @@ class MapGaussian(ExactModel):
         whole: bool = True
 
         @classmethod
-        def choices(cls) -> tuple["MapGaussian.Config", ...]:
+        def choices(cls, space: Space) -> tuple["MapGaussian.Config", ...]:
             return cls(whole=True), cls(whole=False)
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "MapGaussian":

@@ -84,7 +84,7 @@ class FullGaussianMixture(Mixed):
         even: bool = False  # instead, the one whose weights are the most even: clusters taken to be equally frequent
 
         @classmethod
-        def choices(cls) -> tuple["FullGaussianMixture.Config", ...]:
+        def choices(cls, space: Space) -> tuple["FullGaussianMixture.Config", ...]:
             return tuple(cls(components=k) for k in CHOICES)
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "FullGaussianMixture":

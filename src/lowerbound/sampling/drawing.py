@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lowerbound.model import PLAIN, Draw, Drawn, Model, Told, rows_of, share_of
 from lowerbound.pictures import save_images
+from lowerbound.processes import keep_freed
 from lowerbound.progress import Progress
 from lowerbound.space import Y
 
@@ -29,6 +30,7 @@ def in_parts(
 
     It tells how many values of its part are drawn, where that takes long. On the processor.
     """
+    keep_freed()
     what = "codes" if model.levels and model.cost else "pixels" if model.cost else "images"
     told, device, drawn = (progress or Progress()).count(f"drawing {what}"), model.device, []
     for part in torch.arange(n).split(model.at_once()):

@@ -101,7 +101,7 @@ def fit_prior(
     others learn from all.
 
     Args:
-        prior: gaussian, mixture (of vectors), flow, spline, autoregressive, or none to take a fitted one out
+        prior: gaussian, mixture (of vectors), flow, spline, autoregressive, diffusion, or none to take a fitted one out
         components: of a mixture; by default what held-out codes like best
         allow: packages besides lowerbound that components may come from
 
@@ -174,7 +174,7 @@ def _priors(name: str, components: int | None, latent: Space) -> Sequence[Model.
         raise ConfigError(f"--components {components}: expected a whole number above 0")
     if name == "none":
         return ()
-    return known[name].choices() if components is None else [parse(known[name], {"components": components})]
+    return known[name].choices(latent) if components is None else [parse(known[name], {"components": components})]
 
 
 def offered(latent: Space) -> dict[str, type[Model.Config]]:
