@@ -507,10 +507,25 @@ def test_mistakes_of_complete(made, photos, here, words, said):
     assert tree(here) == before
 
 
-def test_only_autoregressive_models_complete(vae, photos, here):
-    done = call("complete", vae, photos[0], "--out", "a.png")
-    assert done.status == 2
-    assert "VAE can't complete images; an autoregressive model, such as pixelcnn-mnist, can" in done.err
+def test_a_vae_draws_the_rest_nearly_and_only_where_its_weights_are_known(vae, photos, here):
+    found = lb.complete(vae, [photos[0]], "rows:3", n=3, seed=0)
+    assert np.array_equal(found.x[0][..., :3, :], np.broadcast_to(found.originals[0], found.x[0].shape)[..., :3, :])
+    assert not np.array_equal(found.x[0][0], found.x[0][1])
+    assert np.array_equal(lb.complete(vae, [photos[0]], "rows:3", n=3, seed=0).x, found.x)
+    mean = lb.complete(vae, [photos[0]], "rows:3", n=1, seed=0, mean=True).x
+    assert mean[..., 3:, :].std() < 0.7 * found.x[..., 3:, :].std()
+    right("train", "ae-linear", "--out", "ae", "--data", "digits", "train.steps=1")
+    for words, said in {
+        ("ae",): "VAE, as configured, can't complete images; an autoregressive model, such as pixelcnn-mnist, can",
+        (vae, "--temperature", "0.5"): "--temperature: what is drawn beside what is kept is drawn as it is",
+        (vae, "--top-k", "1"): "--top-k: VAE does not draw values from a probability of each",
+    }.items():
+        done = call("complete", *words[:1], photos[0], *words[1:], "--out", "a.png")
+        assert (done.status, said in done.err) == (2, True), done.err
+    assert not (here / "a.png").exists()
+
+
+def test_a_vae_is_not_truncated(vae, here):
     for option in ("--top-k", "--top-p"):
         done = call("sample", vae, option, "1", "--out", "a.png")
         assert done.status == 2

@@ -87,6 +87,9 @@ def test_one_way_down_gives_the_terms_that_each_level_on_its_own_gives(
         )
     for name in ("log_px", "log_pz", "log_qz", "kl"):
         torch.testing.assert_close(getattr(own, name), getattr(general, name), rtol=0, atol=1e-12)
+    z = tuple(level[0] for level in own.z)
+    torch.testing.assert_close(model._log_weight_of(x, z, y), own.log_weight[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(LatentModel._log_weight_of(model, x, z, y), own.log_weight[0], rtol=0, atol=1e-12)
     for fast, slow in zip(model.posteriors(x, y), LatentModel.posteriors(model, x, y), strict=True):
         torch.testing.assert_close(fast.mean, slow.mean, rtol=0, atol=1e-12)
 
@@ -202,6 +205,24 @@ def test_bound_and_density_are_what_quadrature_says():
         close(terms.log_px - terms.kl.sum(-1), bound)
         close(terms.log_weight.exp(), log_p.exp())
     assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-9)
+
+
+def test_what_is_drawn_beside_what_is_kept_has_its_probabilities():
+    """Posteriors that are far from the true ones: taken as they are, they would lead elsewhere."""
+    model, n = two_real_levels(0.8), 1500
+    x, kept = (
+        torch.tensor([1, 0, 0, 0]).view(1, 1, 2, 2).expand(n, -1, -1, -1),
+        torch.tensor([[True, True], [False] * 2]),
+    )
+    with torch.no_grad(), seeded("rest"):
+        bound, log_p = quadrature(model)
+        assert float((log_p - bound).max()) > 0.3
+        drawn = model.complete(x, kept).x
+    assert torch.equal(drawn[:, :, kept], x[:, :, kept])
+    p = log_p.view(2, 2, 2, 2)[1, 0].exp()
+    p = (p / p.sum()).flatten()
+    found = torch.bincount((drawn.view(n, 4)[:, 2:] * torch.tensor([2, 1])).sum(1), minlength=4) / n
+    assert ((found - p).abs() < ERRORS * (p * (1 - p) / n).sqrt()).all(), (found, p)
 
 
 def gradient(model: HierarchicalVAE, loss: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ class Family(Component, abstract=True):
     the space's.
     """
 
+    pixelwise: ClassVar[bool] = False  # True: given h, the pixels of an image are independent of one another
     joint: ClassVar[bool] = False  # True: one h for all channels of a pixel (coupled mixtures)
     closed: ClassVar[bool] = True  # False: the mean is an estimate, and the density need not be smooth
 

@@ -1,5 +1,7 @@
 """Normals, and all mass on a point: the posteriors of real latents, and densities of pixels through dequantization."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -39,6 +41,8 @@ class DiagonalNormal(Family):
         (torch.Size([5]), torch.Size([2]), [1.0, 1.0])
     """
 
+    pixelwise: ClassVar[bool] = True
+
     def density(self, space: Space) -> Density:
         return real_density(self, space)
 
@@ -64,6 +68,8 @@ class FixedScaleNormal(Family):
         tensor([0.1000, 0.1000])
     """
 
+    pixelwise: ClassVar[bool] = True
+
     scale: float = Field(1.0, gt=0)
 
     def density(self, space: Space) -> Density:
@@ -87,6 +93,8 @@ class SharedScaleNormal(Family):
     Rybkin et al. (2021), sigma-VAE, https://arxiv.org/abs/2006.13202. The Head owns its logarithm, which starts at 0
     and is clamped as DiagonalNormal's. On whole numbers a bound on the scale [-1, 1]. h: the means.
     """
+
+    pixelwise: ClassVar[bool] = True
 
     per_channel: bool = False  # one for each channel of an image or element of a vector, instead of one for all
 

@@ -31,6 +31,8 @@ class Noiseless(Family):
         [8.0, 8.0]
     """
 
+    pixelwise: ClassVar[bool] = True
+
     sigmoid: bool = True
 
     def density(self, space: Space) -> Density:
@@ -60,6 +62,8 @@ class Bernoulli(Family):
         >>> p.batch_shape, p.log_prob(torch.ones(5, 1, 2, 2, dtype=torch.uint8)).shape
         (torch.Size([7, 5]), torch.Size([7, 5]))
     """
+
+    pixelwise: ClassVar[bool] = True
 
     @property
     def natural(self) -> Estimator:
@@ -92,6 +96,8 @@ class Categorical(Family):
         (torch.Size([3, 2, 2]), tensor(127.5000))
     """
 
+    pixelwise: ClassVar[bool] = True
+
     @property
     def natural(self) -> Estimator:
         return RLOO()
@@ -118,6 +124,8 @@ class DiscretizedNormal(Family):
         >>> DiscretizedNormal()(torch.zeros(5, 2, 4, 4), Space((1, 4, 4), levels=17)).mode[0, 0, 0, 0]
         tensor(8, dtype=torch.uint8)
     """
+
+    pixelwise: ClassVar[bool] = True
 
     def density(self, space: Space) -> Density:
         self.param_shape(space)
@@ -155,6 +163,7 @@ class LogisticMixture(Family):
         torch.Size([2, 3, 8, 8])
     """
 
+    pixelwise: ClassVar[bool] = True
     joint: ClassVar[bool] = True
     components: int = Field(10, gt=0)
 

@@ -323,7 +323,10 @@ class Model(nn.Module):
 
     def _cannot_complete(self) -> str:
         name = type(self).__name__
-        return f"{name} can't complete images; {AUTOREGRESSIVE} can, a VQ-VAE of such priors, and a diffusion model"
+        return (
+            f"{name}, as configured, can't complete images; {AUTOREGRESSIVE} can, a VQ-VAE of such priors, a diffusion "
+            "model, and a VAE whose pixels are independent given z and whose p(z) can be computed"
+        )
 
     # ---- log p(x)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from lowerbound import noise
 from lowerbound.directions import Direction, shifted
 from lowerbound.distributions import Categorical, detached
 from lowerbound.errors import ModelError, did_you_mean
@@ -19,6 +20,7 @@ from lowerbound.model.terms import ElboTerms, log_probs
 from lowerbound.space import Density, Space, Y, as_tensor, check_events
 
 PLAINLY = Pathwise()
+SWEEPS = 200  # over the rest of an image of which a part is kept
 
 
 class LatentModel(BoundModel):
@@ -36,6 +38,11 @@ class LatentModel(BoundModel):
     @property
     def has_point(self) -> bool:
         """Whether z, of real numbers, is a function of x, so that nothing is said of how it is distributed."""
+        return False
+
+    @property
+    def pixelwise(self) -> bool:
+        """Whether p(x|z) is known to be a product over the pixels of an image."""
         return False
 
     @property
@@ -176,6 +183,63 @@ class LatentModel(BoundModel):
         log_p = [self.prior_of(l, coarse[:l], y).log_prob(z).double().expand(n) for l, z in enumerate(coarse)]
         return torch.stack(log_p).sum(0)
 
+    # ---- completing
+
+    def keeps(self, kept: Tensor) -> dict[str, Tensor]:
+        if self.density is Density.NONE or not (self.unbiased and self.pixelwise):
+            raise ModelError(self._cannot_complete())
+        if tuple(kept.shape) != self.space.shape[1:]:
+            wanted = list(self.space.shape[1:])
+            raise ModelError(f"the mask is of {list(kept.shape)}, expected the size of the images, {wanted}")
+        return {"pixels": kept}
+
+    def log_p_kept(self, x: Tensor, kept: Tensor, y: Y = None) -> Tensor:
+        raise ModelError(f"{type(self).__name__} has no log p of a part of an image, to draw labels by; give --label")
+
+    @torch.no_grad()
+    def complete(self, x: Tensor, kept: Tensor, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:
+        """Events like x where `kept` [H, W] is true, and drawn given that elsewhere: the more sweeps of a Markov chain,
+        the nearer to p(rest|kept), which it leaves as it is.
+
+        The rest begins as that of a sample. A sweep draws z of q(z|x), x being what is kept and the last rest, and the
+        rest of p(x|z). In the first half of SWEEPS every z is taken (Rezende et al. 2014,
+        https://arxiv.org/abs/1401.4082, appendix F); in the second one is accepted with probability
+        min(1, w(z) / w(last z)), w(z) = p(x, z) / q(z|x) (Metropolis within Gibbs, Mattei & Frellsen 2018,
+        https://arxiv.org/abs/1802.04826, algorithm 1).
+        """
+        self.check_how(how)
+        if how.at().temperature != 1:
+            raise ModelError("--temperature: what is drawn beside what is kept is drawn as it is, at temperature 1")
+        x, y = self.taken(x, y)
+        y = self._checked_draw(len(x), y, how)
+        stays = self.keeps(kept)["pixels"].to(self.device)
+        at, z = torch.where(stays, x, self._draw(len(x), y, PLAIN, told_nobody).x), ()
+        for sweep in range(SWEEPS):
+            z = self._moved(at, y, z if sweep >= SWEEPS // 2 else ())
+            at = torch.where(stays, x, self.likelihood(z, y).sample())
+            told(sweep + 1, SWEEPS)
+        if how.mean:
+            mean = self.likelihood(z, y).mean
+            at = torch.where(stays, x.to(mean.dtype), mean)
+        return Drawn(at, z)
+
+    def _moved(self, x: Tensor, y: Y, last: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Latents of q(z|x); where there are the last ones, these stay where the new are not accepted."""
+        terms = self.elbo_terms(x, y)
+        z = tuple(level[0] for level in terms.z)
+        if not last:
+            return z
+        ratio = terms.log_weight[0] - self._log_weight_of(x, last, y)
+        accepted = noise.rand_like(ratio).log() < ratio
+        return tuple(torch.where(_over(accepted, new), new, old) for new, old in zip(z, last, strict=True))
+
+    def _log_weight_of(self, x: Tensor, z: tuple[Tensor, ...], y: Y) -> Tensor:
+        """log p(x, z|y) - log q(z|x, y) of given latents, [B, *latent] each: [B]."""
+        h, log_w = self.bottom_up(x, y), self.likelihood(z, y).log_prob(x)
+        for l in range(len(z)):
+            log_w = log_w + self.prior_of(l, z[:l], y).log_prob(z[l]) - self.posterior(l, h, z[:l], y).log_prob(z[l])
+        return log_w
+
     @torch.no_grad()
     def render(self, z: tuple[Tensor, ...], y: Y = None, *, mean: bool = False) -> Tensor:
         """Events from p(x|z) for latents [n, *latent] of each level, or its means: [n, *space.shape], in parts."""
@@ -275,6 +339,11 @@ class LatentModel(BoundModel):
 
     def _log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
         return self.elbo_terms(x, y, draws).log_weight
+
+
+def _over(of_each: Tensor, like: Tensor) -> Tensor:
+    """[B] -> [B, 1, ...], to be spread over the elements of every event."""
+    return of_each.view(-1, *[1] * (like.dim() - 1))
 
 
 def center(d: Distribution, space: Space, n: int) -> Tensor:

@@ -171,6 +171,10 @@ class HierarchicalVAE(LatentModel):
         return Density.worst(Density.BOUND, *(part.density for part in parts))
 
     @property
+    def pixelwise(self) -> bool:
+        return self.config.likelihood.pixelwise
+
+    @property
     def likelihood_density(self) -> Density:
         return self.likelihood_head.density
 
@@ -268,6 +272,13 @@ class HierarchicalVAE(LatentModel):
         return (Stage("model", (Turn((self,), self._loss),), score=self.config.objective.score),)
 
     # ---- drawing
+
+    def _log_weight_of(self, x: Tensor, z: tuple[Tensor, ...], y: Y) -> Tensor:
+        descent, log_w = Descent(self, self.bottom_up(x, y), y), []
+        for level in z:
+            log_w += [descent.prior().log_prob(level), -descent.posterior().log_prob(level)]
+            descent.take(level)
+        return torch.stack([*log_w, descent.likelihood().log_prob(x)]).sum(0)
 
     def _draw_latents(self, n: int, y: Y, how: Draw, told: Told, coarse: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         descent = self._after(coarse, None, y)

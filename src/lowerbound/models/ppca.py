@@ -110,6 +110,10 @@ class PPCA(LatentModel):
         return Density.EXACT if self.space.levels is None else Density.BOUND
 
     @property
+    def pixelwise(self) -> bool:
+        return True
+
+    @property
     def likelihood_density(self) -> Density:
         return Density.EXACT if self.space.levels is None else Density.BOUND
 

@@ -92,6 +92,10 @@ class Unrolled(LatentModel):
         return True
 
     @property
+    def pixelwise(self) -> bool:
+        return True
+
+    @property
     def likelihood_density(self) -> Density:
         return Density.EXACT
 

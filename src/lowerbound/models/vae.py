@@ -248,6 +248,10 @@ class VAE(Refittable):
         return Density.worst(Density.BOUND, *(part.density for part in parts))
 
     @property
+    def pixelwise(self) -> bool:
+        return self.config.likelihood.pixelwise
+
+    @property
     def likelihood_density(self) -> Density:
         return self.likelihood_head.density
 

@@ -1,4 +1,4 @@
-"""Draw the rest of images, given a part of them (autoregressive models, VQ-VAEs; nearly: diffusion models)."""
+"""Draw the rest of images, given a part of them: exactly or, of diffusion models and VAEs, nearly."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -57,7 +57,7 @@ def complete(
     seed: FreshSeed = 0,
     progress: Told = False,
 ) -> Completed:
-    """Draw the rest of images, given a part of them (autoregressive models, VQ-VAEs; nearly: diffusion models).
+    """Draw the rest of images, given a part of them: exactly or, of diffusion models and VAEs, nearly.
 
     Args:
         images: image files
