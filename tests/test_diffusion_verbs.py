@@ -94,3 +94,16 @@ def test_of_so_many_steps_it_is_a_hierarchy(tmp_path: Path):
     np.testing.assert_allclose(found.r, expected, rtol=1e-3, atol=1e-2)
     status, _, error = call("reconstruct", "four", "a.png", "--levels", "z9")
     assert (status, "no level 'z9'; known: z1, z2, z3, z4, z5" in error) == (2, True), error
+
+
+def test_ends_of_the_noise_that_cost_bits_are_named():
+    ends = ["model.schedule.gamma_min=-2", "model.schedule.gamma_max=1"]
+    right("train", "diffusion-digits", "--out", "ends", *SMALL, *ends)
+    report = lb.doctor("ends")
+    found = {finding["name"]: finding for finding in report["findings"]}
+    terms = {c["name"]: c["value"] for c in report["checked"]}
+    assert "model.schedule.gamma_min" in found["noise.first"]["remedy"]
+    assert "model.schedule.gamma_max" in found["noise.last"]["remedy"]
+    measured = lb.evaluate("ends", split="valid", metrics=["reconstruction_term", "prior_term"])["metrics"]
+    assert terms["noise.first"] == pytest.approx(measured["reconstruction_term"]["value"], rel=0.1)
+    assert terms["noise.last"] == pytest.approx(measured["prior_term"]["value"], rel=0.1)
