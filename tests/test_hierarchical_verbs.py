@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import lowerbound as lb
 from command import call, right
 
 
@@ -52,6 +54,47 @@ def test_levels_are_tempered_kept_and_shown_by_name(run: Path, photo: Path, tmp_
     assert "no level 'z9'" in said
     said = call("sample", run, "--from", photo, "--keep-level", "z3", "--out", tmp_path / "c.png").err
     assert "keeps every level of this model" in said
+
+
+def test_levels_are_edited_and_gone_between_as_one_vector(run: Path, photo: Path, tmp_path: Path):
+    model, other = lb.load(run), tmp_path / "other.png"
+    Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(other)
+    there = lb.reconstruct(run, [photo, other])
+    z = model.encode(torch.as_tensor(there.x))
+    changed = z[0].mean.clone()
+    changed[:, 1] = 3.0
+    with torch.no_grad():
+        expected = model.decode((changed, z[1].mean, z[2].mean)).mean
+    edited = lb.edit(run, [photo, other], set={1: 3.0})
+    np.testing.assert_allclose(edited.x[:, 0], expected, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(edited.x[:, 0], there.r, atol=1e-3)
+    drawn = [lb.edit(run, [photo], set={1: 3.0}, code="sample", seed=seed).x for seed in (0, 0, 1)]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.allclose(drawn[0], drawn[2])
+    between = lb.interpolate(run, [photo, other], steps=3)
+    assert not between.sphere
+    np.testing.assert_allclose(between.frames[[0, 2]], there.r, rtol=1e-4, atol=1e-4)
+    for words, message in {
+        ("edit", run, photo, "--set", "999=1"): "--set 999=1: expected a dimension from 0 to 67",
+        ("edit", run, photo, "--label", "3"): "--label",
+        ("traverse", run): "editing needs a single vector",
+    }.items():
+        done = call(*words, "--out", tmp_path / "y.png")
+        assert (done.status, message in done.err) == (2, True), done.err
+
+
+def test_a_label_may_become_another_one(tmp_path: Path, photo: Path):
+    scales = '[{"factor":8,"latent":4},{"factor":2,"latent":2}]'
+    options = f"train.steps=30 model.width=8 model.inner=4 model.scales={scales} data.label=true".split()
+    right("train", "hvae-mnist", "--data", "digits", "--out", tmp_path / "given", *options)
+    model = lb.load(tmp_path / "given")
+    found = lb.edit(tmp_path / "given", [photo], label="7", own_label="3")
+    x = torch.as_tensor(lb.reconstruct(tmp_path / "given", [photo], label="3").x)
+    with torch.no_grad():
+        z = tuple(q.mean for q in model.encode(x, torch.tensor([3])))
+        expected = model.decode(z, torch.tensor([7])).mean
+    np.testing.assert_allclose(found.x[0], expected, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(found.x[0], model.decode(z, torch.tensor([3])).mean.detach(), atol=1e-3)
 
 
 def test_doctor_names_a_dead_level(run: Path):

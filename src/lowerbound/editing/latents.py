@@ -231,7 +231,8 @@ class FlowCodec(Codec):
 
 
 class Editor(Codec):
-    """Images as the posterior means of their latents, with what else editing takes.
+    """Images as the posterior means of their latents, with what else editing takes. Those of several levels, real ones,
+    are one vector, the coarsest first.
 
     whole: whether codes may be of whole numbers, whose modes stand for means.
     """
@@ -256,7 +257,9 @@ class Editor(Codec):
 
     @torch.no_grad()
     def _size(self) -> int:
-        """D. Raises ModelError for latents that are no single vector."""
+        """D. Raises ModelError for latents that are no single vector, nor levels of real numbers."""
+        if self.in_levels:
+            return sum(space.dims for space in self.model.latents)
         x = torch.zeros((1, *self.model.space.shape), dtype=self.model.space.dtype, device=self.device)
         try:
             return int(self._posterior(x, self._y([0]) if self.model.given else None).event_shape[0])
@@ -267,8 +270,12 @@ class Editor(Codec):
         return self.model.vector_posterior(x, y) if self.values is None else self.model.posteriors(x, y)[0]
 
     @property
+    def in_levels(self) -> bool:
+        return bool(self.model.levels) and all(space.levels is None for space in self.model.latents)
+
+    @property
     def sphere(self) -> bool:
-        return codes(self.run, self.model, self.device, self.progress).sphere
+        return not self.in_levels and codes(self.run, self.model, self.device, self.progress).sphere
 
     @property
     def directions(self) -> Mapping[str, Direction]:
@@ -277,13 +284,25 @@ class Editor(Codec):
     @torch.no_grad()
     def encode(self, x: Tensor, y: Tensor | None = None, draw: int | None = None) -> Tensor:
         """The posterior means (of whole numbers the likeliest), or draws keyed by this seed: [B, D]."""
+        if self.in_levels:
+            return torch.cat([level.flatten(1) for level in self._levels(x, y, draw)], 1)
         q = self._posterior(x, y)
         if draw is None:
             return q.mean if self.values is None else q.mode
         with KeyedNoise(draw, np.arange(len(x))) as noise:
             return q.sample((noise.chunk(1),))[0]
 
+    def _levels(self, x: Tensor, y: Tensor | None, draw: int | None) -> tuple[Tensor, ...]:
+        if draw is None:
+            return self.model._centers(*self.model.taken(x, y))
+        with KeyedNoise(draw, np.arange(len(x))) as noise:
+            return tuple(level[0] for level in self.model.elbo_terms(*self.model.taken(x, y), noise.chunk(1)).z)
+
     def _decoded(self, z: Tensor, y: Tensor | None) -> Tensor:
+        if self.in_levels:
+            parts = z.float().split([space.dims for space in self.model.latents], -1)
+            shapes = [space.shape for space in self.model.latents]
+            return self.model.decode(tuple(p.unflatten(-1, s) for p, s in zip(parts, shapes, strict=True)), y).mean
         return self.model.decode(z.float() if self.values is None else z, y).mean
 
     @torch.no_grad()
