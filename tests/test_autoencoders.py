@@ -40,7 +40,7 @@ from lowerbound.objectives import (
     SaltAndPepper,
     SquaredError,
 )
-from lowerbound.priors import FullGaussianMixture, Gaussian, GaussianMixture, Prior, mixtures
+from lowerbound.priors import FullGaussianMixture, Gaussian, GaussianMixture, Prior, mixtures, offered
 from lowerbound.runs import recipes
 from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.runs.run import Run
@@ -637,8 +637,17 @@ def test_a_prior_of_ones_own_is_offered_and_trained_by_the_loop(runs, no_picture
         lb.fit_prior(runs["vae"], "laplace", device="cpu")
 
 
+@pytest.mark.parametrize(("latent", "mixture"), [((2,), True), ((2, 2, 2), False)])
+def test_what_can_be_fitted_is_said(latent: tuple[int, ...], mixture: bool):
+    net = MLP.Config(hidden=(4,))
+    config = VAE.Config(latent=latent, posterior=Point(), objective=Reconstruction(), encoder=net, decoder=net)
+    with pytest.raises(ModelError, match=r"fit-prior RUN --prior autoregressive\|.*flow\|gaussian") as found:
+        config.build(Space((1, 2, 2), levels=2)).sample(1)
+    assert ("mixture" in str(found.value)) is mixture
+
+
 def test_what_is_offered():
-    assert sorted(fit_prior.offered(Space((2,)))) == [
+    assert sorted(offered(Space((2,)))) == [
         "autoregressive",
         "diffusion",
         "flow",

@@ -98,7 +98,7 @@ def test_densities_of_each_label_integrate_to_one_and_are_drawn_from(config: Mod
         (stage,) = prior.stages()
         assert stage.begin is not None
         stage.begin(correlated.view(-1, *shape).split(99))
-        points, volume = lattice(2, reach=9, step=0.1)
+        points, volume = lattice(2, reach=8, step=0.16)
         found = []
         for label in (0, 2):
             y = torch.full((len(points),), label)
@@ -170,7 +170,7 @@ MIXED = MapAutoregressive.Config(components=3, network=GatedPixelCNN.Config(widt
 
 @pytest.mark.parametrize("config", [WIDE, MIXED], ids=["flow", "autoregressive"])
 def test_fitted_to_maps_that_no_normal_describes(config: Model.Config, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fits, "FEWEST", 100)
+    monkeypatch.setattr(fits, "FEWEST", 80)
     monkeypatch.setattr(fits, "LOOKS", 3)
     with seeded("vae"):
         vae = VAE.Config(latent=(2, 4, 4), encoder=SMALL, decoder=SMALL).build(Space((1, 2, 2), levels=2))
@@ -200,7 +200,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, surroundings: None) -> Pat
     folder, digits = home / "map", some_digits(home / "digits.npz")
     with pytest.MonkeyPatch.context() as m:
         m.setattr(metrics_report, "draw_pictures", lambda *_: None)
-        right("train", "vae", "--data", digits, "--out", folder, *MAP, "train.steps=60", "model.objective.beta=0.01")
+        right("train", "vae", "--data", digits, "--out", folder, *MAP, "train.steps=30", "model.objective.beta=0.01")
     return folder
 
 
@@ -210,8 +210,8 @@ def run(trained: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(metrics_report, "draw_pictures", lambda *_: None)
     for config in (WIDE, MIXED):
         monkeypatch.setattr(type(config), "choices", classmethod(lambda cls, space, one=config: (one,)))
-    monkeypatch.setattr(fits, "FEWEST", 40)
-    monkeypatch.setattr(fits, "ENOUGH", 2000)
+    monkeypatch.setattr(fits, "FEWEST", 20)
+    monkeypatch.setattr(fits, "ENOUGH", 1000)
     monkeypatch.setattr(fits, "LOOKS", 3)
     return Path(shutil.copytree(trained, here / "run"))
 

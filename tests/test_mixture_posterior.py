@@ -5,6 +5,7 @@ The truths are integrals over a grid of a latent of one or two dimensions. Estim
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def close(estimates: Tensor, truth: Tensor | float) -> None:
     assert off.max() < ERRORS, f"{float(off.max()):.1f} standard errors off"
 
 
-def vae(K: int = 3, latent: int = 1, **parts: object) -> VAE:
+def vae(K: int = 3, latent: int = 1, **parts: Any) -> VAE:
     """Its posterior has modes apart from one another and uneven weights."""
     posterior = GaussianMixture(components=K, learned_weights=True)
     made = {"latent": latent, "posterior": posterior, "encoder": SMALL, "decoder": SMALL, **parts}
@@ -238,7 +239,7 @@ def test_maps_of_latents_and_equal_weights():
         ({"objective": ELBO(free_bits_dimension=0.1)}, "use free_bits_level"),
     ],
 )
-def test_what_does_not_go_together_is_said(parts: dict[str, object], message: str):
+def test_what_does_not_go_together_is_said(parts: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):
         vae(**parts).loss(events())
 
@@ -260,6 +261,7 @@ def test_it_is_all_that_a_user_types(tmp_path: Path):
     right("compare", run)
     right("sample", run, "-n", "4", "--out", tmp_path / "x.png")
     model = lb.load(run, device="cpu")
+    assert isinstance(model, VAE)
     x = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     assert torch.equal(model.features(x), model.encode(x).mean)  # the mixture's mean
     refused = call("train", "vae", "model.posterior=families.GaussianMixture", "model.posterior.components=0")

@@ -30,14 +30,13 @@ from lowerbound.models.vae import VAE
 from lowerbound.networks.mlp import MLP
 from lowerbound.noise import seeded
 from lowerbound.objectives import Reconstruction
-from lowerbound.priors import AutoregressiveMixture, SplineFlow, VampPrior
+from lowerbound.priors import AutoregressiveMixture, SplineFlow, VampPrior, offered
 from lowerbound.progress import Progress
 from lowerbound.space import Space
 from lowerbound.testing import LABEL
 from lowerbound.testing.base import double, events, expect_mean, lattice, shake_parameters
 from lowerbound.training import fits
 from lowerbound.training.train import train
-from lowerbound.verbs.fit_prior import offered
 
 IMAGE = Space((1, 2, 2), levels=5)
 SMALL = MLP.Config(hidden=(6,))

@@ -28,14 +28,14 @@ class ActiveUnits(Metric):
         for batch in world.batches.in_order(model.rows):
             means.append(model.features(batch.x, batch.y).double().cpu().numpy())
             world.advance(len(batch.index))
-        variance = _of_variables(np.concatenate(means).var(0), model)
+        variance = of_variables(np.concatenate(means).var(0), model)
         active = int((variance > self.threshold).sum())
         count = sum(len(m) for m in means)
         detail = {"variance": variance.tolist()}
         return {"active_units": Value(active, None, f"of {len(variance)}", "=", count, 0, None, detail)}
 
 
-def _of_variables(variance: np.ndarray, model: LatentModel) -> np.ndarray:
+def of_variables(variance: np.ndarray, model: LatentModel) -> np.ndarray:
     """That of each dimension, of one for each feature: of several probabilities the largest."""
     found, begin = [], 0
     for space in model.latents:

@@ -21,7 +21,7 @@ from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
 from lowerbound.networks.mlp import MLP
 from lowerbound.objectives import ELBO, IWAE, Bound, Objective, Reconstruction
-from lowerbound.priors import Begins, Bindable, Categorical, Mixed, StandardNormal, prior_given
+from lowerbound.priors import Begins, Bindable, Categorical, Mixed, StandardNormal, offered, prior_given
 from lowerbound.space import UNKNOWN, Density, Space, Y, conditions
 from lowerbound.stages import Loss, Prepare, Score, Stage, Turn
 
@@ -472,7 +472,7 @@ class VAE(Refittable):
             raise ModelError(
                 f"this autoencoder can't sample: its posterior {self.config.posterior.type_name()} is a point, so "
                 "training held its codes to no prior, and what a draw of N(0, I) decodes to means nothing. Fit a "
-                "density to the codes first: lowerbound fit-prior RUN --prior gaussian|mixture|flow|spline"
+                f"density to the codes first: lowerbound fit-prior RUN --prior {'|'.join(sorted(offered(self.latent)))}"
             )
         return (self.prior.draw(n, y if self.prior.given else None, replace(how, mean=False), told).x,)
 

@@ -1,10 +1,10 @@
 """Small models over latents. A prior is a Model whose space is the latent's."""
 
 from lowerbound.priors.autoregressive import AutoregressiveMixture, MapAutoregressive
-from lowerbound.priors.base import Begins, Bindable, Given, Mixed, Prior, prior_given
+from lowerbound.priors.base import Begins, Bindable, Given, Mixed, Prior, offered, prior_given
 from lowerbound.priors.categorical import Categorical
 from lowerbound.priors.flows import SplineFlow
-from lowerbound.priors.labels import PerLabel
+from lowerbound.priors.labels import LabelError, PerLabel
 from lowerbound.priors.maps import MapFlow, MapGaussian
 from lowerbound.priors.mixtures import FullGaussianMixture, GaussianMixture
 from lowerbound.priors.normals import Gaussian, StandardNormal
@@ -19,6 +19,7 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "Given",
+    "LabelError",
     "MapAutoregressive",
     "MapFlow",
     "MapGaussian",
@@ -28,5 +29,6 @@ __all__ = [
     "SplineFlow",
     "StandardNormal",
     "VampPrior",
+    "offered",
     "prior_given",
 ]

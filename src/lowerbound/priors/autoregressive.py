@@ -24,7 +24,37 @@ from lowerbound.stages import Stage, Turn
 BOUND = 7.0  # of log-scales
 
 
-class AutoregressiveMixture(ExactModel):
+class _OneByOne(ExactModel):
+    """What is fitted to events that are first standardized, given the condition."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, config: Model.Config, space: Space, given: tuple[Space, ...], context: int):
+        super().__init__(config, space, given)
+        self.register_buffer("mean", torch.zeros(space.shape))
+        self.register_buffer("scale", torch.ones(space.shape))
+        self.condition = Context(given, context)
+
+    def stages(self) -> tuple[Stage, ...]:
+        return (Stage("model", (Turn((self,), self._loss),), begin=self.begin),)
+
+    @torch.no_grad()
+    def begin(self, events: Iterable[Tensor]) -> None:
+        """Standardize every number by all events [B, *shape] of the batches, read once."""
+        z = torch.cat([x.double() for x in events])
+        self.mean.copy_(z.mean(0))
+        self.scale.copy_(z.std(0).clamp(min=1e-6))
+
+    def _context(self, y: Y) -> Tensor | None:
+        c = self.condition(y)
+        return None if c is None else c[:, :, None, None]
+
+    def _standardized(self, x: Tensor) -> Tensor:
+        return (x - widened(self.mean)) / widened(self.scale)
+
+
+class AutoregressiveMixture(_OneByOne):
     r"""Each dimension of a vector by a mixture of normals given the earlier ones and the condition, by a MADE
     (Germain et al. 2015, https://arxiv.org/abs/1502.03509).
 
@@ -46,41 +76,22 @@ class AutoregressiveMixture(ExactModel):
         def example(cls) -> tuple["AutoregressiveMixture.Config", Space, tuple[Space, ...]]:
             return cls(components=2, hidden=(4,)), Space((2,)), ()
 
-    mean: Tensor
-    scale: Tensor
-
     def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
-        super().__init__(config, space, given)
+        super().__init__(config, space, given, config.context)
         D = length(config, space)
         if D < 2:
             raise ConfigError(f"{config.type_name()} is over at least 2 numbers; use priors.GaussianMixture for one")
-        self.register_buffer("mean", torch.zeros(D))
-        self.register_buffer("scale", torch.ones(D))
-        self.condition = Context(given, config.context)
         network = MADE.Config(hidden=config.hidden, activation="silu", direct=False)
         self.network = network.build((1, 1, D), (3 * config.components, 1, D), context=self.condition.width)
-
-    def stages(self) -> tuple[Stage, ...]:
-        return (Stage("model", (Turn((self,), self._loss),), begin=self.begin),)
-
-    @torch.no_grad()
-    def begin(self, events: Iterable[Tensor]) -> None:
-        """Standardize by all events [B, D] of the batches, read once."""
-        _standardize(self, events)
 
     @property
     def cost(self) -> int:
         return 2 * sum(w.numel() for w in self.parameters())
 
-    def _context(self, y: Y) -> Tensor | None:
-        c = self.condition(y)
-        return None if c is None else c[:, :, None, None]
-
     def _log_prob(self, x: Tensor, y: Y = None) -> Tensor:
-        scale = widened(self.scale)
-        u = (x - widened(self.mean)) / scale
+        u = self._standardized(x)
         h = self.network(u.to(self.dtype)[:, None, None], self._context(y))[:, :, 0]
-        return _conditionals(h).log_prob(u).sum(-1) - scale.log().sum()
+        return _conditionals(h).log_prob(u).sum(-1) - widened(self.scale).log().sum()
 
     def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
         cache, found = self.network.start(n, self._context(y)), []
@@ -91,7 +102,7 @@ class AutoregressiveMixture(ExactModel):
         return Drawn(widened(self.mean) + widened(self.scale) * torch.cat(found, -1))
 
 
-class MapAutoregressive(ExactModel):
+class MapAutoregressive(_OneByOne):
     r"""Each number of a map by a mixture of normals given earlier places, the earlier channels of its own place and the
     condition, by a causal network (van den Oord et al. 2016, https://arxiv.org/abs/1601.06759).
 
@@ -117,25 +128,11 @@ class MapAutoregressive(ExactModel):
             network = GatedPixelCNN.Config(width=4, layers=2, first_kernel=3, out_width=4)
             return cls(components=2, network=network), Space((2, 2, 2)), ()
 
-    mean: Tensor
-    scale: Tensor
-
     def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
-        super().__init__(config, space, given)
+        super().__init__(config, space, given, config.context)
         C, H, W = map_shape(config, space)
-        self.register_buffer("mean", torch.zeros(space.shape))
-        self.register_buffer("scale", torch.ones(space.shape))
-        self.condition = Context(given, config.context)
         out = (3 * config.components * C, H, W)
         self.network = config.network.build((C, H, W), out, channels=C, context=self.condition.width)
-
-    def stages(self) -> tuple[Stage, ...]:
-        return (Stage("model", (Turn((self,), self._loss),), begin=self.begin),)
-
-    @torch.no_grad()
-    def begin(self, events: Iterable[Tensor]) -> None:
-        """Standardize by all events [B, C, H, W] of the batches, read once."""
-        _standardize(self, events)
 
     @property
     def cost(self) -> int:
@@ -145,16 +142,11 @@ class MapAutoregressive(ExactModel):
     def footprint(self) -> int:
         return self.space.dims * max(3 * self.config.components, 128 // self.space.shape[0])
 
-    def _context(self, y: Y) -> Tensor | None:
-        c = self.condition(y)
-        return None if c is None else c[:, :, None, None]
-
     def _log_prob(self, x: Tensor, y: Y = None) -> Tensor:
-        scale = widened(self.scale)
-        u = (x - widened(self.mean)) / scale
+        u = self._standardized(x)
         h = self.network(u.to(self.dtype), self._context(y))  # [B, 3 components x C, H, W]
         p = _conditionals(h.reshape(len(x), -1, self.space.dims))
-        return p.log_prob(u.flatten(1)).sum(1) - scale.log().sum()
+        return p.log_prob(u.flatten(1)).sum(1) - widened(self.scale).log().sum()
 
     def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
         mean, scale = widened(self.mean), widened(self.scale)
@@ -173,10 +165,3 @@ def _conditionals(h: Tensor) -> Distribution:
     logits, mean, log_scale = widened(h).unflatten(-2, (3, -1)).transpose(-1, -2).unbind(-3)  # [..., D, components]
     normal = Normal(mean, log_scale.clamp(-BOUND, BOUND).exp(), validate_args=False)
     return MixtureSameFamily(Choice(logits=logits, validate_args=False), normal, validate_args=False)
-
-
-def _standardize(prior: AutoregressiveMixture | MapAutoregressive, events: Iterable[Tensor]) -> None:
-    """Take the mean and the standard deviation of every number of events."""
-    z = torch.cat([x.double() for x in events])
-    prior.mean.copy_(z.mean(0))
-    prior.scale.copy_(z.std(0).clamp(min=1e-6))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MixtureSameFamily
 
+from lowerbound.config import components
 from lowerbound.distributions import tempered
 from lowerbound.errors import ConfigError
 from lowerbound.model import Draw, Drawn, ExactModel, Model, Told
@@ -124,6 +125,12 @@ def _(d: Given, t: float) -> Distribution:
 def prior_given(model: Model, y: Y = None) -> Distribution:
     """p(·|y) of a model of latents: what `Prior.distribution` gives, with its closed KLs, or else `Given`."""
     return model.distribution(y) if isinstance(model, Prior) else Given(model, y)
+
+
+def offered(latent: Space) -> dict[str, type[Model.Config]]:
+    """The densities that can be fitted to codes of such a space, by the names that `fit-prior --prior` takes."""
+    axes = len(latent.shape)
+    return {k.offered_as: k for k in components(Model.Config) if k.offered_as is not None and axes in k.offered_to}
 
 
 def check_real(config: Model.Config, space: Space) -> None:

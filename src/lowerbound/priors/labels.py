@@ -12,6 +12,14 @@ from lowerbound.space import Space, Y, conditions
 from lowerbound.stages import Pair, Stage, Turn
 
 
+class LabelError(ModelError):
+    """What a density can't be fitted to of one label: `label`, which has a name elsewhere, and `why`."""
+
+    def __init__(self, label: int, why: str):
+        super().__init__(f"label {label}: {why}")
+        self.label, self.why = label, why
+
+
 class PerLabel(ExactModel):
     r"""A density of one kind for each label, :math:`p(z|y) = p_y(z)`, which share nothing.
 
@@ -47,19 +55,19 @@ class PerLabel(ExactModel):
     def fit(self, pairs: Iterable[Pair]) -> None:
         """Fit the density of each label to all events of it.
 
-        Raises ModelError, which names the label, where there are none, or too few.
+        Raises LabelError where there are none, or too few.
         """
         kept = [(x, *conditions(y, self.given)) for x, y in pairs]
         for c in range(len(self.parts)):
             own = [x[y == c] for x, y in kept if bool((y == c).any())]
             if not own:
-                raise ModelError(f"label {c}: there is nothing of it to fit a density to")
+                raise LabelError(c, "there is nothing of it to fit a density to")
             fit = self._stage(c).fit
             assert fit is not None
             try:
                 fit((x, None) for x in own)
             except ModelError as e:
-                raise ModelError(f"label {c}: {e}") from None
+                raise LabelError(c, str(e)) from None
 
     @property
     def cost(self) -> int:

@@ -19,7 +19,7 @@ from lowerbound.errors import ConfigError, ModelError, TrainingError, UserError,
 from lowerbound.model import Model, Refittable
 from lowerbound.noise import multinomial, seeded
 from lowerbound.optimization import Adam, Cosine
-from lowerbound.priors import PerLabel
+from lowerbound.priors import LabelError, PerLabel
 from lowerbound.progress import Progress
 from lowerbound.runs import inputs
 from lowerbound.runs.facts import Facts
@@ -181,6 +181,9 @@ def _fitted(
             loop.run_through()
         except TrainingError:
             return -math.inf, whole
+        except LabelError as e:
+            name = codes.classes[e.label] if codes.classes else e.label
+            raise ModelError(f"label {name}: {e.why}") from None
     return loop.at.best, whole.eval()
 
 

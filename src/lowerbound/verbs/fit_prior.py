@@ -21,7 +21,7 @@ from lowerbound.metrics.extractors import PixelFeatures, parted
 from lowerbound.metrics.report import finish, short_draws
 from lowerbound.model import Model, Refittable, rows_of
 from lowerbound.noise import seeded
-from lowerbound.priors import PerLabel
+from lowerbound.priors import PerLabel, offered
 from lowerbound.progress import Progress
 from lowerbound.runs import inputs
 from lowerbound.runs.fitted import _store, _unfitted, remove_prior
@@ -175,12 +175,6 @@ def _priors(name: str, components: int | None, latent: Space) -> Sequence[Model.
     if name == "none":
         return ()
     return known[name].choices(latent) if components is None else [parse(known[name], {"components": components})]
-
-
-def offered(latent: Space) -> dict[str, type[Model.Config]]:
-    """The densities that can be fitted to codes of such a space, by the names that `--prior` takes."""
-    axes = len(latent.shape)
-    return {k.offered_as: k for k in kinds(Model.Config) if k.offered_as is not None and axes in k.offered_to}
 
 
 def _parts(n: int, chosen: bool) -> tuple[slice, slice]:

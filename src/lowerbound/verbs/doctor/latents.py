@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from lowerbound.families import LOG_SCALE
-from lowerbound.model import LatentModel
+from lowerbound.metrics.latents import of_variables
+from lowerbound.model import CodeModel, LatentModel
 from lowerbound.noise import KeyedNoise
 from lowerbound.objectives import ELBO, Bound
 from lowerbound.verbs.doctor.check import Check
@@ -21,9 +22,9 @@ AT_BOUND = 0.01  # of the log-scales
 
 
 def checks(e: Examined) -> list[Check]:
-    """Of a model whose z is of real numbers."""
+    """Of a model whose z is no grid of codes, which have checks of their own."""
     model = e.model
-    if not isinstance(model, LatentModel) or any(space.levels is not None for space in model.latents):
+    if not isinstance(model, LatentModel) or isinstance(model, CodeModel):
         return []
     return _measured(e, model).checks()
 
@@ -40,14 +41,15 @@ def _measured(e: Examined, model: LatentModel) -> "Latents":
         levels.append(kl[0].double().cpu())
         dimensions = [k.flatten(1) for k in terms.kl_dimensions if k is not None]
         each += [torch.cat(dimensions, 1)] if len(dimensions) == len(terms.z) else []
-        deviations = [q.stddev.expand(z.shape)[0] for q, z in zip(terms.q, terms.z, strict=True)]  # [B, *latent]
-        scales = torch.cat([d.flatten(1).log() for d in deviations], 1)
-        at_bound.append(((scales - LOG_SCALE[0]).abs() < 1e-3) | ((scales - LOG_SCALE[1]).abs() < 1e-3))
+        real = [(q, z) for q, z, space in zip(terms.q, terms.z, model.latents, strict=True) if space.levels is None]
+        for deviations in (q.stddev.expand(z.shape)[0] for q, z in real):  # [B, *latent]
+            scales = deviations.flatten(1).log()
+            at_bound.append(((scales - LOG_SCALE[0]).abs() < 1e-3) | ((scales - LOG_SCALE[1]).abs() < 1e-3))
     return Latents(
         levels=torch.cat(levels).mean(0).numpy() if levels else None,
         each=torch.cat(each).double().mean(0).cpu().numpy() if each else None,
-        variance=torch.cat(means).var(0, correction=0).numpy(),
-        at_bound=float(torch.cat(at_bound).double().mean()) if at_bound else 0.0,
+        variance=of_variables(torch.cat(means).var(0, correction=0).numpy(), model),
+        at_bound=float(torch.cat([b.flatten() for b in at_bound]).double().mean()) if at_bound else None,
         loosen=_loosen(model),
     )
 
@@ -70,8 +72,8 @@ class Latents:
 
     levels: np.ndarray | None  # [L], the KL of each level, nats per image; None: the posterior is a point
     each: np.ndarray | None  # [D], the mean KL of each dimension in nats, where it is a sum of them
-    variance: np.ndarray  # [D], of the posterior means over the images
-    at_bound: float  # share of the posterior's log-scales at the ends of their range
+    variance: np.ndarray  # [D], of the posterior means, of whole numbers of a value's probability, over the images
+    at_bound: float | None  # share of the posterior's log-scales at the ends of their range; None: it has none
     loosen: str  # KEY=VALUE that lets the latents keep more
 
     @property
@@ -101,9 +103,9 @@ class Latents:
             self.loosen,
         )
         assert self.levels is not None
-        if len(self.levels) > 1:
-            return [collapsed, self._dead(self.levels, collapsed.wrong), self._at_bound()]
-        return [collapsed, self._unused(collapsed.wrong), self._at_bound()]
+        several = len(self.levels) > 1
+        used = self._dead(self.levels, collapsed.wrong) if several else self._unused(collapsed.wrong)
+        return [collapsed, used, *([] if self.at_bound is None else [self._at_bound(self.at_bound)])]
 
     def _dead(self, levels: np.ndarray, collapsed: bool) -> Check:
         dead = [f"z{l + 1}" for l, kl in enumerate(levels) if kl < COLLAPSED]
@@ -132,14 +134,14 @@ class Latents:
             f"model.latent={max(1, math.ceil(1.25 * self.used))}, or to use more of them {self.loosen}",
         )
 
-    def _at_bound(self) -> Check:
+    def _at_bound(self, share: float) -> Check:
         return Check(
             "latents.scales_at_bound",
-            self.at_bound,
+            share,
             AT_BOUND,
-            self.at_bound > AT_BOUND,
+            share > AT_BOUND,
             "problem",
-            f"{self.at_bound:.1%} of the posterior's log-scales are at the end of their range: the noise of z has "
+            f"{share:.1%} of the posterior's log-scales are at the end of their range: the noise of z has "
             "vanished or exploded, and samples of the prior look like nothing",
             "model.objective=objectives.ELBO (for an autoencoder: model.posterior=families.Point), a smaller "
             "train.optimizer.lr",
