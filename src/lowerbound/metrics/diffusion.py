@@ -8,7 +8,7 @@ from pydantic import Field
 
 from lowerbound.chunks import draws_of, keyed_chunks
 from lowerbound.metrics.base import Metric, Value, World
-from lowerbound.model import BoundParts, Diffusing
+from lowerbound.model import BoundParts, Stepwise
 from lowerbound.units import bits_per_dim
 
 
@@ -20,11 +20,11 @@ class Terms(Metric):
     draws: int = Field(default=500, gt=0)
 
     def applies(self, world: World) -> bool:
-        return isinstance(world.model, Diffusing)
+        return isinstance(world.model, Stepwise)
 
     def __call__(self, world: World) -> dict[str, Value]:
         model = world.model
-        assert isinstance(model, Diffusing)
+        assert isinstance(model, Stepwise)
         draws, found = draws_of(model, self.draws), []
         for batch, chunks in keyed_chunks(model, world.batches, draws, world.seed):
             parts = [torch.stack(model.bound_parts(batch.x, batch.y, k)).double().sum(1) for k in chunks]  # [3, B]

@@ -94,8 +94,8 @@ class BoundParts(NamedTuple):
         return -(self.prior + self.reconstruction + self.diffusion)
 
 
-class Diffusing(BoundModel):
-    """A model that takes noise away step by step."""
+class Stepwise(BoundModel):
+    """A model that takes noise of any kind away step by step."""
 
     @property
     def denoises(self) -> bool:
@@ -104,6 +104,10 @@ class Diffusing(BoundModel):
     @abstractmethod
     def bound_parts(self, x: Tensor, y: Y = None, draws: int = 1) -> BoundParts:
         """The terms of the bound, for this many draws of the noise and of a time. Raises ModelError for no events."""
+
+
+class Diffusing(Stepwise):
+    """Noise that is normal, and can be followed back along a flow."""
 
     @abstractmethod
     def hierarchy(self, steps: int | None = None) -> LatentModel:
