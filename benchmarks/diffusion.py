@@ -14,7 +14,8 @@ unconditional images does at a step: noise, squared error, clipping, AdamW, the 
 Sampling is DDIM, as `lowerbound sample` and by `DDIMPipeline`, of weights that are new. Memory that
 is freed is kept on both sides (`processes.keep_freed`), as lowerbound does.
 
-steps: all samples come from the same noise. Quality is `lowerbound evaluate`'s: Fréchet distance (its standard error
+steps: all samples come from the same noise. Seconds are those that a core is at work, so that others do not count.
+Quality is `lowerbound evaluate`'s: Fréchet distance (its standard error
 by a jackknife over ten parts of the samples), precision and recall against as many images of the test split.
 """
 
@@ -204,7 +205,7 @@ class Point(NamedTuple):
 
     sampler: str
     steps: int
-    seconds: float  # for 64 images
+    seconds: float  # of a core, for 64 images
     frechet: tuple[float, float]  # with its standard error, as the others
     precision: tuple[float, float]
     recall: tuple[float, float]
@@ -267,15 +268,17 @@ class Compared:
         from lowerbound.metrics import samples
         from lowerbound.model import Draw
         from lowerbound.noise import seeded
+        from lowerbound.processes import keep_freed
 
         how = Draw(sampler=getattr(schedules, SAMPLERS[name])(), steps=steps, mean=True)
+        keep_freed()
         drawn, seconds = [], []
         with seeded(0, "steps"):
             for start in range(0, self.n, 64):
                 count = min(64, self.n - start)
-                begun = time.perf_counter()
+                begun = time.process_time()
                 drawn.append(samples.shown(self.world, self.world.model.draw(count, how=how).x))
-                seconds.append((time.perf_counter() - begun) * 64 / count)
+                seconds.append((time.process_time() - begun) * 64 / count)
         return Point(name, steps, median(seconds), *self.figures(self.vectors(np.concatenate(drawn))))
 
 
@@ -285,7 +288,7 @@ def picture(points: list[Point], of: Compared, out: Path, title: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    titles = "seconds for 64 images", "Fréchet distance", "precision", "recall"
+    titles = "seconds of a core for 64 images", "Fréchet distance", "precision", "recall"
     figure, panels = pyplot.subplots(1, 4, figsize=(13, 3.2), dpi=100, layout="constrained")
     for i, (axes, name) in enumerate(zip(panels, titles, strict=True)):
         for sampler, color in zip(SAMPLERS, ("C0", "C1", "C2"), strict=True):
