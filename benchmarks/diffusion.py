@@ -11,8 +11,9 @@ widths, blocks, groups, width of the time and attention, which has the same numb
 are processes, in turn. lowerbound is its own training loop as `train` ships it: averaged weights, clipping, skipping,
 the terms of the bound, log lines. diffusers has no training loop in the package; this one does what its example for
 unconditional images does at a step: noise, squared error, clipping, AdamW, the rate's schedule, averaged weights.
-Sampling is DDIM, as `lowerbound sample` and by `DDIMPipeline`, of weights that are new. Memory that
-is freed is kept on both sides (`processes.keep_freed`), as lowerbound does.
+Sampling is DDIM, as `lowerbound sample` and by `DDIMPipeline`, of weights that are new. Memory that is freed is kept on
+both sides (`processes.keep_freed`), as lowerbound does. Where others are at work on the machine, `--core` counts the
+seconds of the processor that a side took, and not those that passed.
 
 steps: all samples come from the same noise. Seconds are those that a core is at work, so that others do not count.
 Quality is `lowerbound evaluate`'s: Fréchet distance (its standard error
@@ -46,6 +47,7 @@ def main() -> None:
     p.add_argument("run", type=Path, nargs="?", help="steps: of a diffusion model, or of a VAE with one as prior")
     p.add_argument("--rounds", type=int, default=9)
     p.add_argument("--each", type=int, default=10, help="train: steps of a round; sample: of the sampler")
+    p.add_argument("--core", action="store_true", help="train, sample: count the seconds in which cores are at work")
     p.add_argument("-n", type=int, default=64, help="sample: images at once")
     p.add_argument("--samples", type=int, default=500, help="steps: of each sampler and number of steps")
     p.add_argument("--steps", type=int, nargs="*", default=[10, 20, 50, 100, 250, 1000])
@@ -69,6 +71,7 @@ def against(options: Namespace, about: dict[str, Any]) -> None:
     named = zip(("lowerbound", "diffusers"), pair, strict=True)
     said, taken = common.in_turn({name: Side(work, vars(options)) for name, work in named}, options.rounds)
     unit = "images/s" if options.what == "train" else f"seconds for {options.n} images in {options.each} steps"
+    unit += ", of a core" if options.core else ""
     figures: dict[str, Any] = {"parameters": said, unit: {k: Spread.of(v) for k, v in taken.items()}}
     a, b = taken["lowerbound"], taken["diffusers"]
     figures["times as fast"] = common.ratios(a, b) if options.what == "train" else common.ratios(b, a)
@@ -95,7 +98,7 @@ def train(take: Callable, options: dict[str, Any]) -> None:
     def told(values: Any) -> None:
         take(values["parameters"] if isinstance(values, dict) else values)
 
-    training.trained(told, recipe, recipe.data.open("train"), options["rounds"], options["each"])
+    training.trained(told, recipe, recipe.data.open("train"), options["rounds"], options["each"], clock(options))
 
 
 def sample(take: Callable, options: dict[str, Any]) -> None:
@@ -110,17 +113,21 @@ def sample(take: Callable, options: dict[str, Any]) -> None:
     torch.set_num_threads(options["threads"])
     model = ours().model.build(Space((1, 28, 28), levels=256)).eval()
     how = Draw(sampler=DDIM(), steps=options["each"])
-    _timed(take, lambda: draw(model, options["n"], how=how), model)
+    _timed(take, lambda: draw(model, options["n"], how=how), model, clock(options))
 
 
-def _timed(take: Callable, drawn: Callable[[], Any], model: Any) -> None:
+def clock(options: dict[str, Any]) -> Callable[[], float]:
+    return time.process_time if options["core"] else time.perf_counter
+
+
+def _timed(take: Callable, drawn: Callable[[], Any], model: Any, clock: Callable[[], float]) -> None:
     """Hands over the weights of a model, and then seconds, after one to warm up."""
     drawn()
     take(sum(p.numel() for p in model.parameters()))
     while True:
-        begun = time.perf_counter()
+        begun = clock()
         drawn()
-        take(time.perf_counter() - begun)
+        take(clock() - begun)
 
 
 def theirs() -> Any:
@@ -175,11 +182,12 @@ def train_diffusers(take: Callable, options: dict[str, Any]) -> None:
     for _ in range(options["each"]):
         step()
     take(sum(p.numel() for p in net.parameters()))
+    now = clock(options)
     while True:
-        begun = time.perf_counter()
+        begun = now()
         for _ in range(options["each"]):
             step()
-        take(options["each"] * BATCH / (time.perf_counter() - begun))
+        take(options["each"] * BATCH / (now() - begun))
 
 
 def sample_diffusers(take: Callable, options: dict[str, Any]) -> None:
@@ -194,7 +202,7 @@ def sample_diffusers(take: Callable, options: dict[str, Any]) -> None:
     net = theirs().eval()
     pipe = DDIMPipeline(net, DDIMScheduler())
     pipe.set_progress_bar_config(disable=True)
-    _timed(take, lambda: pipe(options["n"], num_inference_steps=options["each"], output_type="np"), net)
+    _timed(take, lambda: pipe(options["n"], num_inference_steps=options["each"], output_type="np"), net, clock(options))
 
 
 # ---- what steps bring

@@ -32,6 +32,7 @@ import common
 from common import Side, Spread
 from lowerbound.progress import Progress
 
+Clock = Callable[[], float]  # seconds
 MLP = {
     "model": {
         "type": "models.vae.VAE",
@@ -114,7 +115,9 @@ def lowerbound(take: Callable, options: dict[str, Any]) -> None:
     trained(take, recipe, images, options["rounds"], len(images) // recipe.train.batch)
 
 
-def trained(take: Callable, recipe: Any, images: Any, rounds: int, epoch: int) -> None:
+def trained(
+    take: Callable, recipe: Any, images: Any, rounds: int, epoch: int, clock: Clock = time.perf_counter
+) -> None:
     """Hands over the images/s of each epoch, of so many steps; the first is warm-up."""
     import torch
 
@@ -139,8 +142,8 @@ def trained(take: Callable, recipe: Any, images: Any, rounds: int, epoch: int) -
         counted = flops(lambda: model.loss(x).value.backward()) / batch
         weights = sum(p.numel() for p in model.parameters())
         said = {"flops_per_image": counted, "about": f"{len(images):,} images, batch {batch}", "parameters": weights}
-        clock = Epochs(take, epoch, epoch * batch, said)
-        Loop(run, model, model.stages()[0], batches, clock, threading.Event()).run_through()
+        timed = Epochs(take, epoch, epoch * batch, said, clock)
+        Loop(run, model, model.stages()[0], batches, timed, threading.Event()).run_through()
 
 
 def whole_training_split(recipe: Any, at_most: int) -> Any:
@@ -155,20 +158,20 @@ def whole_training_split(recipe: Any, at_most: int) -> Any:
 class Epochs(Progress):
     """Where a training reports its progress: takes the time of each epoch; the training never gets beyond the last."""
 
-    def __init__(self, take: Callable, epoch: int, images: int, said: dict[str, Any]):
-        self.take, self.epoch, self.images, self.said = take, epoch, images, said
+    def __init__(self, take: Callable, epoch: int, images: int, said: dict[str, Any], clock: Clock):
+        self.take, self.epoch, self.images, self.said, self.clock = take, epoch, images, said, clock
 
     @contextlib.contextmanager
     def bar(self, total: int, start: int = 0) -> Iterator[Callable]:
-        self.begun = time.perf_counter()
+        self.begun = self.clock()
         yield self.tell
 
     def tell(self, step: int, terms: Mapping[str, float]) -> None:
         """Told after every step and its line of the log; waits at the end of an epoch."""
         if step % self.epoch == 0:
-            rate = self.images / (time.perf_counter() - self.begun)
+            rate = self.images / (self.clock() - self.begun)
             self.take(self.said if step == self.epoch else rate)
-            self.begun = time.perf_counter()
+            self.begun = self.clock()
 
 
 # ---- pythae, by its pipeline

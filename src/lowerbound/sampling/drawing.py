@@ -31,13 +31,14 @@ def in_parts(
     It tells how many values of its part are drawn, where that takes long. On the processor.
     """
     keep_freed()
-    what = "codes" if model.levels and model.cost else "pixels" if model.cost else "images"
+    cost = model.cost  # counted by a pass of a network
+    what = "images" if not cost else "codes" if model.levels else "pixels"
     told, device, drawn = (progress or Progress()).count(f"drawing {what}"), model.device, []
     for part in torch.arange(n).split(model.at_once()):
         so_far = share_of(told, part, n)
         found = draw(part, to_device(rows_of(y, part), device), so_far)
         drawn.append((found.x.cpu(), *(z.cpu() for z in found.z)))
-        if not model.cost:
+        if not cost:
             so_far(1, 1)
     x, *z = (torch.cat(parts) for parts in zip(*drawn, strict=True))
     return Drawn(x, tuple(z))
