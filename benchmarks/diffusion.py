@@ -16,8 +16,8 @@ both sides (`processes.keep_freed`), as lowerbound does. Where others are at wor
 seconds of the processor that a side took, and not those that passed.
 
 steps: all samples come from the same noise. Seconds are those that a core is at work, so that others do not count.
-Quality is `lowerbound evaluate`'s: Fréchet distance (its standard error
-by a jackknife over ten parts of the samples), precision and recall against as many images of the test split.
+Quality is `lowerbound evaluate`'s: Fréchet distance (its standard error by a jackknife over ten parts of the samples),
+precision and recall against as many images of the test split.
 """
 
 import math
@@ -232,7 +232,7 @@ def quality(options: Namespace, about: dict[str, Any]) -> None:
             if steps * (2 if name == "Heun" else 1) <= options.passes:
                 points.append(of.point(name, steps))
                 print(*points[-1], flush=True)
-    picture(points, of, options.out, f"{options.run.name}: {options.samples} samples, {of.recipe['kind']}")
+    picture(points, of, options.out, f"{options.run.name}: {of.n} samples, {of.recipe['kind']}")
     common.finish(options, about, {"points": [p._asdict() for p in points], "real": of.floor})
 
 
@@ -307,7 +307,7 @@ def picture(points: list[Point], of: Compared, out: Path, title: str) -> None:
             axes.errorbar([p.steps for p in own], up, error, label=sampler, color=color, **look)
         if i:
             axes.axhline(of.floor[i - 1][0], color="0.5", ls="--", lw=1, label="training images")
-        axes.set(xscale="log", xlabel="steps", title=name, yscale="log" if i < 2 else "linear")
+        axes.set(xscale="log", xlabel="steps", title=name, yscale="linear" if i else "log")
         axes.grid(color="0.92")
         axes.spines[["top", "right"]].set_visible(False)
     panels[-1].legend(fontsize=8, frameon=False)
