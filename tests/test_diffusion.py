@@ -15,6 +15,7 @@ from lowerbound.errors import ConfigError, ModelError
 from lowerbound.metrics.diffusion import Terms
 from lowerbound.metrics.likelihood import NLL
 from lowerbound.model import Draw
+from lowerbound.models.denoising import spread_times
 from lowerbound.models.diffusion import Diffusion, reconstruction_cost
 from lowerbound.models.unrolled import Unrolled
 from lowerbound.models.vae import VAE
@@ -159,7 +160,8 @@ def test_times_of_a_batch_are_spread_in_training():
     model = gaussian()
     x = math.sqrt(VARIANCE) * torch.randn(1000, 1)
     alone = torch.stack([model.bound_parts(x).diffusion.mean() for _ in range(50)])
-    u = model.train()._drawn_times(1, x).flatten().sort().values
+    model.train()
+    u = spread_times(1, len(x), training=True, device=x.device).flatten().sort().values
     assert bool((u.diff() - 1e-3 < 1e-9).all())
     spread = torch.stack([model.bound_parts(x).diffusion.mean() for _ in range(50)])
     assert float(spread.var()) < 0.7 * float(alone.var())

@@ -2,15 +2,20 @@
 
 import itertools
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+import lowerbound as lb
+from command import call, right
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import Draw
 from lowerbound.models.discrete_diffusion import DiscreteDiffusion, posterior
 from lowerbound.networks.residual import ResidualMLP
+from lowerbound.pictures import save_png
 from lowerbound.space import Density, Space
 from lowerbound.testing.models import check_model
 
@@ -79,6 +84,95 @@ def test_the_bound_of_an_exact_denoiser_is_one(options: dict):
     assert (bound - 4 * error).exp().sum() <= 1
     if not options:  # drawn one by one, in whatever order, by the truth: nothing is lost
         assert ((bound - P.log()).abs() < 4 * error + 1e-9).all()
+
+
+class Said(DiscreteDiffusion):
+    """At given states, with given log-probabilities in the place of the network's."""
+
+    z: Tensor
+    log_p: Tensor
+
+    def _noised(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.z
+
+    def _log_probs(self, z: Tensor, t: Tensor | None, c: Tensor | None) -> Tensor:
+        return self.log_p
+
+
+@pytest.mark.parametrize("noise", ["absorbing", "multinomial"])
+@pytest.mark.parametrize("t", [2, 3, 5])
+def test_the_kl_of_a_step_is_what_its_transition_matrices_say(noise: str, t: int):
+    """Of an element of three values, from each value and state: q and p by Bayes' rule."""
+    K, T = 3, 5
+    config = built(noise=noise, steps=T).config
+    model = Said(config, Space((1, 1), K, ordered=False)).double().eval()
+    S = K + model.masks
+
+    def kept(a: float) -> Tensor:
+        matrix = a * torch.eye(S, dtype=torch.float64)
+        return matrix + ((1 - a) * torch.eye(S, dtype=torch.float64)[K] if model.masks else (1 - a) / K)
+
+    share = (1 - t / T) / (1 - (t - 1) / T)
+    joint = kept(1 - (t - 1) / T)[:K, None, :] * kept(share).T[None]  # q(x_s, x_t|x_0): [x_0, x_t, x_s]
+    of = joint / joint.sum(-1, keepdim=True)
+    x, z = (g.flatten() for g in torch.meshgrid(torch.arange(K), torch.arange(S), indexing="ij"))
+    possible = joint.sum(-1)[x, z] > 0
+    x, z = x[possible], z[possible]
+    log_p = torch.randn(len(x), K, dtype=torch.float64, generator=torch.manual_seed(0)).log_softmax(-1)
+    guess = log_p.exp()
+    if model.masks:  # of what is not masked nothing is guessed
+        guess = torch.where((z < K)[:, None], torch.eye(K, dtype=torch.float64)[z.clamp(max=K - 1)], guess)
+    q, p = of[x, z], torch.einsum("nx,nxs->ns", guess, of[:, z].nan_to_num().movedim(1, 0))
+    expected = torch.where(q > 0, q * (q / p).log(), 0).sum(-1)
+    model.z, model.log_p = z.view(1, -1, 1, 1), log_p.view(1, -1, K, 1, 1)
+    found = model._kl(x.view(-1, 1, 1), torch.full((1, len(x)), t), None)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    assert float(expected.max()) > 0.05
+
+
+def test_draws_of_multinomial_noise_have_the_mean_of_all_steps():
+    model, x = built(noise="multinomial", steps=4), EVENTS[[0, 5, 11]]
+    states = EVENTS[None].transpose(0, 1)  # [16, 1, 2, 2]
+    with torch.no_grad():
+        draws = model.log_weights(x, draws=20_000)
+        total = torch.zeros(3, dtype=torch.float64)
+        for t in range(1, 5):
+            keep = 1 - t / 4
+            q = torch.where(states == x, keep + (1 - keep) / 2, (1 - keep) / 2).flatten(2).prod(2)  # [16, 3]
+            at = Said(model.config, SPACE).double().eval()
+            at.load_state_dict(model.state_dict())
+            times = torch.full((16, 3), t)
+            at.z = states.expand(16, 3, 2, 2)
+            at.log_p = model._log_probs(at.z, times, None)
+            total += (q * (at._cost(x, at.z, times, None) if t == 1 else at._kl(x, times, None))).sum(0)
+    error = draws.std(0) / math.sqrt(len(draws))
+    assert ((draws.mean(0) + total).abs() < 4 * error).all()
+
+
+@pytest.mark.usefixtures("surroundings", "here")
+def test_it_is_a_prior_of_codes_and_a_model_of_pixels_on_the_command_line(tmp_path: Path):
+    """Over 5 s: a training of three stages, and five verbs."""
+    kind, unet = "models.discrete_diffusion.DiscreteDiffusion", "networks.unet.UNet"
+    small = [f"model.priors.{l}={kind}" for l in range(2)]
+    small += [f"model.priors.{l}.network={unet}" for l in range(2)]
+    small += [f"model.priors.{l}.network.widths=[8]" for l in range(2)]
+    small += ["model.width=8", "model.inner=4", "train.steps=20", "train.stages.prior.steps=10", "train.valid_every=20"]
+    right("train", "vqvae2-digits", "--out", "run", *small)
+    save_png(np.random.default_rng(0).integers(0, 255, (8, 8), dtype=np.uint8), Path("a.png"))
+    metrics = lb.evaluate("run", limit=20, metrics=["nll", "bits_per_code.top", "rate"])["metrics"]
+    assert {name for name, m in metrics.items() if m["relation"] != "<="} == {"rate.pixels"}
+    right("sample", "run", "-n", "3", "--label", "1", "--temperature", "top=0.5", "--top-k", "4", "--out", "s.npz")
+    right("sample", "run", "--from", "a.png", "--keep-level", "top", "--label", "1", "-n", "2", "--out", "v.png")
+    right("complete", "run", "a.png", "--keep", "rows:4", "--label", "1", "-n", "2", "--out", "c.png")
+    right("score", "run", "digits", "--split", "valid", "--draws", "1", "--out", "s.csv")
+    status, _, error = call("sample", "run", "-n", "2", "--steps", "2", "--out", "y.png")
+    assert (status, "--steps: VQVAE does not take noise away step by step" in error) == (2, True), error
+    pixels = [f"model.type={kind}", "model.noise=multinomial", "model.steps=8", f"model.network={unet}"]
+    short = ["model.network.widths=[8]", "train.steps=10", "train.valid_every=10"]
+    right("train", "diffusion-digits", "--out", "pixels", *pixels, *short)
+    parts = lb.evaluate("pixels", limit=20)["metrics"]
+    terms = sum(parts[f"{name}_term"]["value"] for name in ("prior", "reconstruction", "diffusion"))
+    assert terms == pytest.approx(parts["bits_per_dim"]["value"], rel=1e-4)
 
 
 def test_one_step_is_elements_by_themselves():

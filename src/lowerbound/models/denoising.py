@@ -174,6 +174,14 @@ class Denoising(Diffusing):
         return self.likelihood(self._along(self._grid(self._steps(self._flow), z), z, y, self._flow)).mean
 
 
+def spread_times(draws: int, n: int, *, training: bool, device: torch.device) -> Tensor:
+    """In [0, 1), float64 [draws, n]: spread evenly over a batch of n events in training, else each by itself."""
+    if not training:
+        return noise.rand((draws, n), dtype=torch.float64, device=device)
+    spread = torch.arange(draws * n, dtype=torch.float64, device=device) / (draws * n)
+    return ((noise.rand((1,), dtype=torch.float64, device=device) + spread) % 1).view(draws, n)
+
+
 def too_many(steps: int | None, of: int | None) -> str:
     """Why a sampler can't make so many steps of a model that has some; "" where it can."""
     if steps is None or of is None or steps <= of:

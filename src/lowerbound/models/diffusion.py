@@ -15,7 +15,7 @@ from lowerbound import noise
 from lowerbound.devices import at_least_float32, widened
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import BoundParts, Model
-from lowerbound.models.denoising import Denoising, too_many
+from lowerbound.models.denoising import Denoising, spread_times, too_many
 from lowerbound.models.unrolled import Unrolled
 from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
@@ -249,7 +249,8 @@ class Diffusion(Denoising):
     def _diffusion(self, s: Tensor, c: Tensor | None, draws: int) -> tuple[Tensor, Tensor]:
         """A draw of the sum over all times, and what is descended in its place: [K, B] each."""
         credit = _Credit()
-        gamma, factor = self._noised_at(self._drawn_times(draws, s), credit.pull)
+        times = spread_times(draws, len(s), training=self.training, device=s.device)
+        gamma, factor = self._noised_at(times, credit.pull)
         epsilon = _normals(draws, s)
         error = self._error(s, c, gamma, epsilon)
         found = factor.to(error.dtype) * error
@@ -263,14 +264,6 @@ class Diffusion(Denoising):
         c = c if c is None else c.repeat(len(gamma), 1)
         found = self._noise_in(z.flatten(0, 1), gamma.flatten(), c)
         return (epsilon - found.view_as(epsilon)).square().flatten(2).sum(2)
-
-    def _drawn_times(self, draws: int, s: Tensor) -> Tensor:
-        """In [0, 1), float64 [K, B]: spread evenly over the batch in training, else each by itself."""
-        n = draws * len(s)
-        if not self.training:
-            return noise.rand((draws, len(s)), dtype=torch.float64, device=s.device)
-        spread = torch.arange(n, dtype=torch.float64, device=s.device) / n
-        return ((noise.rand((1,), dtype=torch.float64, device=s.device) + spread) % 1).view(draws, -1)
 
     def _noised_at(self, u: Tensor, pull: Pull | None = None) -> tuple[Tensor, Tensor]:
         """γ and the factor of |ε - ε̂|² at the times that numbers in [0, 1) stand for: float64, of their shape."""

@@ -14,7 +14,7 @@ from lowerbound.distributions import Categorical, Tempering
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import PLAIN, BoundParts, Draw, Drawn, Model, Stepwise, Told, told_nobody
 from lowerbound.models.autoregressive import Condition
-from lowerbound.models.denoising import too_many
+from lowerbound.models.denoising import spread_times, too_many
 from lowerbound.networks.base import Network
 from lowerbound.networks.residual import ResidualMLP
 from lowerbound.networks.unet import UNet
@@ -171,11 +171,7 @@ class DiscreteDiffusion(Stepwise):
 
     def _drawn(self, draws: int, x: Tensor, n: int) -> Tensor:
         """Whole numbers below n, [K, B]: spread evenly over the batch in training, else each by itself."""
-        if not self.training:
-            return (noise.rand((draws, len(x)), dtype=torch.float64, device=x.device) * n).long()
-        spread = torch.arange(draws * len(x), dtype=torch.float64, device=x.device) / (draws * len(x))
-        u = (noise.rand((1,), dtype=torch.float64, device=x.device) + spread) % 1
-        return (u * n).long().view(draws, -1)
+        return (spread_times(draws, len(x), training=self.training, device=x.device) * n).long()
 
     def _order(self, draws: int, x: Tensor) -> Tensor:
         """The place of each element in a random order, from 0: [K, B, *shape]."""
@@ -305,10 +301,12 @@ class DiscreteDiffusion(Stepwise):
 
 
 def posterior(z: Tensor, p: Tensor, before: Tensor, keep: Tensor) -> Tensor:
-    r"""The mean of q(x_s|x_t, x_0) over a p(x_0), for uniform noise and s < t (Hoogeboom et al. 2021, eq. 15; Austin et
-    al. 2021, eq. 3).
+    r"""The mean of q(x_s|x_t, x_0) over a p(x_0), for uniform noise and s < t.
 
     .. math:: q(x_s|x_t, x_0) = q(x_t|x_s)\, q(x_s|x_0) / q(x_t|x_0)
+
+    Austin et al. (2021) mix q(x_s, x_t|x_0) and normalize after that, for which the p(x_0) that is right would be
+    another than p(x_0|x_t).
 
     Args:
         z: x_t, int64 [K, B, *shape].
