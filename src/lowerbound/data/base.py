@@ -19,6 +19,7 @@ from lowerbound.data.cache import Progress
 from lowerbound.data.factors import as_labels
 from lowerbound.data.folder import Files
 from lowerbound.data.formats import foreign_name, is_image
+from lowerbound.data.holdout import HeldOut
 from lowerbound.data.images import Failed, Images, Shape
 from lowerbound.data.source import Preparation, Source
 from lowerbound.data.split import PARTS
@@ -46,6 +47,10 @@ class Data(Component):
     flip: bool = False  # mirror half of the images while training
     strict: bool = False  # the first unreadable file is an error
     levels: int | None = Field(default=None, ge=2, le=256)  # values a pixel takes; None: what the data set says, or 256
+    images: int | None = Field(default=None, ge=10)  # of rendered data: how many; None: 10,000
+    seed: int = Field(default=0, ge=0)  # that their factors are drawn by
+    objects: int = Field(default=1, ge=1)  # in each of their scenes
+    holdout: str | None = None  # test on combinations of factors alone: shape=box,object_hue=0.5..0.7
     binarize: bool | None = None  # draw binary pixels while training; None: where the likelihood needs it
 
     @field_validator("label", mode="before")
@@ -70,7 +75,7 @@ class Data(Component):
 
     def whole(self, progress: Progress | None = None) -> cache.Stored:
         """The data set, looked at once, of which each part can be had. Raises DataError."""
-        source = find(self.source, self.preparation)
+        source = self.found()
         stored = cache.load(source, self.preparation, progress)
         if self.strict and stored.images.unreadable:
             first = stored.images.unreadable[0]
@@ -81,9 +86,18 @@ class Data(Component):
             raise DataError(f"{self.source} has no labels{_because(stored.images)}")
         return stored
 
+    def found(self) -> Source:
+        """The source, with what the configuration adds to it. Raises DataError."""
+        rendered = {"images": self.images, "seed": self.seed, "objects": self.objects}
+        source = find(self.source, self.preparation)
+        for name, value in rendered.items():
+            if value != type(self).model_fields[name].default and not source.rendered:
+                raise DataError(f"data.{name}={value}: {self.source} is not rendered; this is for sprites and scenes")
+        return source if self.holdout is None else HeldOut(source, self.holdout)
+
     @property
     def preparation(self) -> Preparation:
-        return Preparation(self.size, self.gray, self.levels, self.crop)
+        return Preparation(self.size, self.gray, self.levels, self.crop, self.images, self.seed, self.objects)
 
     def absolute(self) -> "Data":
         """The same with an absolute path, to be opened from another working directory."""

@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lowerbound.config import parse
+from lowerbound.data.attributes import Factor
 from lowerbound.data.images import HASH, Failed, Images, Shape, pixel_hashes
 from lowerbound.data.source import Contents, Preparation, Source
 from lowerbound.data.split import PARTS, assign
@@ -189,6 +191,7 @@ def _write_rest(folder: Path, name: str, contents: Contents, part: np.ndarray, h
         "levels": contents.levels,
         "classes": contents.classes,
         "factor_names": contents.factor_names,
+        "kinds": contents.kinds and [f.model_dump(mode="json") for f in contents.kinds],
         "factor_cut": contents.factor_cut,
         "unreadable": contents.unreadable,
         "ignored": contents.ignored,
@@ -216,6 +219,7 @@ def _read(folder: Path) -> Stored:
         paths=None if text is None or ends is None else Paths(text, ends),
         factors=_mapped(folder / "factors.npy"),
         factor_names=meta["factor_names"] and tuple(meta["factor_names"]),
+        kinds=tuple(parse(Factor, f, "kinds") for f in kinds) if (kinds := meta.get("kinds")) else None,
         factor_cut=meta.get("factor_cut"),
         unreadable=tuple(Failed(*pair) for pair in meta["unreadable"]),
         ignored=meta["ignored"],

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from lowerbound.data.attributes import Factor
 from lowerbound.errors import counted
 
 Shape = tuple[int, int, int]  # (C, H, W)
@@ -37,6 +38,7 @@ class Annotated:
     paths: Sequence[str] | None = None  # [N], relative to the root
     factors: np.ndarray | None = None  # [N, F]; NaN where nothing is known
     factor_names: tuple[str, ...] | None = None
+    kinds: tuple[Factor, ...] | None = None  # of the factors, in their order; None: numbers, as far as anyone knows
     factor_cut: float | None = None  # an image has a factor whose number is above this; None: nothing is said
     unreadable: tuple[Failed, ...] = ()  # of the whole data set
     ignored: int = 0  # files of the whole data set that are no images by their extension

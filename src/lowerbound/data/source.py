@@ -19,10 +19,14 @@ class Preparation(NamedTuple):
     gray: bool = False
     levels: int | None = None  # None: what the source says
     crop: float | None = None  # the middle square alone, whose side is this share of the shorter one; None: all
+    images: int | None = None  # of data that are rendered: how many, by which seed, with how many objects
+    seed: int = 0
+    objects: int = 1
 
     def key(self) -> list[Any]:
         """What tells it from others, as JSON values; without a crop, as it was before there were any."""
-        return list(self if self.crop is not None else self[:3])
+        usual = 4 if self.crop is not None else 3
+        return list(self if self[4:] != Preparation()[4:] else self[:usual])
 
     def square(self, height: int, width: int) -> tuple[int, int]:
         """The height and width that images of these become."""
@@ -44,12 +48,20 @@ class Contents(Annotated):
     levels: int
 
 
+class Varied(NamedTuple):
+    """Images to look at, in rows of which each varies one factor."""
+
+    x: np.ndarray  # uint8 [R, S, C, H, W]
+    names: tuple[str, ...]  # [R]
+
+
 Keep = Callable[[int, np.ndarray], None]  # given rows i to i + n, prepared: uint8 [n, C, H, W]
 
 
 class Source(ABC):
     """A data set where it lies."""
 
+    rendered: bool = False  # by the library, as many as are asked for
     name: str
     origin: str  # where it lies; one origin keeps one version in the cache for each preparation
 
@@ -65,6 +77,10 @@ class Source(ABC):
     def rows(self, contents: Contents, keep: Keep) -> Iterator[tuple[int, int | str]]:
         """(i, n) once `keep` was given rows i to i + n, or (i, reason) where row i can't be read. In any order, and
         `keep` is called by several threads."""
+
+    def varied(self) -> Varied | None:
+        """A row for each factor; None of data that are not rendered. Asked once `contents` was."""
+        return None
 
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the pixels, a line each; asked once all rows are read."""

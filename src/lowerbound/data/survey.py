@@ -12,7 +12,7 @@ from lowerbound.data.cache import Progress
 from lowerbound.data.decode import Header
 from lowerbound.data.folder import Files, SizesDiffer
 from lowerbound.data.images import Annotated, Shape, mean_pixel
-from lowerbound.data.source import Contents
+from lowerbound.data.source import Contents, Varied
 from lowerbound.data.split import PARTS, assign
 from lowerbound.errors import DataError
 
@@ -28,6 +28,7 @@ class Sheet:
     x: np.ndarray  # uint8 [n, C, H, W]
     levels: int
     labels: list[str] | None
+    varied: Varied | None = None  # instead, of rendered data: each row varies a factor
 
 
 def summary(data: Data, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -69,7 +70,11 @@ def _facts(
 
 def sheet(data: Data) -> Sheet:
     """Images to look at; of several sizes, where none is asked for, brought to SIZE. These alone are decoded then."""
+    source = data.found()
     try:
+        if source.rendered:
+            contents = source.contents()
+            return Sheet(np.empty((0, *contents.shape), np.uint8), contents.levels, None, source.varied())
         images = data.open("train")
     except SizesDiffer:
         return _mixed_sheet(data)

@@ -4,11 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lowerbound import pictures
 from lowerbound.config import override
 from lowerbound.data import bundled
 from lowerbound.data.base import Data
-from lowerbound.data.survey import sheet, summary
+from lowerbound.data.survey import Sheet, sheet, summary
 from lowerbound.errors import UserError
 from lowerbound.verbs.base import File, Report, Rows, Told, called, verb
 
@@ -57,5 +59,12 @@ def show_data(data: str, /, *changes: str, out: File = None, progress: Told = Fa
     report["remarks"] = report.pop("notes")
     if out is not None:
         shown = sheet(config)
-        pictures.save_png(pictures.contact_sheet(shown.x, shown.levels, shown.labels), Path(out))
+        pictures.save_png(_picture(shown), Path(out))
     return Summary(**report, out=str(out) if out else None)
+
+
+def _picture(shown: Sheet) -> np.ndarray:
+    """Images with the names of their classes; of rendered data a factor a row."""
+    if shown.varied is None:
+        return pictures.contact_sheet(shown.x, shown.levels, shown.labels)
+    return pictures.table_picture(pictures.Table(shown.varied.x, shown.levels, shown.varied.names))

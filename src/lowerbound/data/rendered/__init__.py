@@ -1,0 +1,1 @@
+"""Images with known factors of variation, rendered by the library itself: sprites and scenes."""
