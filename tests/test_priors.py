@@ -30,7 +30,7 @@ from lowerbound.models.vae import VAE
 from lowerbound.networks.mlp import MLP
 from lowerbound.noise import seeded
 from lowerbound.objectives import Reconstruction
-from lowerbound.priors import AutoregressiveMixture, SplineFlow, VampPrior, offered
+from lowerbound.priors import AutoregressiveMixture, GaussianMixture, SplineFlow, VampPrior, offered
 from lowerbound.progress import Progress
 from lowerbound.space import Space
 from lowerbound.testing import LABEL
@@ -136,6 +136,16 @@ def test_inputs_begin_near_black_or_at_images():
     assert bool(same.any(1).all())
     assert len(set(same.float().argmax(1).tolist())) > 5  # drawn without repeats
     with pytest.raises(ModelError, match=r"components=9: there are 8 training images to begin at; set at most 8"):
+        stage.begin(x[:8].split(3))
+
+
+@pytest.mark.parametrize("prior", [VampPrior.Config(components=9), GaussianMixture.Config(components=9)])
+def test_more_components_than_training_images_are_refused(prior: VampPrior.Config | GaussianMixture.Config):
+    (stage,) = VAE.Config(latent=(2,), prior=prior).build(IMAGE).stages()
+    assert stage.begin is not None
+    x = events(IMAGE, 9)
+    stage.begin(x.split(4))
+    with pytest.raises(ModelError, match=r"components=9: there are 8 training images; set at most 8"):
         stage.begin(x[:8].split(3))
 
 

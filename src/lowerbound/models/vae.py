@@ -334,6 +334,8 @@ class VAE(Refittable):
         if (objective := self.config.pretraining) is not None:
             before = Stage("pretraining", (Turn(networks, self._pretraining_loss),), score=objective.score)
             found = before, found[0]._replace(begin=self._begin)
+        elif isinstance(self.own_prior, Mixed):
+            found = (found[0]._replace(begin=self.own_prior.check_enough),)
         if isinstance(self.own_prior, Bindable):
             found = (*found[:-1], found[-1]._replace(begin=self._begin_inputs))
         if self.first_prior is not None:
@@ -351,8 +353,7 @@ class VAE(Refittable):
         assert isinstance(prior, Bindable)
         assert isinstance(offset, Offset)
         seen = (self.seen(x) for x in offset.passing(events))
-        if prior.begins:
-            prior.begin_at(seen)
+        prior.begin_at(seen)
         for _ in seen:
             pass
 

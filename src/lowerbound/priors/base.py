@@ -11,7 +11,7 @@ from torch.distributions import Distribution, MixtureSameFamily
 
 from lowerbound.config import components
 from lowerbound.distributions import tempered
-from lowerbound.errors import ConfigError
+from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import Draw, Drawn, ExactModel, Model, Told
 from lowerbound.space import Shape, Space, Y
 
@@ -66,6 +66,10 @@ class Mixed(Begins):
     @property
     def clusters(self) -> int:
         return self._mixture()[0].logits.shape[-1]
+
+    def check_enough(self, events: Iterable[Tensor]) -> None:
+        """Raise ModelError for fewer events [B, ...] than components; no more are read than that takes."""
+        check_enough(self.clusters, events)
 
     def _mixture(self) -> tuple[Any, Distribution]:
         """The weights, and the components, of batch shape [K]."""
@@ -131,6 +135,16 @@ def offered(latent: Space) -> dict[str, type[Model.Config]]:
     """The densities that can be fitted to codes of such a space, by the names that `fit-prior --prior` takes."""
     axes = len(latent.shape)
     return {k.offered_as: k for k in components(Model.Config) if k.offered_as is not None and axes in k.offered_to}
+
+
+def check_enough(components: int, events: Iterable[Tensor]) -> None:
+    """Raise ModelError for fewer training events [B, ...] than components; no more are read than that takes."""
+    n = 0
+    for x in events:
+        n += len(x)
+        if n >= components:
+            return
+    raise ModelError(f"model.prior.components={components}: there are {n} training images; set at most {n}")
 
 
 def check_real(config: Model.Config, space: Space) -> None:

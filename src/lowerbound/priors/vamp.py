@@ -15,7 +15,7 @@ from lowerbound.devices import widened
 from lowerbound.distributions import Normal, tempered
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import Draw, Drawn, Model, Told
-from lowerbound.priors.base import Bindable
+from lowerbound.priors.base import Bindable, check_enough
 from lowerbound.space import Space, Y, conditions
 
 Posterior = Callable[[Tensor, Y], Distribution]  # features [N, *feature_shape] and conditions -> q, of batch shape [N]
@@ -81,20 +81,21 @@ class VampPrior(Bindable):
 
     @torch.no_grad()
     def begin_at(self, events: Iterable[Tensor]) -> None:
-        """Begin at K of the features [B, *feature_shape] of all training events, drawn at random.
+        """Begin at K of the features [B, *feature_shape] of all training events, drawn at random, if it does so.
 
-        Raises ModelError where these are fewer.
+        Raises ModelError where these are fewer, wherever it begins.
         """
+        if not self.begins:
+            check_enough(self.config.components, events)
+            return
         K, kept, keys = self.config.components, self.inputs[:0], self.inputs.new_zeros(0)
         for x in events:
             keys = torch.cat([keys, noise.rand((len(x),), device=x.device).to(keys)])
             keys, first = keys.topk(min(K, len(keys)))
             kept = torch.cat([kept, x.to(kept)])[first]
         if len(kept) < K:
-            raise ModelError(
-                f"model.prior.components={K}: there are {len(kept)} training images to begin at; set at most "
-                f"{len(kept)}, or model.prior.begin=noise"
-            )
+            n = len(kept)
+            raise ModelError(f"model.prior.components={K}: there are {n} training images to begin at; set at most {n}")
         self.inputs.copy_(kept)
 
     def posteriors(self, k: Tensor | None = None) -> Distribution:
