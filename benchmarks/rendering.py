@@ -1,4 +1,4 @@
-"""How many scenes are rendered a second: at 64x64 and 128x128, one ray a pixel and 2x2, one object and three.
+"""How many scenes are rendered a second: at 64x64 and 128x128, one ray a pixel and 2x2 at edges, one object and three.
 
 python benchmarks/rendering.py [--threads 2] [--seconds 5]
 """

@@ -208,8 +208,10 @@ class Body(NamedTuple):
         found: Tensor | None = None
         if not len(self.kind):
             return of(SHAPES["sphere"], self, p, d)
-        for place in self.kind.unique().tolist():
-            shape, rows = list(SHAPES.values())[place], (self.kind == place).nonzero()[:, 0]
+        for place, shape in enumerate(SHAPES.values()):
+            rows = (self.kind == place).nonzero()[:, 0]
+            if not len(rows):
+                continue
             if len(rows) == len(self.kind):
                 return of(shape, self, p, d)
             part = of(shape, self.rows(rows), p.rows(rows), d.rows(rows))
@@ -221,6 +223,9 @@ class Body(NamedTuple):
 
 
 def direction(azimuth: Tensor, elevation: Tensor) -> Vector:
-    """The unit vector of angles in degrees."""
-    a, e = azimuth * (math.pi / 180), elevation * (math.pi / 180)
-    return Vector(e.cos() * a.cos(), e.cos() * a.sin(), e.sin())
+    """The unit vector of angles in degrees.
+
+    In double precision before it is rounded: the last bit of a sine may depend on the numbers beside it.
+    """
+    a, e = (angle.double() * (math.pi / 180) for angle in (azimuth, elevation))
+    return Vector(*(c.to(azimuth.dtype) for c in (e.cos() * a.cos(), e.cos() * a.sin(), e.sin())))

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lowerbound.data.attributes import Factor
@@ -22,7 +23,7 @@ from lowerbound.data.rendered.rays import SHAPES, Body, Vector, direction
 from lowerbound.noise import key
 
 AMBIENT = 0.2
-ROOM, WALL = 10.0, 4.0  # radius of the room, and height of its wall
+ROOM, WALL = 10.0, 2.5  # radius of the room, and height of its wall
 AIM = 0.8  # the height that the camera looks at
 FIELD = math.tan(math.radians(22.5))  # half the picture, one away from the camera
 RING = 1.5  # how far several bodies stand from the middle
@@ -30,7 +31,8 @@ SOFT = 0.15  # radius of a soft light, one away
 SPREAD = 1.1 * SOFT  # what rays to it pass at most beside its middle, one away
 SEEN = 12  # points of it
 MOST = 3  # bodies
-BLOCK = 2**18  # rays cast together
+BLOCK = 2**19  # rays cast together
+ROUGH = 0.02  # difference of square roots of light between neighbours, above which a pixel is looked at more closely
 
 
 def factors(objects: int = 1) -> tuple[Factor, ...]:
@@ -97,18 +99,43 @@ def drawn(n: int, objects: int, seed: int) -> np.ndarray:
 def rendered(values: np.ndarray, size: int, *, objects: int = 1, samples: int = 2) -> np.ndarray:
     """Pictures of scenes, of their factors [n, F] in the order of `factors`: uint8 [n, 3, size, size], sRGB.
 
-    samples: rays of a pixel in each direction.
+    samples: rays of a pixel in each direction, where it differs from its neighbours; else there is one in its middle.
     """
-    n = max(1, BLOCK // (size * samples) ** 2)
+    n = max(1, BLOCK // size**2)
     parts = [torch.from_numpy(np.ascontiguousarray(values[i : i + n], np.float32)) for i in range(0, len(values), n)]
-    return np.concatenate([srgb(radiance(part, size, objects=objects, samples=samples)).numpy() for part in parts])
+    return np.concatenate([srgb(refined(part, size, objects=objects, samples=samples)).numpy() for part in parts])
 
 
 def srgb(light: Tensor) -> Tensor:
-    """Light in [0, 1], and what is brighter as 1, as the bytes of sRGB (IEC 61966-2-1): uint8, of the same shape."""
-    x = light.clamp(0, 1)
-    x = torch.where(x <= 0.0031308, 12.92 * x, 1.055 * x.clamp_min(0.0031308).pow(1 / 2.4) - 0.055)
-    return (x * 255).round().to(torch.uint8)
+    """Light in [0, 1], and what is brighter as 1, as the bytes of sRGB (IEC 61966-2-1): uint8, of the same shape.
+
+    It is compared with the light at which each byte begins: a power's last bit may depend on the numbers beside it.
+    """
+    x = (torch.arange(255, dtype=torch.float64) + 0.5) / 255
+    begins = torch.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055).pow(2.4))
+    return torch.bucketize(light, begins.to(light.dtype), right=True, out_int32=True).to(torch.uint8)
+
+
+def refined(values: Tensor, size: int, *, objects: int = 1, samples: int = 2) -> Tensor:
+    """Nearly `radiance`, for less than half of the rays: one for a pixel whose neighbours are like it."""
+    whole = radiance(values, size, objects=objects, samples=1)
+    if samples == 1:
+        return whole
+    image, row, column = (contrast(whole) > ROUGH).nonzero(as_tuple=True)
+    part = (torch.arange(samples).repeat(samples), torch.arange(samples).repeat_interleave(samples))
+    across, down = (samples * at[:, None] + k for at, k in zip((column, row), part, strict=True))  # [M, samples^2]
+    eye = Eye.of(values, objects).rows(image)
+    light = _seen(Scene.of(values, objects).rows(image), eye.place, eye.towards(across, down, size * samples))
+    for k, channel in enumerate(light):
+        whole[image, k, row, column] = sum(channel.unbind(1)) / samples**2
+    return whole
+
+
+def contrast(light: Tensor) -> Tensor:
+    """The most that a channel differs within the 3 x 3 pixels around each, in square roots, which eyes see by:
+    [B, 3, H, W] -> [B, H, W]."""
+    x = F.pad(light.clamp(0, 1).sqrt(), (1, 1, 1, 1), mode="replicate")
+    return (F.max_pool2d(x, 3, 1) + F.max_pool2d(-x, 3, 1)).amax(1)
 
 
 def radiance(values: Tensor, size: int, *, objects: int = 1, samples: int = 2) -> Tensor:
@@ -117,22 +144,39 @@ def radiance(values: Tensor, size: int, *, objects: int = 1, samples: int = 2) -
     o, d = rays(values, size * samples, objects)
     light = torch.stack([c.expand_as(d.x) for c in _seen(scene, o, d)], 1)
     whole = light.view(len(values), 3, size, samples, size, samples)
-    return whole.mean((3, 5))
+    return whole.mean((3, 5)) if samples > 1 else whole[:, :, :, 0, :, 0]
 
 
 def rays(values: Tensor, side: int, objects: int = 1) -> tuple[Vector, Vector]:
     """Where the camera is, [B, 1], and the directions that side x side pixels look in, [B, side^2]; the first row of
     pixels is the highest."""
-    column = {f.name: values[:, [i]] for i, f in enumerate(factors(objects))}
-    azimuth, elevation = column["camera_azimuth"], column["camera_elevation"]
-    away = direction(azimuth, elevation)
-    zero = torch.zeros_like(azimuth)
-    o = Vector(zero, zero, zero + AIM).along(away, column["camera_distance"])
-    right, up = direction(azimuth + 90, zero), direction(azimuth + 180, 90 - elevation)
-    steps = ((torch.arange(side, dtype=values.dtype) + 0.5) * (2 / side) - 1) * FIELD
-    across, upwards = steps.repeat(side), -steps.repeat_interleave(side)
-    d = Vector(-away.x, -away.y, -away.z).along(right, across).along(up, upwards)
-    return o, d.unit()
+    eye, each = Eye.of(values, objects), torch.arange(side)
+    return eye.place, eye.towards(each.repeat(side)[None], each.repeat_interleave(side)[None], side)
+
+
+class Eye(NamedTuple):
+    """The cameras of B scenes: where they are, and which way is away from the scene, right and up, [B, 1] each."""
+
+    place: Vector
+    away: Vector
+    right: Vector
+    up: Vector
+
+    @staticmethod
+    def of(values: Tensor, objects: int) -> "Eye":
+        column = {f.name: values[:, [i]] for i, f in enumerate(factors(objects))}
+        azimuth, elevation = column["camera_azimuth"], column["camera_elevation"]
+        zero, away = torch.zeros_like(azimuth), direction(azimuth, elevation)
+        place = Vector(zero, zero, zero + AIM).along(away, column["camera_distance"])
+        return Eye(place, away, direction(azimuth + 90, zero), direction(azimuth + 180, 90 - elevation))
+
+    def rows(self, index: Tensor) -> "Eye":
+        return Eye(*(vector.rows(index) for vector in self))
+
+    def towards(self, across: Tensor, down: Tensor, side: int) -> Vector:
+        """The unit directions of pixels in these columns and rows of side x side: [B, P]."""
+        u, v = (((at.to(self.up.z.dtype) + 0.5) * (2 / side) - 1) * FIELD for at in (across, down))
+        return Vector(*(-c for c in self.away)).along(self.right, u).along(self.up, -v).unit()
 
 
 class Scene(NamedTuple):
