@@ -20,7 +20,7 @@ SIZE = 64  # of a scene, in pixels
 SIZES = (32, 256)
 COLUMNS = 8  # images of each factor that are shown
 BLOCK = 256  # images rendered between two reports of progress
-VERSION = 1  # of the pictures: a change of a renderer makes new ones
+VERSION = 2  # of the pictures: a change of a renderer makes new ones
 
 
 class Rendered(Published):
