@@ -44,7 +44,9 @@ def held_out(contents: Contents, wanted: str) -> np.ndarray:
     """Which rows fulfil all of it: bool [N]. Raises DataError where these are none, or all."""
     what = f"data.holdout={wanted}"
     if contents.factors is None or contents.factor_names is None:
-        raise DataError(f"{what}: the data have no factors, which an .npz has as the array factors; set data.holdout=null")
+        raise DataError(
+            f"{what}: the data have no factors, which an .npz has as the array factors; set data.holdout=null"
+        )
     kinds = contents.kinds or kinds_of(contents.factor_names, contents.factors)
     out = np.ones(len(contents.keys), bool)
     for term in wanted.split(","):
