@@ -219,7 +219,7 @@ def test_an_autoencoder_says_why_it_has_no_density_and_no_samples():
     with pytest.raises(ModelError, match=r"says nothing of log p\(x\): its posterior families.Point is a point"):
         ae.log_density(x)
     for ask in (ae.sample, ae.sample_mean):
-        with pytest.raises(ModelError, match=r"fit-prior RUN --prior gaussian\|mixture\|flow"):
+        with pytest.raises(ModelError, match=r"--prior autoregressive\|diffusion\|flow\|gaussian\|mixture\|spline$"):
             ask(2)
     fitted = autoencoder(fitted_prior=Gaussian.Config())
     assert fitted.density is Density.NONE
