@@ -8,7 +8,7 @@ from torch import Tensor
 from lowerbound.model.base import BoundModel, Model, WithoutDensity
 from lowerbound.model.draws import PLAIN, Draw, Told, told_nobody
 from lowerbound.model.latent import LatentModel
-from lowerbound.space import Y
+from lowerbound.space import Density, Y
 
 
 class Classifying(WithoutDensity):
@@ -95,11 +95,23 @@ class BoundParts(NamedTuple):
 
 
 class Stepwise(BoundModel):
-    """A model that takes noise of any kind away step by step."""
+    """A model that takes noise of any kind away step by step. A draw of its bound is one time for each event, so draws
+    are averaged, never weighted."""
+
+    @property
+    def density(self) -> Density:
+        return Density.BOUND
+
+    @property
+    def unbiased(self) -> bool:
+        return False
 
     @property
     def denoises(self) -> bool:
         return True
+
+    def elbo(self, x: Tensor, y: Y = None) -> Tensor:
+        return self.bound_parts(x, y).bound[0]
 
     @abstractmethod
     def bound_parts(self, x: Tensor, y: Y = None, draws: int = 1) -> BoundParts:

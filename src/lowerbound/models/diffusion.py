@@ -34,7 +34,7 @@ from lowerbound.schedules import (
     alpha,
     sigma,
 )
-from lowerbound.space import Density, Space, Y
+from lowerbound.space import Space, Y
 from lowerbound.stages import Loss, Score, Stage, Turn
 from lowerbound.units import bits_per_dim, from_unit, to_unit, unit_bin
 
@@ -138,14 +138,6 @@ class Diffusion(Denoising):
             )
 
     # ---- what it is worth
-
-    @property
-    def density(self) -> Density:
-        return Density.BOUND
-
-    @property
-    def unbiased(self) -> bool:
-        return False
 
     @property
     def has_means(self) -> bool:
@@ -276,9 +268,6 @@ class Diffusion(Denoising):
 
     def _log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
         return self._parts(x, y, draws)[0].bound
-
-    def elbo(self, x: Tensor, y: Y = None) -> Tensor:
-        return self.bound_parts(x, y).bound[0]
 
     def _loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         parts, weighted = self._parts(x, y, 1)

@@ -18,7 +18,7 @@ from lowerbound.models.denoising import spread_times, too_many
 from lowerbound.networks.base import Network
 from lowerbound.networks.residual import ResidualMLP
 from lowerbound.networks.unet import UNet
-from lowerbound.space import Density, Space, Y
+from lowerbound.space import Space, Y
 from lowerbound.stages import Loss
 
 
@@ -92,14 +92,6 @@ class DiscreteDiffusion(Stepwise):
         )
 
     # ---- what it is worth
-
-    @property
-    def density(self) -> Density:
-        return Density.BOUND
-
-    @property
-    def unbiased(self) -> bool:
-        return False
 
     @property
     def truncates(self) -> bool:
@@ -190,9 +182,6 @@ class DiscreteDiffusion(Stepwise):
 
     def _log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
         return self._parts(x, y, draws).bound
-
-    def elbo(self, x: Tensor, y: Y = None) -> Tensor:
-        return self.bound_parts(x, y).bound[0]
 
     def _loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         parts = self._parts(x, y, 1)
