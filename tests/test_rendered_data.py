@@ -8,6 +8,8 @@ from lowerbound.data import Data
 from lowerbound.data.rendered import scenes, sprites
 from lowerbound.errors import DataError
 
+pytestmark = pytest.mark.usefixtures("surroundings")  # or an earlier run's pictures would be tested
+
 
 def small(**more: object) -> Data:
     return Data.model_validate({"source": "scenes", "images": 60, "size": 32} | more)
