@@ -23,6 +23,7 @@ from lowerbound.data.holdout import HeldOut
 from lowerbound.data.images import Failed, Images, Shape
 from lowerbound.data.source import Preparation, Source
 from lowerbound.data.split import PARTS
+from lowerbound.data.views import InViews
 from lowerbound.errors import DataError, did_you_mean
 
 SPLITS = (*PARTS, "all")
@@ -50,6 +51,8 @@ class Data(Component):
     images: int | None = Field(default=None, ge=10)  # of rendered data: how many; None: 10,000
     seed: int = Field(default=0, ge=0)  # that their factors are drawn by
     objects: int = Field(default=1, ge=1)  # in each of their scenes
+    # so many images after one another are of one scene, seen from different places; null: each is of its own
+    views: int | None = Field(default=None, ge=2)
     holdout: str | None = None  # test on combinations of factors alone: shape=box,object_hue=0.5..0.7
     binarize: bool | None = None  # draw binary pixels while training; None: where the likelihood needs it
 
@@ -93,11 +96,14 @@ class Data(Component):
         for name, value in rendered.items():
             if value != type(self).model_fields[name].default and not source.rendered:
                 raise DataError(f"data.{name}={value}: {self.source} is not rendered; this is for sprites and scenes")
+        source = source if self.views is None else InViews(source, self.views)
         return source if self.holdout is None else HeldOut(source, self.holdout)
 
     @property
     def preparation(self) -> Preparation:
-        return Preparation(self.size, self.gray, self.levels, self.crop, self.images, self.seed, self.objects)
+        return Preparation(
+            self.size, self.gray, self.levels, self.crop, self.images, self.seed, self.objects, self.views
+        )
 
     def absolute(self) -> "Data":
         """The same with an absolute path, to be opened from another working directory."""

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,15 +11,16 @@ from torch import Tensor
 
 from lowerbound import noise
 from lowerbound.data.base import Images
+from lowerbound.data.views import Views, ViewsGiven
 from lowerbound.noise import image_bits, key
-from lowerbound.space import UNKNOWN
+from lowerbound.space import UNKNOWN, Y
 
 LABELLED = 0.2  # of a batch, where few images have a label
 
 
 class Batch(NamedTuple):
     x: Tensor  # uint8 [B, C, H, W], or codes [B, h, w]
-    y: Tensor | None  # int64 [B], where the model is given the label; with codes, a tuple of it and the coarser ones
+    y: Any  # int64 [B], where the model is given the label; a tuple: of it and the coarser codes, or of other views
     index: np.ndarray  # [B], the images' places in their split
     factors: Tensor | None = None  # float [B, F], the known factors of variation, where the data have any
 
@@ -97,6 +98,7 @@ class Batches(Shuffled):
         label: bool | str = False,
         flip: bool = False,
         labelled: Sequence[int] | None = None,
+        views: ViewsGiven | None = None,
     ):
         super().__init__()
         self.device = device
@@ -111,6 +113,8 @@ class Batches(Shuffled):
         self.labelled = None if labelled is None else torch.tensor(labelled, dtype=torch.int64)
         if self.labelled is not None and self.y is not None:
             self.y = torch.full_like(self.y, UNKNOWN).index_copy(0, self.labelled, self.y[self.labelled])
+        self.views = None if views is None else Views(images, views, self.x)
+        self.asked = views
         self.factors = None if images.factors is None else torch.from_numpy(np.asarray(images.factors, np.float32))
 
     def __len__(self) -> int:
@@ -126,11 +130,13 @@ class Batches(Shuffled):
             return self
         kept = {"binarize": self.binarize, "label": self.y is not None, "flip": self.flip}
         labelled = None if self.labelled is None else [i for i in self.labelled.tolist() if i < n]
-        return Batches(self.images.head(n), self.device, **kept, labelled=labelled)
+        return Batches(self.images.head(n), self.device, **kept, labelled=labelled, views=self.asked)
 
-    def training(self, step: int, size: int, seed: int) -> tuple[Tensor, Tensor | None]:
+    def training(self, step: int, size: int, seed: int) -> tuple[Tensor, Y]:
         index = self._places(step, size, seed)
         x, y = self._take(index)
+        if self.views is not None:
+            y = self._on_device(self.views.drawn(index))
         if self.flip:
             mirrored = noise.rand((len(x), 1, 1, 1), device=x.device) < 0.5
             x = torch.where(mirrored, x.flip(-1), x)
@@ -143,6 +149,8 @@ class Batches(Shuffled):
         for start in range(0, n, size):
             index = np.arange(start, min(start + size, n))
             x, y = self._take(torch.from_numpy(index))
+            if self.views is not None:
+                y = self._on_device(self.views.fixed(index))
             x = binarized(x, self.levels, index) if self.binarize else x
             factors = None if self.factors is None else self.factors[start : start + len(index)].to(self.device)
             yield Batch(x, y, index, factors)
@@ -152,6 +160,9 @@ class Batches(Shuffled):
         for batch in self.in_order(size):
             for x in (batch.x, batch.x.flip(-1)) if self.flip else (batch.x,):
                 yield x, batch.y
+
+    def _on_device(self, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(part.to(self.device, non_blocking=True) for part in given)
 
     def _take(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         x = self.x.index_select(0, index.to(self.x.device)).to(self.device, non_blocking=True)

@@ -26,6 +26,7 @@ class HeldOut(Source):
     def contents(self) -> Contents:
         contents = self.source.contents()
         out = held_out(contents, self.wanted)
+        _check_scenes(out, contents.views, self.wanted)
         part = np.where(out, PARTS.index("test"), contents.part).astype(np.int8)
         part[~out & (part == PARTS.index("test"))] = UNDECIDED
         return replace(contents, part=part, carve=tuple(p for p in contents.carve if p != "test"))
@@ -60,6 +61,14 @@ def held_out(contents: Contents, wanted: str) -> np.ndarray:
     if out.sum() > len(out) - 2:
         raise DataError(f"{what}: all but {len(out) - out.sum()} images are so, which leaves nothing to train on")
     return out
+
+
+def _check_scenes(out: np.ndarray, views: int | None, wanted: str) -> None:
+    """Raise DataError where some views of a scene would be held out, and others not."""
+    if views is not None and (out != np.repeat(out[::views], views)).any():
+        raise DataError(
+            f"data.holdout={wanted}: holds out some views of a scene and not the others; name what is the same in all"
+        )
 
 
 def _within(values: np.ndarray, factor: Factor, wanted: str, what: str) -> np.ndarray:

@@ -40,6 +40,7 @@ class Annotated:
     factor_names: tuple[str, ...] | None = None
     kinds: tuple[Factor, ...] | None = None  # of the factors, in their order; None: numbers, as far as anyone knows
     factor_cut: float | None = None  # an image has a factor whose number is above this; None: nothing is said
+    views: int | None = None  # so many images after one another are of one scene; None: each is of its own
     unreadable: tuple[Failed, ...] = ()  # of the whole data set
     ignored: int = 0  # files of the whole data set that are no images by their extension
     layout: str = ""  # what the data were taken for and what of them was left out, in one line; "": as published
@@ -74,8 +75,8 @@ class Images(Annotated):
         return c, h, w
 
     def head(self, n: int) -> "Images":
-        """The first n images, or all where there are fewer."""
-        return self.take(slice(0, n))
+        """The first n images, or all where there are fewer; of scenes in several views, whole scenes."""
+        return self.take(slice(0, n if self.views is None else -(-n // self.views) * self.views))
 
     def remarks(self) -> list[str]:
         """What to tell whoever opens the data: their layout, what is odd, what can't be read; a line each."""

@@ -22,11 +22,14 @@ class Preparation(NamedTuple):
     images: int | None = None  # of data that are rendered: how many, by which seed, with how many objects
     seed: int = 0
     objects: int = 1
+    views: int | None = None  # of each scene, one after another
 
     def key(self) -> list[Any]:
-        """What tells it from others, as JSON values; without a crop, as it was before there were any."""
+        """What tells it from others, as JSON values; without a crop, or views, as it was before there were any."""
+        if self.views is not None:
+            return list(self)
         usual = 4 if self.crop is not None else 3
-        return list(self if self[4:] != Preparation()[4:] else self[:usual])
+        return list(self[:7] if self[4:] != Preparation()[4:] else self[:usual])
 
     def square(self, height: int, width: int) -> tuple[int, int]:
         """The height and width that images of these become."""

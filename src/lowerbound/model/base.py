@@ -62,6 +62,11 @@ class Model(nn.Module):
             """Whether it can be trained on images of which few have the label that it is given, others UNKNOWN."""
             return False
 
+        def views_given(self) -> int:
+            """At most how many other views of a scene, with their cameras, it is given beside the camera of its own; 0
+            where it is not given any."""
+            return 0
+
         def binary(self) -> bool:
             """Whether the model is one of binary values, so that grey images are binarized for it."""
             return False

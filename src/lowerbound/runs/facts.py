@@ -3,8 +3,10 @@
 import numpy as np
 
 from lowerbound.config import Component
+from lowerbound.data.attributes import Factor
 from lowerbound.data.base import Images
 from lowerbound.data.labelled import labelled
+from lowerbound.data.views import ViewsGiven, cameras
 from lowerbound.errors import ConfigError, RunError
 from lowerbound.runs.recipes import Recipe
 from lowerbound.space import Space
@@ -22,6 +24,9 @@ class Facts(Component):
     labelled: tuple[int, ...] | None = None  # the training images that keep their label, where not all do
     images: int  # in the training split
     fingerprint: str | None = None  # of their content; None of runs of earlier versions
+    cameras: tuple[
+        Factor, ...
+    ] = ()  # what says where each view of a scene was taken from, where a model is given others
 
     @staticmethod
     def of(images: Images, recipe: Recipe) -> "Facts":
@@ -31,6 +36,7 @@ class Facts(Component):
         if recipe.data.label and images.classes is None:
             raise RunError(f"data.label=true, but {images.name} has no labels")
         kept = _labelled(images, recipe)
+        _check_views(images, recipe)
         counts = None
         if images.classes is not None and images.y is not None:
             shown = images.y if kept is None else images.y[kept]
@@ -45,6 +51,7 @@ class Facts(Component):
             labelled=None if kept is None else tuple(kept.tolist()),
             images=len(images),
             fingerprint=images.fingerprint,
+            cameras=tuple(cameras(images).values()) if recipe.model.views_given() else (),
         )
 
     @property
@@ -55,8 +62,38 @@ class Facts(Component):
     def space(self) -> Space:
         return Space(self.shape, levels=2 if self.binarizes else self.levels)
 
+    def views_given(self, recipe: Recipe) -> ViewsGiven | None:
+        """What the model is given of the other views of a scene; None: nothing."""
+        most = recipe.model.views_given()
+        return ViewsGiven(most, self.cameras) if most else None
+
     def given(self, recipe: Recipe) -> tuple[Space, ...]:
+        if views := self.views_given(recipe):
+            return views.spaces(self.shape, self.levels)
         return (Space((), levels=len(self.classes or ()), ordered=False),) if recipe.data.label else ()
+
+
+def _check_views(images: Images, recipe: Recipe) -> None:
+    """Raise ConfigError where a model of views can't be given what it wants."""
+    most, name = recipe.model.views_given(), recipe.model.type_name()
+    if not most:
+        return
+    if images.views is None:
+        raise ConfigError(
+            f"data.views=null: {name} is given other views of a scene; set data.views={most + 1}, of a source that "
+            "says where its images were taken from, such as scenes"
+        )
+    if most >= images.views:
+        raise ConfigError(
+            f"model.context_views={most}: of data.views={images.views} there are {images.views - 1} beside the one "
+            f"asked for; set model.context_views={images.views - 1}, or data.views={most + 1}"
+        )
+    if recipe.data.flip:
+        raise ConfigError(
+            "data.flip=true: a view in a mirror was taken by no camera that is known; set data.flip=false"
+        )
+    if recipe.data.label:
+        raise ConfigError(f"data.label={recipe.data.label}: {name} is given views alone; set data.label=false")
 
 
 def _labelled(images: Images, recipe: Recipe) -> np.ndarray | None:

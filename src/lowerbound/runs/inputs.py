@@ -50,7 +50,7 @@ def open_data(
 def as_batches(run: Run, images: Images, device: torch.device, *, label: bool | str | None = None) -> Batches:
     """label: whether they are given with their labels; None: as the run's model is."""
     label = run.recipe.data.label if label is None else label
-    return Batches(images, device, binarize=run.facts.binarizes, label=label)
+    return Batches(images, device, binarize=run.facts.binarizes, label=label, views=run.facts.views_given(run.recipe))
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,13 @@ def run(
     with seeded(config.seed, "weights"):
         model = config.model.build(facts.space, facts.given(config)).to(where)
     batches = Batches(
-        images, where, binarize=facts.binarizes, label=config.data.label, flip=config.data.flip, labelled=facts.labelled
+        images,
+        where,
+        binarize=facts.binarizes,
+        label=config.data.label,
+        flip=config.data.flip,
+        labelled=facts.labelled,
+        views=facts.views_given(config),
     )
     with seeded(config.seed, "steps", quick=True):
         stages = tuple(_stage(model, stage, batches, config) for stage in model.stages())

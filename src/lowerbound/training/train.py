@@ -164,7 +164,7 @@ class _Work:
             stages = [stage._replace(score=None) for stage in stages]
         _check_settings(config.train, model.stages(), stages, len(images), device)
         _check_trained_before(old, model.stages(), stages, asked)
-        options = {"binarize": facts.binarizes, "label": config.data.label}
+        options = {"binarize": facts.binarizes, "label": config.data.label, "views": facts.views_given(config)}
         batches = (
             Batches(images, device, **options, flip=config.data.flip, labelled=facts.labelled),
             Batches(valid, device, **options, labelled=None if facts.labelled is None else ()),

@@ -98,8 +98,18 @@ class Scenes(Rendered):
         if not 1 <= objects <= scenes.MOST:
             raise DataError(f"data.objects={objects}: scenes have 1 to {scenes.MOST} objects")
         self.raw_shape = (3, size, size)
-        values = scenes.drawn(self.count, objects, self.preparation.seed)
+        views = self.preparation.views or 1
+        values = scenes.drawn(self._scenes(views), objects, self.preparation.seed, views)
         return self.described(values, 256, scenes.factors(objects))
+
+    def _scenes(self, views: int) -> int:
+        """How many there are. Raises DataError where the images that are asked for are no whole number of them."""
+        if self.preparation.images is not None and self.count % views:
+            near = self.count // views * views
+            raise DataError(
+                f"data.images={self.count}: is no multiple of data.views={views}; set {near or views} or {near + views}"
+            )
+        return self.count // views
 
     def usual(self) -> np.ndarray:
         return scenes.rows([{}], self.preparation.objects)[0]

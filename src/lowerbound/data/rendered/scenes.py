@@ -87,10 +87,16 @@ def usual(objects: int = 1) -> dict[str, float]:
     return found | shown | hues | {n: 0.1 for n in found if n.endswith("reflectance")}
 
 
-def drawn(n: int, objects: int, seed: int) -> np.ndarray:
-    """Factors of n scenes, uniform in their ranges: float64 [n, F]. The first rows are the same for every n."""
+def drawn(n: int, objects: int, seed: int, views: int = 1) -> np.ndarray:
+    """Factors of n scenes, uniform in their ranges: float64 [n, F]. The first rows are the same for every n.
+
+    views: of each scene so many rows, one after another, which differ by the camera alone: float64 [n * views, F].
+    """
     known = factors(objects)
-    u = np.random.default_rng(key(seed, "scenes")).random((n, len(known)))
+    u = np.random.default_rng(key(seed, "scenes")).random((n, len(known))).repeat(views, 0)
+    if views > 1:
+        camera = [i for i, f in enumerate(known) if f.name.startswith("camera_")]
+        u[:, camera] = np.random.default_rng(key(seed, "cameras")).random((n * views, len(camera)))
     for i, f in enumerate(known):
         u[:, i] = np.floor(u[:, i] * len(f.values)) if f.values else f.low + u[:, i] * (f.high - f.low)
     return u
