@@ -1,3 +1,4 @@
+from . import metrics as metrics
 from .errors import UserError as UserError
 from .latent_encoder import LatentEncoder as LatentEncoder
 from .runs.run import Run as Run
