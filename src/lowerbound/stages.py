@@ -17,7 +17,8 @@ class Loss(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """One optimizer's move; a GAN has two. Of several in a stage, each has a name, under which it is logged."""
+    """One optimizer's move; a GAN has two. Of several in a stage, each but the main one has a name, by which it is
+    logged."""
 
     parts: tuple[nn.Module, ...]
     loss: Callable[[Tensor, Y, int], Loss]
@@ -40,6 +41,14 @@ def of_events(fit: Callable[[Iterable[Tensor]], None]) -> Callable[[Iterable[Pai
     return lambda pairs: fit(x for x, _ in pairs)
 
 
+class Size(NamedTuple):
+    """How large the training of a stage is."""
+
+    events: int  # that it is trained on
+    batch: int
+    steps: int
+
+
 class Score(NamedTuple):
     """By what a stage's weights are chosen, on the validation images: the higher, the better."""
 
@@ -56,4 +65,5 @@ class Stage(NamedTuple):
     begin: Callable[[Iterable[Tensor]], None] | None = None  # all training events, before the first gradient step
     model: nn.Module | None = None  # what is trained and measured, where that is a part with a density of its own
     learned: Callable[[bool], None] = lambda yes: None  # told False before its first step, True when weights are kept
+    sized: Callable[[Size], None] = lambda size: None  # told before its first step; raises ConfigError for another size
     score: Score | None = Score()  # None: nothing says which weights are better; the last, averaged, are kept

@@ -32,6 +32,7 @@ class ElboTerms:
     latents: Callable[[], tuple[Tensor, Tensor]]  # log p(z|y) and log q(z|x), [K, B, L] each, once they are asked for
     through_draws: Callable[[], Tensor]  # log q(z|x), [K, B, L], with a gradient for z alone, none for q's parameters
     draws: Draws  # what means over the K draws are
+    images: int | None = None  # of how many that are trained on x is a batch; None: it is all
 
     @classmethod
     def of(

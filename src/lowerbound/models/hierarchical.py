@@ -19,10 +19,10 @@ from lowerbound.estimators import Draws, Estimator
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
 from lowerbound.model import Draw, ElboTerms, LatentModel, Model, Told
 from lowerbound.model.latent import center, through_draws
-from lowerbound.models.latents import check_estimator, check_kind, remarks_of
+from lowerbound.models.latents import check_bound, check_estimator, check_kind, remarks_of
 from lowerbound.networks.bottleneck import Bottleneck
 from lowerbound.networks.context import Context
-from lowerbound.objectives import ELBO, IWAE, Bound, Objective
+from lowerbound.objectives import ELBO, IWAE, Objective
 from lowerbound.space import Density, Space, Y
 from lowerbound.stages import Loss, Stage, Turn
 
@@ -138,11 +138,7 @@ class HierarchicalVAE(LatentModel):
                 f"model.posterior: {config.posterior.type_name()} is a point, which no prior gives a probability; use "
                 "families.DiagonalNormal"
             )
-        if not isinstance(config.objective, Bound):
-            raise ConfigError(
-                f"model.objective: {config.objective.type_name()} is no bound of log p(x), which levels of latents are "
-                "trained by; use objectives.ELBO"
-            )
+        check_bound(config.objective)
         for head, space in zip(self._heads(self.posterior_heads), self.spaces, strict=True):
             with torch.no_grad():
                 q = head(torch.zeros(1, *head.in_shape))

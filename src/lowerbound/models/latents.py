@@ -10,10 +10,12 @@ from torch.distributions import Distribution
 from lowerbound.errors import ConfigError
 from lowerbound.estimators import Estimator, Pathwise
 from lowerbound.families import Bernoulli, Categorical, Family, Head
+from lowerbound.model import Model
 from lowerbound.networks.base import Network
 from lowerbound.networks.mlp import MLP
-from lowerbound.objectives import IWAE, Objective
-from lowerbound.space import Space
+from lowerbound.objectives import IWAE, Adversary, Bound, Objective
+from lowerbound.priors import Bindable
+from lowerbound.space import Shape, Space
 
 
 def latent_shape(value: Any) -> Any:
@@ -75,10 +77,92 @@ def check_estimator(
         raise ConfigError(f"model.estimator: {estimator.type_name()} {estimator.other(objective.type_name())}")
     if why := estimator.why_not(q, latent, objective.draws):
         raise ConfigError(f"model.{named}: {posterior.type_name()} {why}")
+    if why := objective.why_not(q):
+        raise ConfigError(f"model.objective: {objective.type_name()} {why}")
     if isinstance(objective, IWAE) and objective.dreg and not isinstance(estimator, Pathwise):
         raise ConfigError(
             f"model.objective.dreg: it goes through reparameterized draws, and those of {posterior.type_name()} by "
             f"{estimator.type_name()} are others; set model.objective.dreg=false"
+        )
+
+
+def opponent(
+    config: Adversary.Config | None, q: Distribution, latent: Space, given: tuple[Space, ...], labelled: bool
+) -> Adversary | None:
+    """Whom z is trained against, if anybody. q: a posterior of a batch. labelled: whether few images have a label.
+
+    Raises ConfigError where no gradient would come back to the encoder, and where the label is learned with the model.
+    """
+    if config is None:
+        return None
+    if latent.levels is not None or not q.has_rsample:
+        raise ConfigError(
+            f"model.adversary: {config.type_name()} reads real latents, by a gradient that goes through their draws; "
+            "use model.latent_levels=null and a posterior such as families.DiagonalNormal, or model.adversary=null"
+        )
+    if labelled:
+        raise ConfigError(
+            "model.adversary: is for a model that learns no label beside; set model.classifier=null, or "
+            "model.adversary=null"
+        )
+    return config.build(latent, given)
+
+
+def check_bound(objective: Objective) -> None:
+    """Raise ConfigError where the objective of several levels of latents is made for one."""
+    if not isinstance(objective, Bound):
+        raise ConfigError(
+            f"model.objective: {objective.type_name()} is no bound of log p(x), which levels of latents are trained by;"
+            " use objectives.ELBO"
+        )
+
+
+def label_network(
+    config: Network.Config | None, space: Space, given: tuple[Space, ...], objective: Objective
+) -> Network | None:
+    """q(y|x), if the label is learned. Raises ConfigError where there is no one label, or no bound of each image to
+    weigh."""
+    if config is None:
+        return None
+    if len(given) != 1 or given[0].levels is None or given[0].shape:
+        raise ConfigError("model.classifier: learns one label from each image; set data.label=true")
+    if not isinstance(objective, Bound):
+        raise ConfigError(
+            f"model.objective: {objective.type_name()} is no bound of log p(x|y), which a classifier is trained by; "
+            "use objectives.ELBO"
+        )
+    return config.build(space.feature_shape, (given[0].levels,))
+
+
+def check_learned_labels(prior: Model.Config, objective: Objective, latent: Space, alone: bool) -> None:
+    """Raise ConfigError where a prior can't learn the label of draws of q(z|x). alone: there is no classifier."""
+    if not alone or not isinstance(objective, Bound) or latent.levels:
+        raise ConfigError(
+            f"model.prior: {prior.type_name()} learns the label, of draws of q(z|x); use model.classifier=null, "
+            "model.latent_levels=null and model.objective=objectives.ELBO with it"
+        )
+
+
+def check_prior_after(config: Model.Config, prior: Model, latent: Space, pretrained: bool) -> None:
+    """Raise ConfigError for a prior that can't be trained apart, and for networks that can't have N(0, I)."""
+    if len(prior.stages()) > 1:
+        raise ConfigError("model.prior: is trained in one stage, and this one needs several; use another")
+    if isinstance(prior, Bindable) or pretrained or latent.levels is not None:
+        raise ConfigError(
+            "model.prior_after: networks of latents that are real are trained with N(0, I), and then a prior that is "
+            f"not made of them, which {config.type_name()} is not here; use model.prior_after=false"
+        )
+
+
+def check_tied(given: bool, encoder: tuple[Shape, Shape], decoder: tuple[Shape, Shape]) -> None:
+    """Raise ConfigError where the way back through the encoder is no decoder. Each: the shapes that it maps."""
+    if given:
+        raise ConfigError("model.tied: a condition enters the two networks apart; set tied=false or data.label=false")
+    if decoder != (encoder[1], encoder[0]):
+        raise ConfigError(
+            f"model.tied: the encoder maps {list(encoder[0])} to {list(encoder[1])}, but a decoder must map "
+            f"{list(decoder[0])} to {list(decoder[1])}; use families.Point and a likelihood of one number per pixel, "
+            "such as families.Noiseless, or tied=false"
         )
 
 

@@ -13,6 +13,7 @@ from lowerbound.distributions import tempered
 from lowerbound.errors import ConfigError
 from lowerbound.model import Draw, LatentModel, Model, Told
 from lowerbound.models.denoising import Denoising
+from lowerbound.models.latents import check_bound
 from lowerbound.objectives import ELBO, Objective
 from lowerbound.schedules import Bound, alpha, sigma
 from lowerbound.space import Density, Space, Y
@@ -68,6 +69,7 @@ class Unrolled(LatentModel):
             )
         if not isinstance(own.weighting, Bound):
             raise ConfigError("model.diffusion.weighting: it is trained by model.objective; leave schedules.Bound")
+        check_bound(config.objective)
         self.diffusion = diffusion
         self.steps: int = own.steps
 

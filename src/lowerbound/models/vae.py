@@ -16,14 +16,26 @@ from lowerbound.estimators import Draws, Estimator
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
 from lowerbound.model import Draw, ElboTerms, LatentModel, Model, Refittable, Told
 from lowerbound.models.labels import SemiSupervised, drawn_label
-from lowerbound.models.latents import Offset, check_estimator, check_kind, check_mirror, latent_shape, remarks_of
+from lowerbound.models.latents import (
+    Offset,
+    check_estimator,
+    check_kind,
+    check_learned_labels,
+    check_mirror,
+    check_prior_after,
+    check_tied,
+    label_network,
+    latent_shape,
+    opponent,
+    remarks_of,
+)
 from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
 from lowerbound.networks.mlp import MLP
-from lowerbound.objectives import ELBO, IWAE, Bound, Objective, Reconstruction
+from lowerbound.objectives import ELBO, IWAE, Adversary, Bound, Objective, Reconstruction
 from lowerbound.priors import Begins, Bindable, Categorical, Mixed, StandardNormal, offered, prior_given
 from lowerbound.space import UNKNOWN, Density, Space, Y, conditions
-from lowerbound.stages import Loss, Prepare, Score, Stage, Turn
+from lowerbound.stages import Loss, Prepare, Score, Size, Stage, Turn
 
 
 class VAE(Refittable):
@@ -62,6 +74,7 @@ class VAE(Refittable):
         encoder: Network.Config = MLP.Config()
         decoder: Network.Config = MLP.Config()
         objective: Objective = ELBO()
+        adversary: Adversary.Config | None = None  # whom z is trained against, by turns
         estimator: Estimator | None = None  # of the gradient through draws of z; None: the posterior's own
         classifier: Network.Config | None = None  # q(y|x) of the label, to be trained on images of which few have one
         alpha: float = Field(default=1.0, ge=0)  # what -log q(y|x) of a known label counts beside a bound
@@ -114,7 +127,7 @@ class VAE(Refittable):
             if config.tied
             else config.decoder.build(self.latent.feature_shape, self.likelihood_head.in_shape, self.context.width)
         )
-        self.classifier = None if config.classifier is None else self._classifier(config.classifier)
+        self.classifier = label_network(config.classifier, space, given, config.objective)
         self.offset = Offset(self.likelihood_head) if isinstance(self.own_prior, Bindable) else nn.Identity()
         self.register_load_state_dict_pre_hook(_as_now)
         if config.pretraining is not None and not isinstance(self.own_prior, Begins):
@@ -126,7 +139,9 @@ class VAE(Refittable):
             raise ConfigError(
                 "model.objective: the bound of this prior is noisy, so its draws can't be weighted; use ELBO"
             )
-        self._check_estimator()
+        q = self._check_estimator()
+        self.adversary = opponent(config.adversary, q, self.latent, given, self.classifier is not None)
+        self.images: int | None = None  # that are trained on, once it is known
         if isinstance(self.own_prior, Bindable):
             self._bind(self.own_prior)
         if self.has_point and isinstance(config.objective, Bound):
@@ -138,30 +153,12 @@ class VAE(Refittable):
     def _first_prior(self) -> StandardNormal | None:
         """What the networks are trained with, where the prior is trained on their draws after them."""
         if self.config.prior.learns_labels():
-            self._check_learned_labels()
+            check_learned_labels(self.config.prior, self.config.objective, self.latent, self.config.classifier is None)
         elif not self.config.prior_after:
             return None
-        self._check_prior_after()
+        check_prior_after(self.config.prior, self.own_prior, self.latent, self.config.pretraining is not None)
         self.register_buffer("prior_learned", torch.tensor(True))
         return StandardNormal.Config().build(self.latent)
-
-    def _check_learned_labels(self) -> None:
-        if self.config.classifier is not None or not isinstance(self.config.objective, Bound) or self.latent.levels:
-            raise ConfigError(
-                f"model.prior: {self.config.prior.type_name()} learns the label, of draws of q(z|x); use "
-                "model.classifier=null, model.latent_levels=null and model.objective=objectives.ELBO with it"
-            )
-
-    def _check_prior_after(self) -> None:
-        """Raise ConfigError for a prior that can't be trained apart, and for networks that can't have N(0, I)."""
-        config, prior = self.config, self.own_prior
-        if len(prior.stages()) > 1:
-            raise ConfigError("model.prior: is trained in one stage, and this one needs several; use another")
-        if isinstance(prior, Bindable) or config.pretraining is not None or self.latent.levels is not None:
-            raise ConfigError(
-                f"model.prior_after: networks of latents that are real are trained with N(0, I), and then a prior that "
-                f"is not made of them, which {config.prior.type_name()} is not here; use model.prior_after=false"
-            )
 
     def _bind(self, prior: Bindable) -> None:
         """Raises ConfigError where posteriors have no density."""
@@ -176,17 +173,6 @@ class VAE(Refittable):
         """q(z|x, y) of features [N, *feature_shape]."""
         return self.posterior_head(self.encoder(h.to(self.dtype), self._context(y)))
 
-    def _classifier(self, config: Network.Config) -> Network:
-        """q(y|x). Raises ConfigError where there is no one label to learn, or no bound of each image to weigh."""
-        if len(self.given) != 1 or self.given[0].levels is None or self.given[0].shape:
-            raise ConfigError("model.classifier: learns one label from each image; set data.label=true")
-        if not isinstance(self.config.objective, Bound):
-            raise ConfigError(
-                f"model.objective: {self.config.objective.type_name()} is no bound of log p(x|y), which a classifier "
-                "is trained by; use objectives.ELBO"
-            )
-        return config.build(self.space.feature_shape, (self.given[0].levels,))
-
     @property
     def estimator(self) -> Estimator:
         """How z is drawn in training."""
@@ -196,8 +182,8 @@ class VAE(Refittable):
     def remarks(self) -> tuple[str, ...]:
         return remarks_of(self.estimator)
 
-    def _check_estimator(self) -> None:
-        """Raise ConfigError where the objective's gradient would not get through draws of the posterior."""
+    def _check_estimator(self) -> Distribution:
+        """A posterior of a batch. Raises ConfigError where the objective's gradient would not get through its draws."""
         posterior, estimator = self.config.posterior, self.estimator
         with torch.no_grad():
             q = self.posterior_head(torch.zeros(1, *self.posterior_head.in_shape))
@@ -208,21 +194,12 @@ class VAE(Refittable):
                 f"model.estimator: relaxed draws have no probability under {self.config.prior.type_name()}; use "
                 "model.prior=priors.Categorical, whose KL is closed, or model.estimator=estimators.RLOO"
             )
+        return q
 
     def _tied(self) -> nn.Module:
         """The decoder that goes back through the encoder. Raises ConfigError where its shapes are not the decoder's."""
-        if self.given:
-            raise ConfigError(
-                "model.tied: a condition enters the two networks apart; set tied=false or data.label=false"
-            )
-        wanted = self.latent.shape, self.likelihood_head.in_shape
-        there = self.posterior_head.in_shape, self.space.feature_shape
-        if wanted != there:
-            raise ConfigError(
-                f"model.tied: the encoder maps {list(there[1])} to {list(there[0])}, but a decoder must map "
-                f"{list(wanted[0])} to {list(wanted[1])}; use families.Point and a likelihood of one number per pixel, "
-                "such as families.Noiseless, or tied=false"
-            )
+        encoder = self.space.feature_shape, self.posterior_head.in_shape
+        check_tied(bool(self.given), encoder, (self.latent.shape, self.likelihood_head.in_shape))
         check_mirror(self.config.encoder, self.config.decoder)
         return self.encoder.transposed()
 
@@ -291,7 +268,17 @@ class VAE(Refittable):
     def _loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         if self.classifier is not None:
             return self._semi_supervised(x, y, step)
-        return self.config.objective(self._trained_terms(x, y, step), step)
+        terms = self._trained_terms(x, y, step)
+        loss = self.config.objective(terms, step)
+        if self.adversary is None:
+            return loss
+        return self.adversary.opposing(loss, terms.q[0].rsample().to(self.dtype), y, step)
+
+    def _adversary_loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+        assert self.adversary is not None
+        with torch.no_grad():
+            z = self._posterior_of(self.seen(x), y).sample()
+        return self.adversary.loss(z.to(self.dtype), y)
 
     def _context(self, y: Y) -> Tensor | None:
         return self.context(y if self.context.given else None)
@@ -301,7 +288,8 @@ class VAE(Refittable):
         if self.training:
             h = objective.seen(h, self.space.black_and_white)
         draw = partial(self.estimator.draw, n=objective.draws, step=step)
-        return self._terms(x, self.encoder(h, self._context(y)), y, draw, self._own_prior_of)
+        terms = self._terms(x, self.encoder(h, self._context(y)), y, draw, self._own_prior_of)
+        return replace(terms, images=self.images)
 
     def _pretraining_loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         """Of an autoencoder's codes: the posterior means."""
@@ -328,9 +316,14 @@ class VAE(Refittable):
         heads, networks = (self.posterior_head, self.likelihood_head), (self.context, self.encoder, self.decoder)
         networks = (*heads, *networks, self.offset)
         own = (self.own_prior, *networks, *(() if self.classifier is None else (self.classifier,)))
-        parts = networks if self.first_prior is not None else (self,) if self.fitted_prior is None else own
+        apart = self.fitted_prior is not None or self.adversary is not None
+        parts = networks if self.first_prior is not None else own if apart else (self,)
         score = self.config.objective.score if self.classifier is None else Score(draws=None)
-        found = (Stage("model", (Turn(parts, self._loss),), score=score),)
+        turns = (Turn(parts, self._loss),)
+        if (adversary := self.adversary) is not None:
+            against = Turn((adversary,), self._adversary_loss, "adversary", adversary.config.optimizer)
+            turns, score = (*turns, against), None
+        found = (Stage("model", turns, score=score, sized=self._sized),)
         if (objective := self.config.pretraining) is not None:
             before = Stage("pretraining", (Turn(networks, self._pretraining_loss),), score=objective.score)
             found = before, found[0]._replace(begin=self._begin)
@@ -341,6 +334,12 @@ class VAE(Refittable):
         if self.first_prior is not None:
             found = (*found, self._stage_after())
         return found if self.fitted_prior is None else (*found, self._prior_stage(self.fitted_prior))
+
+    def _sized(self, size: Size) -> None:
+        for part in (self.config.objective, self.adversary):
+            if part is not None:
+                part.check(size)
+        self.images = size.events
 
     def _begin(self, events: Iterable[Tensor]) -> None:
         """The prior begins at the posterior means of all events."""

@@ -24,7 +24,7 @@ from lowerbound.runs import recipes
 from lowerbound.runs.facts import Facts
 from lowerbound.runs.recipes import Recipe
 from lowerbound.space import Y
-from lowerbound.stages import Loss, Stage, Turn
+from lowerbound.stages import Loss, Size, Stage, Turn
 from lowerbound.training.movers import Movers
 from lowerbound.training.prepared import in_memory
 
@@ -130,6 +130,7 @@ def _stage(model: Model, stage: Stage, batches: Batches, config: Recipe) -> Cost
     measured = stage._replace(turns=tuple(map(kept.of, stage.turns)))
     epoch = len(batches) * (2 if stage.prepare is not None and batches.flip else 1)
     total = training.total_steps(epoch)
+    stage.sized(Size(epoch, training.batch, total))
     movers = Movers(trained, measured, training, total, images.device)  # pyright: ignore[reportArgumentType]
 
     def timed(i: int) -> float:

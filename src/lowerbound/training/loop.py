@@ -19,7 +19,7 @@ from lowerbound.processes import keep_freed
 from lowerbound.progress import Progress
 from lowerbound.runs.recipes import Training
 from lowerbound.runs.run import Run
-from lowerbound.stages import Stage
+from lowerbound.stages import Size, Stage
 from lowerbound.training.finite import first_not_finite
 from lowerbound.training.lines import Lines
 from lowerbound.training.movers import Moved, Movers
@@ -56,6 +56,7 @@ class Loop:
         self.seed = key(run.recipe.seed, stage.name)
         self.device = self.images.device
         self.steps = 1 if stage.fit else self.config.total_steps(len(self.images))
+        stage.sized(Size(len(self.images), self.config.batch, self.steps))
         self.valid_every = self.config.valid_every or max(1, math.ceil(self.steps / 20))
         self.movers = Movers(self.trained, stage, self.config, self.steps, self.device)
         self.window, self.at, self.saved_step = Window(), Place(), 0
@@ -311,8 +312,8 @@ class Loop:
 
 
 def _prefix(stage: Stage, turn: str) -> str:
-    """Of the names in the log: none where a stage has a single turn."""
-    return f"{turn}." if len(stage.turns) > 1 else ""
+    """Of the names in the log: none where a stage has a single turn, or the turn no name."""
+    return f"{turn}." if turn and len(stage.turns) > 1 else ""
 
 
 def _logged(stage: Stage, moved: list[Moved]) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from lowerbound.runs.lock import held
 from lowerbound.runs.recipes import Recipe, Training
 from lowerbound.runs.run import Run, clear, occupied, weights_code
 from lowerbound.space import Density
-from lowerbound.stages import Stage
+from lowerbound.stages import Size, Stage
 from lowerbound.training.lines import summary_writer
 from lowerbound.training.loop import Loop, Pictures
 from lowerbound.training.prepared import prepared
@@ -207,14 +207,15 @@ def _check_settings(
     config: Training, stages: tuple[Stage, ...], chosen: list[Stage], images: int, device: torch.device
 ) -> None:
     """Raise ConfigError for settings that mean nothing here: of a stage that the model does not have, where it has
-    several; a training without an end; a precision that is not of this device; patience where nothing is scored."""
+    several; a training without an end, or too small for its stage; a precision that is not of this device; patience
+    where nothing is scored."""
     names = [s.name for s in stages]
     for table in config.tables() if len(stages) > 1 else ():
         if not any(f"{name}.".startswith(f"{table}.") for name in names):
             raise ConfigError(f"train.stages.{table}: no such stage{did_you_mean(table, names)}")
     for stage in chosen:
         own = config.of(stage.name)
-        own.total_steps(images)
+        stage.sized(Size(images, own.batch, own.total_steps(images)))
         check_precision(own.precision, device)
         if stage.score is None and own.patience is not None:
             raise ConfigError(f"train.patience={own.patience}: nothing scores the stage {stage.name}; leave it null")

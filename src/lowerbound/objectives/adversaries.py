@@ -1,0 +1,122 @@
+"""Whom a model is trained against: a network that reads its codes, with an optimizer and a turn of its own."""
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from lowerbound import noise
+from lowerbound.config import Component
+from lowerbound.devices import widened
+from lowerbound.errors import ConfigError
+from lowerbound.networks.base import Network
+from lowerbound.networks.mlp import MLP
+from lowerbound.optimization import Adam, Optimizer
+from lowerbound.space import Space, Y
+from lowerbound.stages import Loss, Size
+
+
+class Adversary(nn.Module):
+    """Reads one draw of q(z|x) of each image of a batch. Subclasses are final, with a nested Config.
+
+    In every step the model descends its objective and, weighed by `gamma`, what this finds in z (`found`), which is
+    held fixed meanwhile; then this descends its own loss, on new draws that no gradient goes back through. Its weights
+    are the model's, and its optimizer is saved and resumed as every turn's.
+    """
+
+    term: ClassVar[str]  # what is found, in the log
+
+    class Config(Component, abstract=True):
+        gamma: float = Field(default=1.0, ge=0)  # what a nat of what it finds counts
+        warmup: int = Field(default=0, ge=0)  # steps over which gamma grows from 0
+        optimizer: Optimizer = Adam(lr=1e-4, beta1=0.5, beta2=0.9)
+
+        @abstractmethod
+        def build(self, latent: Space, given: tuple[Space, ...] = ()) -> "Adversary":
+            """Raises ConfigError for latents, and for what is given of an image, that it can't read."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def found(self, z: Tensor, y: Y) -> Tensor:
+        """What the model is to make small, in nats of each z [B, *latent]: [B]. With a gradient for z alone."""
+
+    @abstractmethod
+    def loss(self, z: Tensor, y: Y) -> Loss:
+        """What it descends itself."""
+
+    def check(self, size: Size) -> None:
+        """Raise ConfigError where a training of this size is none for it."""
+
+    def opposing(self, loss: Loss, z: Tensor, y: Y, step: int) -> Loss:
+        """The model's loss with what is found in z [B, *latent] and given of the same images."""
+        gamma = self.config.gamma * (min(1.0, (step + 1) / self.config.warmup) if self.config.warmup else 1.0)
+        found = self.found(z, y)
+        return Loss(loss.value + gamma * found.mean(), {**loss.terms, self.term: found.detach()})
+
+
+def held(network: nn.Module, z: Tensor) -> Tensor:
+    """What a network says of z as a function of z alone: its weights are held fixed."""
+    return torch.func.functional_call(network, {name: p.detach() for name, p in network.named_parameters()}, (z,))
+
+
+class TotalCorrelation(Adversary):
+    r"""How far the elements of z are from independent ones: FactorVAE (Kim & Mnih 2018,
+    https://arxiv.org/abs/1802.05983), with `objectives.ELBO`.
+
+    .. math:: \frac1N \sum_i \left[ E_{q(z|x_i)}[\log p(x_i|z)] - KL(q(z|x_i) \| p(z)) \right]
+        - \gamma\, KL\Big(q(z) \Big\| \prod_j q(z_j)\Big) \qquad (2)
+
+    The last term is estimated as the mean of log D(z) / (1 - D(z)), where D(z) is the probability that z is a draw of
+    q(z) and not of the product. D descends the cross-entropy of the two (algorithm 2): its draws of the product have
+    each element from another image of the batch. The paper's two batches are the halves of one. Its D has 6 layers of
+    1000 units, and Adam 1e-4 with betas 0.5 and 0.9.
+
+    Example:
+        >>> adversary = TotalCorrelation.Config(network=MLP.Config(hidden=(8,))).build(Space((3,)))
+        >>> z = torch.zeros(16, 3)
+        >>> adversary.found(z, None).shape, adversary.loss(z, None).terms["accuracy"].shape
+        (torch.Size([16]), torch.Size([16]))
+    """
+
+    term: ClassVar[str] = "total_correlation"
+
+    class Config(Adversary.Config):
+        gamma: float = Field(default=35.0, ge=0)
+        network: Network.Config = MLP.Config(hidden=(1000,) * 6, activation="leaky_relu")
+
+        def build(self, latent: Space, given: tuple[Space, ...] = ()) -> "TotalCorrelation":
+            return TotalCorrelation(self, latent)
+
+    def __init__(self, config: Config, latent: Space):
+        super().__init__(config)
+        if latent.dims < 2:
+            raise ConfigError("model.latent: a single element of z correlates with nothing; set model.latent=10")
+        self.network = config.network.build((latent.dims,), (1,))
+
+    def check(self, size: Size) -> None:
+        if size.batch < 4:
+            raise ConfigError(
+                f"train.batch={size.batch}: {self.config.type_name()} mixes the codes of half a batch among them; set "
+                "train.batch=64"
+            )
+
+    def found(self, z: Tensor, y: Y) -> Tensor:
+        return widened(held(self.network, z.flatten(1)))[:, 0]
+
+    def loss(self, z: Tensor, y: Y) -> Loss:
+        z = z.flatten(1)
+        joint, product = z[: (len(z) + 1) // 2], permuted(z[(len(z) + 1) // 2 :])
+        a, b = widened(self.network(joint))[:, 0], widened(self.network(product))[:, 0]
+        right = torch.cat([a > 0, b < 0]).to(a.dtype)
+        return Loss(0.5 * (F.softplus(-a).mean() + F.softplus(b).mean()), {"accuracy": right})
+
+
+def permuted(z: Tensor) -> Tensor:
+    """z [B, D] with each element of another row, each column in an order of its own (Kim & Mnih 2018, algorithm 1)."""
+    return z.gather(0, noise.rand_like(z).argsort(0))

@@ -1,0 +1,109 @@
+"""The reconstruction error alone: autoencoders."""
+
+from abc import abstractmethod
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lowerbound.config import Component
+from lowerbound.distributions import residual
+from lowerbound.model import ElboTerms
+from lowerbound.noise import rand_like, randn_like
+from lowerbound.objectives.base import Objective
+from lowerbound.stages import Loss
+
+
+class Error(Component, abstract=True):
+    """How far the decoder's picture is from the image; whole numbers are divided by levels - 1."""
+
+    @abstractmethod
+    def __call__(self, terms: ElboTerms) -> Tensor:
+        """[K, B], summed over the event."""
+
+
+class SquaredError(Error):
+    """L2: the sum of squared differences from the mean of p(x|z); the metric of this name is its value."""
+
+    def __call__(self, terms: ElboTerms) -> Tensor:
+        return residual(terms.p_x, terms.x).square().flatten(2).sum(-1)
+
+
+class AbsoluteError(Error):
+    """L1: the sum of absolute differences from the mean of p(x|z)."""
+
+    def __call__(self, terms: ElboTerms) -> Tensor:
+        return residual(terms.p_x, terms.x).abs().flatten(2).sum(-1)
+
+
+class CrossEntropy(Error):
+    """-log p(x|z) in nats: for a Bernoulli likelihood, also of grey values, the cross-entropy."""
+
+    def __call__(self, terms: ElboTerms) -> Tensor:
+        return -terms.log_px
+
+
+class Corruption(Component, abstract=True):
+    """Noise on what the encoder sees, so that it can't just copy: the denoising autoencoder (Vincent et al. 2008, 2010,
+    https://www.jmlr.org/papers/v11/vincent10a.html)."""
+
+    @abstractmethod
+    def __call__(self, h: Tensor, black_and_white: tuple[float, float]) -> Tensor:
+        """Features [B, ...], corrupted; with the features of the lowest and the highest value."""
+
+
+class GaussianNoise(Corruption):
+    """Isotropic noise with a standard deviation of `scale` times the distance from black to white."""
+
+    scale: float = Field(default=0.25, gt=0)
+
+    def __call__(self, h: Tensor, black_and_white: tuple[float, float]) -> Tensor:
+        black, white = black_and_white
+        return h + self.scale * (white - black) * randn_like(h)
+
+
+class Masking(Corruption):
+    """Each element is black with probability `fraction`, on its own."""
+
+    fraction: float = Field(default=0.25, gt=0, lt=1)
+
+    def __call__(self, h: Tensor, black_and_white: tuple[float, float]) -> Tensor:
+        return torch.where(rand_like(h) < self.fraction, black_and_white[0], h)
+
+
+class SaltAndPepper(Corruption):
+    """Each element is black or white, with even chances, with probability `fraction`, on its own."""
+
+    fraction: float = Field(default=0.1, gt=0, lt=1)
+
+    def __call__(self, h: Tensor, black_and_white: tuple[float, float]) -> Tensor:
+        black, white = black_and_white
+        u = rand_like(h)
+        return h.masked_fill(u < self.fraction, white).masked_fill(u < self.fraction / 2, black)
+
+
+class Reconstruction(Objective):
+    r"""The reconstruction error, and nothing else of the bound: the plain autoencoder's objective.
+
+    .. math:: E_q[\mathrm{error}(x, \hat x(z))] + \lambda \sum_d |z_d|
+
+    `noise` corrupts what the encoder sees in training, never the image that is to come back. `sparsity` is λ, in units
+    of the error per unit of the code: the sparse autoencoder with an L1 penalty (Goodfellow et al. 2016, Deep Learning,
+    section 14.2.1). A code can escape it by being small where the decoder's weights are large: tie the weights or decay
+    them. With a posterior that is no point, the codes are drawn from it and nothing keeps its noise from vanishing.
+    """
+
+    error: Error = SquaredError()
+    noise: Corruption | None = None
+    sparsity: float = Field(default=0.0, ge=0)
+
+    def seen(self, h: Tensor, black_and_white: tuple[float, float]) -> Tensor:
+        return h if self.noise is None else self.noise(h, black_and_white)
+
+    def __call__(self, terms: ElboTerms, step: int) -> Loss:
+        error = terms.mean(self.error(terms))  # [B]
+        if self.sparsity == 0:
+            return Loss(error.mean(), {"error": error.detach()})
+        size = torch.stack([terms.mean(z.abs().flatten(2).sum(-1)) for z in terms.z]).sum(0)  # [B]
+        loss = error.mean() + self.sparsity * size.mean()
+        return Loss(loss, {"error": error.detach(), "code": size.detach()})
