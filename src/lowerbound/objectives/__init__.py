@@ -3,6 +3,7 @@
 from lowerbound.objectives.adversaries import Adversary, TotalCorrelation
 from lowerbound.objectives.base import Objective
 from lowerbound.objectives.bounds import ELBO, IWAE, Bound
+from lowerbound.objectives.disentangling import DIP1, DIP2, BetaTC, Capacity, Sampling, Stratified, Weighted
 from lowerbound.objectives.reconstruction import (
     AbsoluteError,
     Corruption,
@@ -16,11 +17,15 @@ from lowerbound.objectives.reconstruction import (
 )
 
 __all__ = [
+    "DIP1",
+    "DIP2",
     "ELBO",
     "IWAE",
     "AbsoluteError",
     "Adversary",
+    "BetaTC",
     "Bound",
+    "Capacity",
     "Corruption",
     "CrossEntropy",
     "Error",
@@ -29,6 +34,9 @@ __all__ = [
     "Objective",
     "Reconstruction",
     "SaltAndPepper",
+    "Sampling",
     "SquaredError",
+    "Stratified",
     "TotalCorrelation",
+    "Weighted",
 ]
