@@ -136,7 +136,7 @@ class Batches(Shuffled):
         index = self._places(step, size, seed)
         x, y = self._take(index)
         if self.views is not None:
-            y = self._on_device(self.views.drawn(index))
+            y = self.on(self.device, self.views.drawn(index))
         if self.flip:
             mirrored = noise.rand((len(x), 1, 1, 1), device=x.device) < 0.5
             x = torch.where(mirrored, x.flip(-1), x)
@@ -150,7 +150,7 @@ class Batches(Shuffled):
             index = np.arange(start, min(start + size, n))
             x, y = self._take(torch.from_numpy(index))
             if self.views is not None:
-                y = self._on_device(self.views.fixed(index))
+                y = self.on(self.device, self.views.fixed(index))
             x = binarized(x, self.levels, index) if self.binarize else x
             factors = None if self.factors is None else self.factors[start : start + len(index)].to(self.device)
             yield Batch(x, y, index, factors)
@@ -161,8 +161,9 @@ class Batches(Shuffled):
             for x in (batch.x, batch.x.flip(-1)) if self.flip else (batch.x,):
                 yield x, batch.y
 
-    def _on_device(self, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(part.to(self.device, non_blocking=True) for part in given)
+    @staticmethod
+    def on(device: torch.device, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(part.to(device, non_blocking=True) for part in given)
 
     def _take(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         x = self.x.index_select(0, index.to(self.x.device)).to(self.device, non_blocking=True)

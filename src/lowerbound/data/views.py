@@ -120,6 +120,15 @@ class Views:
         values = np.asarray(images.factors)[:, [own[name] for name in wanted]]
         self.cameras = torch.from_numpy(coordinates(values, given.cameras))
 
+    def __len__(self) -> int:
+        """How many scenes there are."""
+        return len(self.x) // self.of_scene
+
+    def of_scenes(self, scenes: Tensor, number: Tensor) -> tuple[Tensor, Asked]:
+        """Where the first view of each scene [S] is, and its condition: the `number` [S] views that follow it."""
+        index = scenes * self.of_scene
+        return index, self.given(index, torch.arange(1, self.of_scene).expand(len(index), -1), number)
+
     def drawn(self, index: Tensor) -> Asked:
         """For training: of each view at `index` [B] others of its scene, any number of them in random order."""
         order = noise.rand((len(index), self.of_scene - 1)).argsort(1)

@@ -14,7 +14,7 @@ from lowerbound.config import Component, components
 from lowerbound.data.base import Images
 from lowerbound.data.batches import Batches
 from lowerbound.errors import ConfigError, ModelError, did_you_mean
-from lowerbound.model import Model
+from lowerbound.model import Model, Viewing
 from lowerbound.progress import Progress
 from lowerbound.runs.inputs import open_data
 from lowerbound.runs.run import Run
@@ -95,7 +95,9 @@ class World:
 
     @property
     def given(self) -> str | None:
-        """What the model is told of each image, in a word."""
+        """What the model is told of each image, in a word: its label, or other views of its scene."""
+        if isinstance(self.model, Viewing):
+            return "views"
         return "label" if self.model.given else None
 
     def open(self, split: str) -> Images:
@@ -120,6 +122,7 @@ class Metric(Component, abstract=True):
     names: ClassVar[tuple[str, ...]]
     suffixes: ClassVar[tuple[str, ...]] = ()  # of its names, where they are the same for all models
     costly: ClassVar[bool] = False  # measured only where it is named
+    first: ClassVar[bool] = False  # reported before the others
 
     @abstractmethod
     def applies(self, world: World) -> bool:
@@ -156,7 +159,7 @@ def measure(
 
 def kinds() -> list[type[Metric]]:
     """Every metric there is, those that take long last."""
-    return sorted(components(Metric), key=lambda kind: kind.costly)
+    return sorted(components(Metric), key=lambda kind: (kind.costly, not kind.first))
 
 
 def check_names(names: Sequence[str]) -> None:

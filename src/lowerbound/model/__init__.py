@@ -3,7 +3,7 @@
 from lowerbound.model.base import AUTOREGRESSIVE, BoundModel, ExactModel, Model, WithoutDensity
 from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, rows_of, share_of, told_nobody
 from lowerbound.model.latent import LatentModel, with_residual
-from lowerbound.model.roles import BoundParts, Classifying, CodeModel, Diffusing, Refittable, Stepwise
+from lowerbound.model.roles import BoundParts, Classifying, CodeModel, Diffusing, Refittable, Stepwise, Viewing
 from lowerbound.model.terms import ElboTerms
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Refittable",
     "Stepwise",
     "Told",
+    "Viewing",
     "WithoutDensity",
     "rows_of",
     "share_of",

@@ -62,6 +62,22 @@ class Refittable(LatentModel):
         return self.prior.denoises
 
 
+class Viewing(LatentModel):
+    """A model of what a camera sees of a scene, given others of it with theirs, as `data.views.Views` gives them."""
+
+    @property
+    @abstractmethod
+    def context_views(self) -> int:
+        """How many others it is given at most."""
+
+    @abstractmethod
+    def predicted(self, y: Y, draws: int = 1) -> Tensor:
+        """The mean of x given y, in pixel values, over so many draws of the latents from their prior: [B, C, H, W].
+
+        Every draw of noise is [draws, B, ...].
+        """
+
+
 class CodeModel(LatentModel):
     """A model whose every latent is a grid of codes, whole numbers, which are a function of x; `levels` names them."""
 

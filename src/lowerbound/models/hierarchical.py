@@ -23,7 +23,7 @@ from lowerbound.models.latents import check_bound, check_estimator, check_kind, 
 from lowerbound.networks.bottleneck import Bottleneck
 from lowerbound.networks.context import Context
 from lowerbound.objectives import ELBO, IWAE, Objective
-from lowerbound.space import Density, Space, Y
+from lowerbound.space import Density, Space, Y, conditions
 from lowerbound.stages import Loss, Stage, Turn
 
 LARGEST_START = 64  # the side up to which every place of a map begins at numbers of its own (Child 2021, code)
@@ -50,7 +50,8 @@ class HierarchicalVAE(LatentModel):
     the image; the state begins the first at learned numbers, and each further one at the enlarged state. The last
     weights of what is added to a state of N blocks begin 1 / √N as large; those of priors begin at 0, so at N(0, I).
 
-    With one level it is a VAE whose prior is one learned normal.
+    With one level it is a VAE whose prior is one learned normal. A condition is one vector, added at every scale alike;
+    one that is a map of real numbers, as large as the finest scale's, is added place by place, pooled to each scale.
 
     Example:
         >>> scales = (Scale(factor=8, latent=4), Scale(factor=2, levels=2, latent=1))
@@ -87,6 +88,7 @@ class HierarchicalVAE(LatentModel):
     def __init__(self, config: Config, space: Space, given: tuple[Space, ...] = ()):
         super().__init__(config, space, given)
         _check(config, space)
+        self.shows = _shows(config, space, given)
         width, inner = config.width, config.inner
         sizes = [(space.shape[-2] // s.factor, space.shape[-1] // s.factor) for s in config.scales]
         self.scale_of = tuple(k for k, scale in enumerate(config.scales) for _ in range(scale.levels))  # [L]
@@ -94,7 +96,7 @@ class HierarchicalVAE(LatentModel):
         self.posterior_heads = nn.ModuleList(Head(config.posterior, s) for s in self.spaces)
         self.prior_heads = nn.ModuleList(Head(config.prior, s) for s in self.spaces)
         self.likelihood_head = Head(config.likelihood, space)
-        self.context = Context(given, config.context)
+        self.context = Context(() if self.shows else given, config.context)
         finest = config.scales[-1].factor
         up, down = sum(s.blocks for s in config.scales), len(self.spaces)
 
@@ -111,7 +113,10 @@ class HierarchicalVAE(LatentModel):
         self.starts = nn.ParameterList(
             torch.zeros(width, *(size if max(size) <= LARGEST_START else (1, 1))) for size in sizes
         )
-        self.conditions = nn.ModuleList(nn.Linear(self.context.width, width) for _ in (config.scales if given else ()))
+        self.conditions = nn.ModuleList(
+            nn.Conv2d(given[0].shape[0], width, 1) if self.shows else nn.Linear(self.context.width, width)
+            for _ in (config.scales if given else ())
+        )
         sides = [min(sizes[k]) for k in self.scale_of]
         self.posteriors_of = nn.ModuleList(
             Bottleneck(2 * width, inner, head.in_shape[0], side)
@@ -206,11 +211,22 @@ class HierarchicalVAE(LatentModel):
         """z1, z2, ...: as the papers call them, but that the coarsest is the first."""
         return tuple(f"z{l + 1}" for l in range(len(self.spaces)))
 
+    def condition(self, y: Y) -> Tensor | None:
+        """What is given, as one vector per image [B, context]; a map of real numbers [B, D, h, w] as it is."""
+        return conditions(y, self.given)[0].to(self.dtype) if self.shows else self.context(y)
+
+    def told(self, k: int, c: Tensor, size: Sequence[int]) -> Tensor:
+        """What is added to the state at scale k for it: [B, width, h, w], of a vector [B, width, 1, 1]."""
+        if not self.shows:
+            return self.conditions[k](c)[..., None, None]
+        ratio = c.shape[-1] // size[-1]
+        return self.conditions[k](F.avg_pool2d(c, ratio) if ratio > 1 else c)
+
     def bottom_up(self, x: Tensor, y: Y = None) -> list[Tensor]:
         """A map of each scale, the coarsest first: [B, width, h, w]."""
         h, found = self.stem(self.seen(x)), []
-        if (c := self.context(y)) is not None:
-            h = h + self.conditions[-1](c)[..., None, None]
+        if (c := self.condition(y)) is not None:
+            h = h + self.told(-1, c, h.shape[-2:])
         for blocks, ratio in zip(reversed(self.ups), (*reversed(_ratios(self.config)), 1), strict=True):  # pyright: ignore[reportArgumentType, reportCallIssue]
             h = blocks(h)
             found.append(h)
@@ -309,7 +325,7 @@ class Descent:
 
     def __init__(self, model: HierarchicalVAE, h: list[Tensor] | None, y: Y):
         self.model, self.h = model, h
-        self.c: Tensor | None = model.context(y)
+        self.c: Tensor | None = model.condition(y)
         self.lead = torch.Size(() if self.c is None else (len(self.c),))
         self.l = 0
         self.s = self._begun(0)
@@ -373,7 +389,7 @@ class Descent:
             s = s + F.interpolate(self.s, size=(height, width))
         if self.c is None:
             return s
-        c = model.conditions[k](self.c)[..., None, None]  # [B, width, 1, 1]
+        c = model.told(k, self.c, (height, width))
         return s + _spread(c, torch.Size((len(c),)), self.lead)
 
 
@@ -430,6 +446,18 @@ def _channels(space: Space) -> int:
 def _ratios(config: HierarchicalVAE.Config) -> list[int]:
     """How many times larger each scale's maps are than those of the scale before."""
     return [coarse.factor // fine.factor for coarse, fine in pairwise(config.scales)]
+
+
+def _shows(config: HierarchicalVAE.Config, space: Space, given: tuple[Space, ...]) -> bool:
+    """Whether what is given is a map of real numbers. Raises ConfigError for one that no scale is as large as."""
+    if len(given) != 1 or given[0].levels is not None or len(given[0].shape) != 3:
+        return False
+    wanted = [side // config.scales[-1].factor for side in space.shape[-2:]]
+    if list(given[0].shape[-2:]) != wanted:
+        raise ConfigError(
+            f"model: is given a map of {list(given[0].shape)}, expected one of {wanted}, the finest scale's"
+        )
+    return True
 
 
 def _check(config: HierarchicalVAE.Config, space: Space) -> None:

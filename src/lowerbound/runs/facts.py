@@ -85,8 +85,8 @@ def _check_views(images: Images, recipe: Recipe) -> None:
         )
     if most >= images.views:
         raise ConfigError(
-            f"model.context_views={most}: of data.views={images.views} there are {images.views - 1} beside the one "
-            f"asked for; set model.context_views={images.views - 1}, or data.views={most + 1}"
+            f"model.context_views={most}: scenes have data.views={images.views}, one of which is asked for; set "
+            f"model.context_views={images.views - 1}, or data.views={most + 1}"
         )
     if recipe.data.flip:
         raise ConfigError(

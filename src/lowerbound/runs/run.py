@@ -123,9 +123,15 @@ class Run:
     def labels(self, n: int, given: str | int | None = None, seed: int = 0) -> Tensor | None:
         """n labels [n]: all the given one (a class's name or number), or drawn by their frequencies in training.
 
-        None for a model that is not conditional. Raises RunError for a label that does not exist.
+        None for a model that is not conditional. Raises RunError for a label that does not exist, and where the model
+        is given views of a scene.
         """
         classes, counts = self.facts.classes, self.facts.counts
+        if self.recipe.model.views_given():
+            raise RunError(
+                f"{self.path} is of views of scenes, and given others with their cameras, which this does not do; "
+                f"`lowerbound sample {self.path}` draws them, and `lowerbound evaluate {self.path}` measures them"
+            )
         if not self.recipe.data.label or classes is None or counts is None:
             if given is not None:
                 raise RunError(f"--label {given}: {self.path} is not conditional; train it with data.label=true")

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from lowerbound import pictures
 from lowerbound.data.batches import Batch, Batches
-from lowerbound.model import LatentModel, Model
+from lowerbound.model import Draw, LatentModel, Model, Viewing
 from lowerbound.noise import key, seeded
 from lowerbound.progress import Progress
 from lowerbound.runs.inputs import Held
 from lowerbound.runs.run import Run
-from lowerbound.sampling import completion, drawing
+from lowerbound.sampling import completion, drawing, scenes
 from lowerbound.sampling.drawing import to_device
 from lowerbound.stages import Stage
 
@@ -22,11 +22,16 @@ MOST_ROWS = 8  # of a picture of reconstructions from more and more levels
 
 
 @torch.no_grad()
-def draw_samples(run: Run, model: Model, n: int = 64, progress: Progress | None = None) -> None:
-    """samples.png, and samples_mean.png for the same latents; labels by their frequencies.
+def draw_samples(
+    run: Run, model: Model, n: int = 64, progress: Progress | None = None, *, valid: Batches | None = None
+) -> None:
+    """samples.png, and samples_mean.png for the same latents; labels by their frequencies. Of a model of views, which
+    are those of valid images: the same scenes in both.
 
     Fewer than n of a model that would take long.
     """
+    if isinstance(model, Viewing) and valid is not None:
+        return draw_scenes(run, model, valid, progress)
     n, levels = drawing.affordable(model, n), model.space.levels or 256
     y = run.labels(n)
     drawn = drawing.draw(model, n, y, progress=progress)
@@ -35,6 +40,15 @@ def draw_samples(run: Run, model: Model, n: int = 64, progress: Progress | None 
         z = tuple(part.to(model.device) for part in drawn.z)
         mean = model.render(z, to_device(y, model.device), mean=True).cpu()
         pictures.save_png(pictures.grid(mean.numpy(), levels), run.picture("samples_mean.png"))
+
+
+def draw_scenes(run: Run, model: Viewing, valid: Batches, progress: Progress | None = None) -> None:
+    """samples.png: a scene in each row, given one view more; samples_mean.png: means of p(x|z) of other draws."""
+    assert valid.views is not None
+    number = scenes.in_turn(model, min(model.context_views + 1, len(valid.views)))
+    for name, how in (("samples.png", Draw()), ("samples_mean.png", Draw(mean=True))):
+        drawn = scenes.draw(model, valid, number, how=how, progress=progress)
+        pictures.save_png(pictures.table_picture(drawn.table()), run.picture(name))
 
 
 @torch.no_grad()
@@ -87,7 +101,7 @@ def draw_pictures(held: Held, progress: Progress | None = None) -> None:
     run, model = held.run, held.model
     if model.can_sample:
         with seeded(run.recipe.seed, "pictures"):
-            draw_samples(run, model, progress=progress)
+            draw_samples(run, model, progress=progress, valid=held.valid)
             if model.passes:
                 draw_completions(held, progress)
     if isinstance(model, LatentModel):
@@ -124,7 +138,7 @@ class Live:
             return
         with seeded(key(self.run.recipe.seed, stage.name), "pictures"):
             if model.can_sample and (not slow or self._is_quick(model)):
-                draw_samples(self.run, model, 16 if slow else 64)
+                draw_samples(self.run, model, 16 if slow else 64, valid=self.valid)
             elif model.levels and isinstance(model, LatentModel) and stage.prepare is None:
                 draw_reconstructions(self.run, model, next(self.valid.in_order(16)))
         self.drawing += time.monotonic() - begun if slow else 0.0

@@ -12,13 +12,13 @@ from torch import Tensor
 from lowerbound.config import components
 from lowerbound.data.images import Failed
 from lowerbound.errors import ModelError, UserError, counted, did_you_mean
-from lowerbound.model import CodeModel, Draw, LatentModel, Model
+from lowerbound.model import CodeModel, Draw, LatentModel, Model, Viewing
 from lowerbound.noise import seeded
 from lowerbound.pictures import check_out
 from lowerbound.progress import Progress
-from lowerbound.runs.inputs import user_images
+from lowerbound.runs.inputs import as_batches, open_data, user_images
 from lowerbound.runs.run import Run
-from lowerbound.sampling import completion, drawing, rejection
+from lowerbound.sampling import completion, drawing, rejection, scenes
 from lowerbound.sampling.drawing import to_device
 from lowerbound.sampling.labels import check_number_of_images, labels_given
 from lowerbound.schedules import Sampler
@@ -90,6 +90,22 @@ class Redrawn(completion.Redrawn, Made):
         return f"{drawn} in {self.out} (--seed {self.seed})"
 
 
+@dataclass(frozen=True)
+class Seen(scenes.Scenes, Made):
+    """Scenes of which views were given, and others drawn."""
+
+    seed: int = field(kw_only=True)
+    out: Path | None = field(default=None, kw_only=True)
+
+    def json(self) -> dict[str, Any]:
+        scenes, draws = self.x.shape[:2]
+        return {"out": self.where(), "n": scenes, "draws": draws, "views": self.number.tolist(), "seed": self.seed}
+
+    def shown(self) -> str:
+        drawn = f"{counted(self.x.shape[1], 'draw')} of a view of {counted(len(self.x), 'scene')}"
+        return f"{drawn} in {self.out} (--seed {self.seed})"
+
+
 @verb
 def sample(
     run: Run,
@@ -113,14 +129,15 @@ def sample(
     keep_level: str | None = None,
     reject: OtherRun = None,
     accept: float | None = None,
+    views: SomeWhole = None,
     device: Device = "auto",
     seed: FreshSeed = 0,
     progress: Told = False,
-) -> Sampled | Redrawn:
+) -> Sampled | Redrawn | Seen:
     """Draw images from a model.
 
     Args:
-        n: images, by default 16; of each --from, 8
+        n: images, by default 16; of each --from, 8; of a model of views: scenes, each drawn four times
         out: ends in .png: a grid; .npz: an array x; else a folder of PNGs
         label: a class, by name or number (conditional models), or the number of a cluster (mixtures)
         temperature: times the standard deviation of the (prior's) noise, and divides logits; 0: mode; not p(x)^(1/T);
@@ -135,6 +152,7 @@ def sample(
         keep_level: with --from: a level that is kept, with all coarser ones; by default the coarsest
         reject: a classifier's run: draw more, keep those it is surest are of their class
         accept: with --reject: the share that is kept, by default 0.5
+        views: how many views of a scene are given, by default 0, 1, 2, ... in turn
         seed: by default a new one, which is printed
     """
     if images is None and keep_level is not None:
@@ -151,6 +169,12 @@ def sample(
         n = 8 if n is None else n
         made, kept, failed = _redrawn(run, images, keep_level, n, label, how, seed, device, progress)
         return Redrawn(**vars(made), seed=seed, keep_level=kept, out=out, failed=failed).saved()
+    if run.recipe.model.views_given():
+        if label is not None or reject is not None:
+            raise UserError(f"--label, --reject: {run.path} is given views of a scene, and knows no label")
+        return Seen(**vars(_seen(run, n, views, how, seed, device, progress)), seed=seed, out=out).saved()
+    if views is not None:
+        raise ModelError(f"--views {views}: {run.path} is given no views of a scene; the recipe views-scenes is")
     share = 0.5 if accept is None else accept
     drawn, judged = _drawn(run, 16 if n is None else n, label, how, reject, share, seed, device, progress)
     return Sampled(**vars(drawn), seed=seed, out=out, judged=judged).saved()
@@ -206,6 +230,22 @@ def _drawn(
             return drawing.Samples.of(model, drawing.draw(model, n, y, how, progress), y), None
         drawn, kept, rejected = rejection.sample(model, y, judge, accept, how, progress)
     return drawn, rejection.Rejection(str(reject.path), accept, kept, rejected)
+
+
+def _seen(
+    run: Run, n: int | None, given: int | None, how: Draw, seed: int, device: torch.device, progress: Progress
+) -> scenes.Scenes:
+    """A view of each of the first n scenes of valid, drawn a few times, given so many others or 0, 1, ... in turn."""
+    model = run.load(device)
+    assert isinstance(model, Viewing)
+    model.check_how(how)
+    batches = as_batches(run, open_data(run, "valid", progress=progress), device)
+    n = model.context_views + 1 if n is None else n
+    check_number_of_images(n)
+    scenes.check_views(model, batches, n, given)
+    number = scenes.in_turn(model, n) if given is None else torch.full((n,), given)
+    with seeded(seed, "sample", quick=True):
+        return scenes.draw(model, batches, number, how=how, progress=progress)
 
 
 def _cluster(model: Model, label: str | int) -> int:

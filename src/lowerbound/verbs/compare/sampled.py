@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound.model import Model
+from lowerbound.model import Model, Viewing
 from lowerbound.noise import seeded
 from lowerbound.sampling import drawing
 from lowerbound.verbs.compare.entries import Entry, Terms
@@ -30,7 +30,7 @@ def drawn(entry: Entry, terms: Terms) -> tuple[np.ndarray | None, Timing | None]
     """Samples, those of `sample RUN -n N --seed SEED`: uint8 [n, C, H, W], and their time; nothing where there are
     none."""
     model, n = entry.model, terms.samples
-    if not model.can_sample:
+    if not model.can_sample or isinstance(model, Viewing):  # which draws views of scenes alone
         return None, None
     y = entry.run.labels(n, None, terms.seed)
     y = None if y is None else y.to(terms.device)

@@ -51,7 +51,9 @@ class Examined:
 
 def _spread(images: Images, n: int) -> Images:
     """n images, evenly spaced over the split."""
-    return images.take(np.linspace(0, len(images) - 1, min(n, len(images))).astype(int))
+    V = images.views or 1  # scenes stay whole
+    scenes = np.linspace(0, len(images) // V - 1, min(-(-n // V), len(images) // V)).astype(int)
+    return images.take((scenes[:, None] * V + np.arange(V)).flatten())
 
 
 @torch.no_grad()

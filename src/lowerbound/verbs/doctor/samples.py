@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lowerbound.model import Draw, LatentModel
+from lowerbound.model import Draw, LatentModel, Viewing
 from lowerbound.noise import seeded
 from lowerbound.runs import fitted
 from lowerbound.sampling import drawing
@@ -36,7 +36,9 @@ def _drawn(e: Examined) -> np.ndarray:
     """Images drawn from the model, as many as take not long: uint8 [n, C, H, W]."""
     model = e.model
     n = drawing.affordable(model) if model.cost else SAMPLES
-    y = e.run.labels(n)
+    views = isinstance(model, Viewing)
+    y = next(e.train.in_order(n)).y if views else e.run.labels(n)
+    n = min(n, len(e.train)) if views else n
     with seeded(0, "doctor", quick=True):
         return drawing.pixels(drawing.draw(model, n, y, Draw(mean=bool(model.levels))).x)
 
