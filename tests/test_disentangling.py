@@ -32,7 +32,7 @@ TWO = [Factor(name=name, low=-1, high=1) for name in ("x", "y")]
 
 
 def quick(score: Callable[..., Score], codes: np.ndarray, factors: np.ndarray, kinds: Kinds) -> Score:
-    return score(codes, factors, kinds, **({"seeds": 1} if score in (dci, explicitness) else {}))
+    return score(codes, factors, kinds, **({"splits": 1} if score in (dci, explicitness) else {}))
 
 
 # ---- a code that is the factors
@@ -130,7 +130,7 @@ def test_noise_tells_nothing():
     found = quick(dci, NOISE, GRID, KINDS)
     assert found.parts["informativeness"].value < 0.05
     assert found.parts["explicitness"].value == 0
-    assert found.remark == "no dimension tells scale; no dimension tells size; no dimension tells object_hue"
+    assert found.remark == "no dimension tells scale, size, object_hue"
 
 
 def test_permutation_of_dimensions_and_images_changes_nothing():
@@ -254,11 +254,11 @@ SPARSE = np.arange(25.0)[:, None] * [1, 7]
         (mig, GRID, GRID, [*KINDS[:2], "hue"], "bins=1; set 2 or more"),
         (factor_vae, SPARSE, SPARSE, TWO, "no two images share a value of x"),
         (factor_vae, np.ones_like(GRID), GRID, None, "the codes are constant"),
-        (dci, GRID, GRID, KINDS, "seeds=0; set 1 or more"),
+        (dci, GRID, GRID, KINDS, "splits=0; set 1 or more"),
     ],
 )
 def test_what_cannot_be_scored_is_said(score, codes, factors, kinds, says):
-    options = {"bins": 1} if "bins=1" in says else {"seeds": 0} if "seeds" in says else {}
+    options = {"bins": 1} if "bins=1" in says else {"splits": 0} if "splits" in says else {}
     options |= {"bins": 25} if codes is SPARSE else {}
     with pytest.raises(DataError, match=says):
         score(codes, factors, kinds, **options)

@@ -39,6 +39,8 @@ class Value(NamedTuple):
     interval: tuple[float, float] | None = (
         None  # holds the true quantity 95 times in 100, also at the ends of its range
     )
+    remark: str | None = None  # what it says, in a plain sentence
+    table: dict[str, Any] | None = None  # what it was computed of: `columns` by name, `rows` of numbers
 
     @staticmethod
     def mean(each: np.ndarray, unit: str, relation: str = "=", draws: int = 1, **more: Any) -> "Value":
@@ -67,6 +69,7 @@ class Value(NamedTuple):
         numbers = {k: getattr(self, k) for k in ("value", "stderr", "unit", "relation", "n", "draws")}
         interval = None if self.interval is None else list(self.interval)
         more = {"given": self.given, "interval": interval, "recipe": self.recipe}
+        more |= {"remark": self.remark, "table": self.table}
         return numbers | {k: v for k, v in more.items() if v is not None}
 
 

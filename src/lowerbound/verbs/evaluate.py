@@ -50,7 +50,8 @@ def evaluate(
 
     Args:
         data: measure on this data set; by default the run's own
-        metrics: a,b: only these; of samples: frechet, kernel, precision, recall, cas; where nats are lost: gaps
+        metrics: a,b: only these; of samples: frechet, kernel, precision, recall, cas; where nats are lost: gaps; of
+            codes and known factors: mig, modularity, dci, sap, factor_vae, beta_vae, explicitness, infomec
         draws: importance-weighted draws for nll, bits_per_dim and gaps; at most 20 where they are only averaged
         limit: only the first so many images (gaps: 100 by default)
         samples: drawn; by default as many as images, at most 5,000 (cas 10,000)

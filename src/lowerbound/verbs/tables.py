@@ -54,8 +54,9 @@ def metrics(report: Mapping[str, Any]) -> Any:
         error += f", 95 %: {interval(m['interval'])}" if "interval" in m else ""
         given = f" given the {m['given']}" if "given" in m else ""
         table.add_row(name, m["relation"], f"{m['value']:.5g}", error, m["unit"] + given, str(m["draws"] or ""))
-    recipes = {_recipe(m["recipe"]): None for m in report["metrics"].values() if "recipe" in m}
-    return Group(table, *map(Text, recipes))
+    below = [_recipe(m["recipe"]) for m in report["metrics"].values() if "recipe" in m]
+    below += [f" {m['remark']}" for m in report["metrics"].values() if "remark" in m]
+    return Group(table, *map(Text, dict.fromkeys(below)))
 
 
 def _recipe(recipe: dict[str, Any]) -> str:

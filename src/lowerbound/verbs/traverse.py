@@ -15,12 +15,15 @@ from lowerbound.editing.checks import check_number, check_steps
 from lowerbound.editing.latents import Codes, Editor, codes
 from lowerbound.editing.values import is_of_values, start, values
 from lowerbound.errors import UserError
+from lowerbound.metrics.disentangling.measured import Tells, tells
 from lowerbound.model import LatentModel
 from lowerbound.pictures import Table, check_out, save_table
 from lowerbound.progress import Progress
-from lowerbound.runs.inputs import latent_model, user_images
+from lowerbound.runs.inputs import as_batches, latent_model, open_data, user_images
 from lowerbound.runs.run import Run
 from lowerbound.verbs.base import Device, Label, Made, Option, Out, Seed, SomeWhole, Told, Whole, numbers, verb
+
+MOST = 5000  # images by which dimensions are named after factors
 
 # ---- traversals
 
@@ -43,9 +46,13 @@ class Traversal(Made):
     use_name: str
     unit: str
     out: Path | None = None
+    factors: list[Tells | None] | None = None  # of each row; None: nobody asked
 
     def json(self) -> dict[str, Any]:
-        return {"out": self.where(), "dims": self.dims, self.use_name.lower(): self.use, "unit": self.unit}
+        found = {"out": self.where(), "dims": self.dims, self.use_name.lower(): self.use, "unit": self.unit}
+        if self.factors is None:
+            return found
+        return found | {"factors": [None if told is None else told._asdict() for told in self.factors]}
 
     def shown(self) -> str:
         return f"{len(self.dims)} dimensions in {self.out}, {self.use_name} from {self.use[0]:.3g} down"
@@ -70,6 +77,7 @@ def traverse(
     steps: Whole = 7,
     quantiles: bool = False,
     posterior: bool = False,
+    factors: bool = False,
     label: Label = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -89,17 +97,19 @@ def traverse(
         steps: images in a row
         quantiles: go through quantiles of the codes instead
         posterior: go through standard deviations of the IMAGE's own q(z|x) instead
+        factors: name the factor of variation that each dimension tells most of, and its share of all that it tells
         label: a class, by name or number (conditional models); by default the image's likeliest, or the most frequent
         seed: nothing is drawn
 
-    A row of a latent that takes whole numbers goes through all its values.
+    A row of a latent that takes whole numbers goes through all its values. What a dimension tells of a factor is the
+    mutual information of the posterior mean and the factor, over its entropy, of training images (at most 5,000).
     """
     out, reach = check_out(out), range
     model = latent_model(run, device)
     if is_of_values(model):
         if quantiles or posterior:
             raise UserError("--quantiles, --posterior: are about real numbers, and these latents take whole ones")
-        return _values(run, model, image, dims, top, label, device, progress, out)
+        return _values(run, model, image, dims, top, label, device, progress, out, factors)
     check_number(reach, f"--range {reach:g}", 0)
     check_steps(steps)
     if posterior and (image is None or quantiles):
@@ -120,14 +130,36 @@ def traverse(
         lattice[row, :, d] = ruler.values(d)
     x = editor.decode(lattice.to(editor.device), y)
     use = [float(measured.use[d]) for d in chosen]
+    told = _told(run, model, device, progress, chosen) if factors else None
     table = Table(
         x=x.cpu().numpy(),
         levels=editor.levels,
-        rows=tuple(f"z{d}  {measured.use_name} {u:.2f}" for d, u in zip(chosen, use, strict=True)),
+        rows=_captions(chosen, measured.use_name, use, told),
         columns=ruler.captions,
         title=f"from {'the prior mean' if image is None else Path(image).name}; {ruler.unit}",
     )
-    return Traversal(table, chosen, use, measured.use_name, ruler.unit, out).saved()
+    return Traversal(table, chosen, use, measured.use_name, ruler.unit, out, told).saved()
+
+
+def _told(
+    run: Run, model: LatentModel, device: torch.device | str, progress: Progress, dims: Sequence[int]
+) -> list[Tells | None]:
+    """What each of some dimensions tells, by the first training images."""
+    images = open_data(run, "train", progress=progress).head(MOST)
+    found = tells(model, as_batches(run, images, torch.device(device)), "--factors")
+    return [found[d] for d in dims]
+
+
+def _captions(
+    dims: Sequence[int], use_name: str, use: Sequence[float], told: Sequence[Tells | None] | None
+) -> tuple[str, ...]:
+    """z3 KL 2.10 camera_azimuth 83 %."""
+    ends = [""] * len(dims) if told is None else [_tells(one) for one in told]
+    return tuple(f"z{d}  {use_name} {u:.2f}{end}" for d, u, end in zip(dims, use, ends, strict=True))
+
+
+def _tells(told: Tells | None) -> str:
+    return "  no factor" if told is None else f"  {told.factor} {100 * told.share:.0f} %"
 
 
 def _values(
@@ -140,6 +172,7 @@ def _values(
     device: torch.device | str,
     progress: Progress,
     out: Path | None,
+    factors: bool,
 ) -> Traversal:
     """One row for each variable that takes whole numbers, through all of them."""
     D = model.latents[0].dims
@@ -161,14 +194,15 @@ def _values(
     found = model.render((rows,), None if y is None else y.expand(len(rows)), mean=True)
     scaled = found.unflatten(0, lattice.shape[:2]).cpu().numpy()
     use = [float(measured.use[d]) for d in chosen]
+    told = _told(run, model, device, progress, chosen) if factors else None
     table = Table(
         x=scaled,
         levels=run.facts.space.levels or 256,
-        rows=tuple(f"z{d}  {measured.use_name} {u:.2f}" for d, u in zip(chosen, use, strict=True)),
+        rows=_captions(chosen, measured.use_name, use, told),
         columns=tuple(map(str, builtins.range(measured.levels))),
         title=f"from {'the likeliest values' if image is None else Path(image).name}; values",
     )
-    return Traversal(table, chosen, use, measured.use_name, "values", out).saved()
+    return Traversal(table, chosen, use, measured.use_name, "values", out, told).saved()
 
 
 def _start(

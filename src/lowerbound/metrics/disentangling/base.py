@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
 Kinds = Sequence[Factor | str] | None
 FEW = 10  # different whole numbers that a column has at most, to be taken for categories
-SAID = 0.05  # the share of a factor's entropy below which nothing is said of it
+SAID = 0.05  # of a factor's entropy: a dimension that knows less of it is not said to tell it
 UNUSED = 0.05  # of the widest dimension: one that varies less is not used
 
 
@@ -177,7 +177,7 @@ def resampled(n: int, draws: int) -> list[Whole]:
     return [draw.integers(n, size=n) for _ in range(draws)]
 
 
-def splits(rows: Whole, seed: int) -> tuple[Whole, Whole]:
+def in_two(rows: Whole, seed: int) -> tuple[Whole, Whole]:
     """Two thirds to train on, the rest to test on."""
     first, second = np.split(np.random.default_rng(seed).permutation(rows), [len(rows) * 2 // 3])
     return first, second

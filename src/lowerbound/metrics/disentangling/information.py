@@ -47,8 +47,8 @@ def modularity(codes: ArrayLike, factors: ArrayLike, kinds: Kinds = None, *, bin
 
 
 def told(codes: ArrayLike, factors: ArrayLike, kinds: Kinds = None) -> Floats:
-    """How much of each factor a dimension tells: I(z_j; v_k) / H(v_k) [D, F], less what histograms of so many images find
-    in noise, and 0 below SAID. Of few images the bins are fewer, so that a cell has 5 on average."""
+    """How much of each factor a dimension tells: I(z_j; v_k) / H(v_k) [D, F], less what histograms of so many images
+    find in noise, and 0 where that may be all. Of few images the bins are fewer, so that a cell has 5 on average."""
     return told_of(Known.of("factors", codes, factors, kinds, least=BINS))
 
 
@@ -56,22 +56,19 @@ def told_of(known: Known) -> Floats:
     bins = min(BINS, max(2, int(np.sqrt(len(known.z) / 5))))
     coded, binned = _coded(known, bins), factors_in_bins(known, bins)
     informed, entropies = _informed(coded, binned, unbiased=True)
-    shares = informed / np.maximum(entropies, 1e-12)
-    return np.where(shares > SAID, np.minimum(shares, 1), 0)
+    return np.minimum(informed / np.maximum(entropies, 1e-12), 1)
 
 
 def remark(known: Known) -> str:
     """Which dimensions tell which factors, and which factors are missing."""
-    said = []
-    for column, factor in zip(told_of(known).T, known.kinds, strict=True):
-        sharing = int((column > 0.5 * column.max()).sum()) if column.max() > 0 else 0
-        if sharing > 1:
-            said.append(f"{sharing} dimensions share {factor.name}")
-        elif not sharing:
-            said.append(f"no dimension tells {factor.name}")
-    for missing, factor in zip(np.isnan(known.v).sum(0), known.kinds, strict=True):
+    matrix, names = told_of(known), [factor.name for factor in known.kinds]
+    sharing = ((matrix > 0.5 * matrix.max(0)) & (matrix > SAID)).sum(0)
+    said = [f"{n} dimensions share {name}" for n, name in zip(sharing, names, strict=True) if n > 1]
+    if untold := [name for n, name in zip(sharing, names, strict=True) if not n]:
+        said.append(f"no dimension tells {', '.join(untold)}")
+    for missing, name in zip(np.isnan(known.v).sum(0), names, strict=True):
         if missing:
-            said.append(f"{factor.name} is missing for {missing} images")
+            said.append(f"{name} is missing for {missing} images")
     return "; ".join(said) or "each factor has a dimension of its own"
 
 
@@ -87,14 +84,15 @@ def _coded(known: Known, bins: int) -> Whole:
 
 def _mutual(a: Whole, b: Whole, unbiased: bool) -> float:
     """I(a; b) = H(a) + H(b) - H(a, b), in nats."""
-    counts = [np.bincount(a), np.bincount(b), np.bincount(a * (b.max() + 1) + b)]
-    found = max(0.0, entropy(counts[0]) + entropy(counts[1]) - entropy(counts[2]))
-    return _beyond_noise(found, *(int((c > 0).sum()) for c in counts), len(a)) if unbiased else found
+    ones, others, both = np.bincount(a), np.bincount(b), np.bincount(a * (b.max() + 1) + b)
+    found = max(0.0, entropy(ones) + entropy(others) - entropy(both))
+    met = (int((ones > 0).sum()), int((others > 0).sum()), int((both > 0).sum()))
+    return _beyond_noise(found, *met, len(a)) if unbiased else found
 
 
 def _beyond_noise(found: float, a: int, b: int, cells: int, n: int) -> float:
-    """Less its bias, (cells - a - b + 1) / 2n of bins and cells that are met (Miller 1955); 0 where independence gives as
-    much once in CHANCE: 2 n I is then chi-squared with (a - 1)(b - 1) degrees of freedom."""
+    """Less its bias, (cells - a - b + 1) / 2n of bins and cells that are met (Miller 1955); 0 where independence gives
+    as much once in CHANCE: 2 n I is then chi-squared with (a - 1)(b - 1) degrees of freedom."""
     least = chdtri(max(1, (a - 1) * (b - 1)), 1 / CHANCE) / (2 * n)
     return found - (cells - a - b + 1) / (2 * n) if found > least else 0.0
 

@@ -17,8 +17,8 @@ from lowerbound.metrics.disentangling.base import (
     Score,
     Whole,
     factors_in_bins,
+    in_two,
     resampled,
-    splits,
 )
 from lowerbound.metrics.disentangling.information import BINS, remark
 
@@ -36,13 +36,13 @@ class _Fit(NamedTuple):
     explicitness: float
 
 
-def dci(codes: ArrayLike, factors: ArrayLike, kinds: Kinds = None, *, seeds: int = SPLITS) -> Score:
+def dci(codes: ArrayLike, factors: ArrayLike, kinds: Kinds = None, *, splits: int = SPLITS) -> Score:
     """Disentanglement, completeness, informativeness, explicitness and size; the first is the value.
 
     With the importances R_jk of boosted trees that predict each factor (the matrix; each of its columns adds to 1):
     D = sum_j rho_j (1 - H_F(R_jk / sum_k R_jk)), C the same of columns with logarithms to base D, rho the share of the
     row or column; I the mean over factors of what the trees tell of other images: accuracy of a category, R² of a
-    number, of cosine and sine of a circle. Two thirds of the images train, so often as `seeds` says; the interval is
+    number, of cosine and sine of a circle. Two thirds of the images train, so often as `splits` says; the interval is
     over them. Arguments as of `mig`.
 
     Explicitness: 1 - 2 (area between the loss and its lowest value, over the capacity of a predictor) / (the range of
@@ -55,8 +55,8 @@ def dci(codes: ArrayLike, factors: ArrayLike, kinds: Kinds = None, *, seeds: int
     (2023), DCI-ES, https://arxiv.org/abs/2210.00364, whose sizes of predictors are others
     """
     known = Known.of("dci", codes, factors, kinds, least=BINS, dims=2, several=True)
-    _check_seeds("dci", seeds)
-    fits = [_fit(known, seed) for seed in range(seeds)]
+    _check_splits("dci", splits)
+    fits = [_fit(known, seed) for seed in range(splits)]
     found = {
         "disentanglement": [_purity(fit.importances) for fit in fits],
         "completeness": [_purity(fit.importances.T) for fit in fits],
@@ -69,9 +69,9 @@ def dci(codes: ArrayLike, factors: ArrayLike, kinds: Kinds = None, *, seeds: int
     return Score(*parts["disentanglement"], matrix, remark(known), parts)
 
 
-def _check_seeds(name: str, seeds: int) -> None:
-    if seeds < 1:
-        raise DataError(f"{name}: seeds={seeds}; set 1 or more")
+def _check_splits(name: str, splits: int) -> None:
+    if splits < 1:
+        raise DataError(f"{name}: splits={splits}; set 1 or more")
 
 
 def _fit(known: Known, seed: int) -> _Fit:
@@ -91,7 +91,7 @@ def _fit(known: Known, seed: int) -> _Fit:
 
 
 def _split(known: Known, k: int, seed: int) -> tuple[Whole, Whole]:
-    train, test = splits(known.rows(k), seed)
+    train, test = in_two(known.rows(k), seed)
     if len(np.unique(known.v[train, k])) < 2 or len(np.unique(known.v[test, k])) < 2:
         raise DataError(
             f"{known.kinds[k].name} hardly varies: a part of the images has one value of it; give more images"
@@ -187,7 +187,7 @@ def _predictable(known: Known, seed: int) -> Floats:
     for k, factor in enumerate(known.kinds):
         rows = known.rows(k)
         if factor.kind == "categorical":
-            train, test = splits(rows, seed)
+            train, test = in_two(rows, seed)
             found[:, k] = [_separated(one[:, None], known.v[:, k], train, test) for one in z.T]
         else:
             targets = np.stack(_targets(known.v[rows, k], factor), 1)
@@ -214,7 +214,7 @@ def _separated(z: Floats, y: Floats, train: Whole, test: Whole) -> float:
 # ---- explicitness by classifiers
 
 
-def explicitness(codes: ArrayLike, factors: ArrayLike, kinds: Kinds = None, *, seeds: int = SPLITS) -> Score:
+def explicitness(codes: ArrayLike, factors: ArrayLike, kinds: Kinds = None, *, splits: int = SPLITS) -> Score:
     """How well a linear classifier tells the values of factors: the area under the ROC curve of the probability of each
     value against all others, the mean over values and then over factors; 0.5 by guessing. Numbers are cut into RANKS
     bins. The classifier is a logistic regression of all values at once, as in disentanglement_lib, on two thirds of the
@@ -225,10 +225,10 @@ def explicitness(codes: ArrayLike, factors: ArrayLike, kinds: Kinds = None, *, s
     https://arxiv.org/abs/1802.05312
     """
     known = Known.of("explicitness", codes, factors, kinds, least=BINS)
-    _check_seeds("explicitness", seeds)
+    _check_splits("explicitness", splits)
     classes, z = factors_in_bins(known, RANKS), known.standardized
     drawn = np.array(
-        [[_area(known, z, classes[:, k], k, seed) for k in range(len(known.kinds))] for seed in range(seeds)]
+        [[_area(known, z, classes[:, k], k, seed) for k in range(len(known.kinds))] for seed in range(splits)]
     )
     found = Estimate.of(float(drawn.mean()), drawn.mean(1).tolist())
     return Score(*found, drawn.mean(0, keepdims=True), remark(known))
