@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from lowerbound import testing
-from lowerbound.data.base import Data
 from lowerbound.distributions import Normal
 from lowerbound.errors import ConfigError
 from lowerbound.estimators import Draws
@@ -24,6 +23,7 @@ from lowerbound.optimization import Adam
 from lowerbound.runs import recipes
 from lowerbound.space import Space
 from lowerbound.stages import Score
+from lowerbound.testing.training import EVENTS
 from test_train import train
 
 pytestmark = pytest.mark.usefixtures("surroundings")
@@ -144,13 +144,11 @@ def test_each_weight_counts_its_part():
     assert found.terms["elbo"].tolist() == pytest.approx(ELBO()(terms, 0).terms["elbo"].tolist())
 
 
-def test_training_tells_how_many_images_there_are(tmp_path):
-    seen = []
-    price = BetaTC.price
-    with pytest.MonkeyPatch.context() as m:
-        m.setattr(BetaTC, "price", lambda self, terms, *a: (seen.append(terms.images), price(self, terms, *a))[1])
-        train(tmp_path / "run", "model.objective=objectives.BetaTC", "train.steps=2")
-    assert set(seen) == {len(Data(source="digits").open("train").x)}
+def test_training_tells_how_many_images_there_are(monkeypatch):
+    seen, price = [], BetaTC.price
+    monkeypatch.setattr(BetaTC, "price", lambda self, terms, *a: (seen.append(terms.images), price(self, terms, *a))[1])
+    testing.check_training(vae(BetaTC()), IMAGE)
+    assert set(seen) == {EVENTS}
 
 
 # ---- covariances, capacity

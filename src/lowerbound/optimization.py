@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -38,10 +39,15 @@ class AdamW(Optimizer):
     beta2: float = Field(default=0.999, ge=0, lt=1)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
+    decay_vectors: bool = True  # False: what has one axis, such as biases, does not decay
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         betas, decay = (self.beta1, self.beta2), self.weight_decay
-        return torch.optim.AdamW(parameters, lr=self.lr, betas=betas, eps=self.eps, weight_decay=decay, fused=True)
+        groups: Any = list(parameters)
+        if not self.decay_vectors:
+            groups = [{"params": [p for p in groups if p.dim() > 1]}, {"params": [p for p in groups if p.dim() < 2]}]
+            groups = [{**group, "weight_decay": w} for group, w in zip(groups, (decay, 0.0), strict=True)]
+        return torch.optim.AdamW(groups, lr=self.lr, betas=betas, eps=self.eps, weight_decay=decay, fused=True)
 
 
 class Schedule(Component, abstract=True):

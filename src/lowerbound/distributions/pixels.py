@@ -54,10 +54,11 @@ class Point(Distribution):
     arg_constraints: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
     has_rsample = True
 
-    def __init__(self, value: Tensor, event_dims: int):
+    def __init__(self, value: Tensor, event_dims: int, loss: Tensor | None = None):
+        """loss: what finding the value costs in training, [...]: a share of the error of an element of x."""
         cut = value.dim() - event_dims
         super().__init__(value.shape[:cut], value.shape[cut:], validate_args=False)
-        self.value = value
+        self.value, self.loss = value, loss
 
     @property
     def mean(self) -> Tensor:

@@ -9,6 +9,7 @@ from lowerbound.families.normals import (
     FullNormal,
     LowRankNormal,
     Point,
+    Quantized,
     SharedScaleNormal,
 )
 from lowerbound.families.pixels import Bernoulli, Categorical, DiscretizedNormal, LogisticMixture, Noiseless
@@ -29,6 +30,7 @@ __all__ = [
     "LowRankNormal",
     "Noiseless",
     "Point",
+    "Quantized",
     "SharedScaleNormal",
     "SplineCoupling",
 ]

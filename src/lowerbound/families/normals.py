@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound import distributions as dist
@@ -23,6 +23,7 @@ from lowerbound.families.base import (
     split,
     times,
 )
+from lowerbound.quantizers import LQ
 from lowerbound.space import Density, Shape, Space
 
 
@@ -209,3 +210,38 @@ class Point(Family):
     def __call__(self, h: Tensor, space: Space, learned: Tensor | None = None) -> Distribution:
         (value,) = split(h, 1, space)
         return dist.Point(value, len(space.shape))
+
+
+class Quantized(Family):
+    """All mass on h with every element on the nearest of a few values of its own, which are learned: the posterior of a
+    quantized-latent autoencoder (Hsu et al. 2023, https://arxiv.org/abs/2305.18378), see `quantizers.LQ`.
+
+    What it costs in training, `Point.loss`, is added by `objectives.Reconstruction`. The paper's weight decay of
+    networks is unusually high: `optimization.AdamW` with 0.1. Without a density. h: the value before, (D,).
+
+    Example:
+        >>> from lowerbound.families import Head
+        >>> Head(Quantized(values=3), Space((2,)))(torch.tensor([[0.1, 0.4]])).mean
+        tensor([[0.0000, 0.5000]])
+    """
+
+    values: int = Field(default=10, gt=1)
+    quantize: float = Field(default=0.01, ge=0)
+    commit: float = Field(default=0.01, ge=0)
+
+    def density(self, space: Space) -> Density:
+        length(self, space)
+        return Density.NONE
+
+    def param_shape(self, space: Space) -> Shape:
+        return (length(self, space),)
+
+    def network(self, space: Space) -> nn.Module:
+        config = LQ.Config(dim=length(self, space), values=self.values, quantize=self.quantize, commit=self.commit)
+        return config.build()
+
+    def __call__(self, h: Tensor, space: Space, learned: nn.Module | None = None) -> Distribution:
+        if learned is None:
+            return dist.Point(h, 1)
+        z, _, loss = learned(h.reshape(-1, h.shape[-1], 1, 1))
+        return dist.Point(z.view(h.shape), 1, loss.view(h.shape[:-1]))

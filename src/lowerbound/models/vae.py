@@ -174,6 +174,10 @@ class VAE(Refittable):
         return self.posterior_head(self.encoder(h.to(self.dtype), self._context(y)))
 
     @property
+    def dtype(self) -> torch.dtype:
+        return next(self.encoder.parameters()).dtype  # values of a quantizer stay in float32
+
+    @property
     def estimator(self) -> Estimator:
         """How z is drawn in training."""
         return self.config.posterior.natural if self.config.estimator is None else self.config.estimator

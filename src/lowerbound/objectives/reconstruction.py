@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lowerbound.config import Component
-from lowerbound.distributions import residual
+from lowerbound.distributions import Point, residual
 from lowerbound.model import ElboTerms
 from lowerbound.noise import rand_like, randn_like
 from lowerbound.objectives.base import Objective
@@ -90,7 +90,8 @@ class Reconstruction(Objective):
     `noise` corrupts what the encoder sees in training, never the image that is to come back. `sparsity` is λ, in units
     of the error per unit of the code: the sparse autoencoder with an L1 penalty (Goodfellow et al. 2016, Deep Learning,
     section 14.2.1). A code can escape it by being small where the decoder's weights are large: tie the weights or decay
-    them. With a posterior that is no point, the codes are drawn from it and nothing keeps its noise from vanishing.
+    them. With a posterior that is no point, the codes are drawn from it and nothing keeps its noise from vanishing. A
+    posterior that quantizes (`families.Quantized`) adds what that costs.
     """
 
     error: Error = SquaredError()
@@ -102,8 +103,12 @@ class Reconstruction(Objective):
 
     def __call__(self, terms: ElboTerms, step: int) -> Loss:
         error = terms.mean(self.error(terms))  # [B]
-        if self.sparsity == 0:
-            return Loss(error.mean(), {"error": error.detach()})
-        size = torch.stack([terms.mean(z.abs().flatten(2).sum(-1)) for z in terms.z]).sum(0)  # [B]
-        loss = error.mean() + self.sparsity * size.mean()
-        return Loss(loss, {"error": error.detach(), "code": size.detach()})
+        loss, shown = error.mean(), {"error": error.detach()}
+        if self.sparsity > 0:
+            size = torch.stack([terms.mean(z.abs().flatten(2).sum(-1)) for z in terms.z]).sum(0)  # [B]
+            loss, shown = loss + self.sparsity * size.mean(), shown | {"code": size.detach()}
+        for q in terms.q:
+            if isinstance(q, Point) and q.loss is not None:
+                cost = q.loss * terms.x[0].numel()  # an element of z weighs as one of x
+                loss, shown = loss + cost.mean(), shown | {"quantization": cost.detach()}
+        return Loss(loss, shown)

@@ -162,6 +162,8 @@ def family_is_finite_far_away(case: FamilyCase) -> None:
 
 def family_gradients_reach_what_is_learned_once(case: FamilyCase) -> None:
     head = case.head()
+    if case.density is Density.NONE and case.space.levels is None:
+        return
     if any(True for _ in head.parameters()):
         expect_gradients(lambda _: [(head, head(case.h(16)).log_prob(events(case.space, 16)).sum())])
 

@@ -34,7 +34,8 @@ class Mover:
         return self.optimizer.param_groups[0]["lr"]
 
     def move(self, x: Tensor, y: Y, step: int, steps: int) -> Moved:
-        self.optimizer.param_groups[0]["lr"] = self.settings.lr * self.schedule.factor(step, steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * self.schedule.factor(step, steps)
         with reduced(self.precision):
             loss = self.turn.loss(x, y, step)
         for p in self.parameters:
