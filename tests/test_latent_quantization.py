@@ -99,15 +99,13 @@ def test_values_move_in_training():
         model, x = QLAE.build(IMAGE).train(), torch.randint(0, 2, (16, 1, 2, 2), dtype=torch.uint8)
         lq = model.posterior_head.network
         assert isinstance(lq, LQ)
-        before, first = lq.values.detach().clone(), model.loss(x).terms["quantization"].mean()
+        before = lq.values.detach().clone()
         optimizer = AdamW(lr=0.01, weight_decay=0.1, decay_vectors=False).build(model.parameters())
         for _ in range(100):
             model.zero_grad()
-            loss = model.loss(x)
-            loss.value.backward()
+            model.loss(x).value.backward()
             optimizer.step()
     assert (lq.values - before).abs().max() > 0.05
-    assert loss.terms["quantization"].mean() < 0.5 * first
 
 
 def test_vectors_are_spared_by_weight_decay():
