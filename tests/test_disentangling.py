@@ -23,6 +23,7 @@ from lowerbound.metrics.disentangling import (
 )
 from lowerbound.metrics.disentangling.base import Kinds
 from lowerbound.metrics.disentangling.information import _mutual
+from lowerbound.metrics.disentangling.prediction import _purity
 
 GRID = np.stack(np.meshgrid(*[np.arange(9.0)] * 3, indexing="ij"), -1).reshape(-1, 3)  # independent, exactly
 KINDS = [Factor(name=name, low=0, high=8) for name in ("scale", "size", "object_hue")]
@@ -56,6 +57,17 @@ def test_images_that_share_a_factor_are_told_by_its_dimension(score: Callable[..
     assert score(NOISE, GRID, KINDS).value < 0.5  # a third by guessing
 
 
+def test_the_weights_of_two_factors_are_of_both():
+    weights = beta_vae(PLANE, PLANE, TWO).matrix
+    assert (np.diag(weights) < 0).all()  # images that share a factor differ little in its dimension
+    assert (np.diag(weights[::-1]) > 0).all()
+
+
+def test_purity_is_in_units_of_the_largest_entropy_and_weighed():
+    shares = np.array([[1.0, 1, 0], [0, 0, 6]])
+    assert _purity(shares) == pytest.approx((2 * (1 - np.log(2) / np.log(3)) + 6) / 8)
+
+
 def test_dci_of_the_factors_themselves():
     found = quick(dci, GRID * [1, -1, 1], GRID, KINDS)
     assert {*found.parts} == {"disentanglement", "completeness", "informativeness", "explicitness", "size"}
@@ -69,7 +81,8 @@ def test_infomec_of_the_factors_themselves():
     discrete = infomec(grid[:, [1, 2, 0]], grid)
     assert min(part.value for part in discrete.parts.values()) > 0.99
     assert np.allclose(discrete.matrix, np.eye(3)[[1, 2, 0]])
-    continuous = infomec(PLANE, PLANE, TWO, bins=6)
+    unused = 1e-3 * PLANE.sum(1, keepdims=True)
+    continuous = infomec(np.concatenate([PLANE, unused], 1), PLANE, TWO, bins=6)
     assert continuous.parts["modularity"].value > 0.95
     assert continuous.parts["compactness"].value > 0.95
 

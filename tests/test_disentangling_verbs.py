@@ -141,6 +141,8 @@ def test_rows_name_the_factor_that_they_move(ppca: Path, data: Path, tmp_path: P
 def test_captions_of_rows(ppca: Path):
     rows = lb.traverse(ppca, factors=True).table.rows
     assert sum("left 100 %" in row for row in rows) == 2
+    (row,) = lb.traverse(ppca, factors=True, dims=[2]).table.rows
+    assert "right" in row
     assert "%" not in lb.traverse(ppca).table.rows[0]
 
 

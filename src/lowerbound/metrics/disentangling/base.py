@@ -77,7 +77,7 @@ class Known:
         if len(z) != len(v):
             raise DataError(f"{name}: codes of {len(z)} images and factors of {len(v)}; give those of the same images")
         if several and v.shape[1] == 1:
-            raise DataError(f"{name}: there is 1 factor, and a dimension is told from others by two; give mig, sap")
+            raise DataError(f"{name}: there is 1 factor, and it compares two; give 2 or more, or take mig or sap")
         if z.shape[1] < dims:
             raise DataError(
                 f"{name}: the codes have {z.shape[1]} dimension, and it compares two; give codes of 2 or more"
