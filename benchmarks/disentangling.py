@@ -4,9 +4,9 @@
     python benchmarks/disentangling.py runs/disentangling
 
 Trains beta-VAE and beta-TCVAE on sprites of 32x32 and of fewer combinations, every one of them once, and scores the
-posterior means of all images: MIG, DCI's disentanglement (of a part of the images) and the bound. At strength 1 the two
-are one objective, which is trained once. Unsupervised disentangling is not identifiable (Locatello et al. 2019,
-https://arxiv.org/abs/1811.12359): look at the spread over seeds beside that over strengths.
+posterior means of all images: MIG; of a part of them DCI's disentanglement, and UDR, how far the seeds agree; and the
+bound. At strength 1 the two are one objective, which is trained once. Unsupervised disentangling is not identifiable
+(Locatello et al. 2019, https://arxiv.org/abs/1811.12359): look at the spread over seeds beside that over strengths.
 
 What is trained and scored is kept in the folder and never done twice: the same command goes on where it was stopped,
 also inside a training. Each training takes one thread, `--jobs` of them at a time. The table (table.md) and the plot
@@ -26,7 +26,7 @@ import torch
 import common
 from lowerbound.data.attributes import Factor
 from lowerbound.data.rendered import sprites
-from lowerbound.metrics.disentangling import dci, mig
+from lowerbound.metrics.disentangling import dci, mig, udr
 from lowerbound.model import LatentModel
 from lowerbound.pictures.plots import Series, lines
 from lowerbound.progress import Progress
@@ -35,13 +35,14 @@ from lowerbound.training import train as training
 COUNTS = (3, 3, 12, 8, 8)  # of shape, scale, orientation, x, y: 6,912 images
 OBJECTIVES = {"beta-VAE": "objectives.ELBO", "beta-TCVAE": "objectives.BetaTC"}
 COLORS = ("#1f77b4", "#d62728")
-FEW = 2000  # images for DCI, whose trees take long
+FEW = 2000  # images for DCI, whose trees take long, and for UDR
+CODES = "codes.npy"
 CHANGES = (
     "model.likelihood=families.Bernoulli",
     "model.encoder=networks.conv.Conv",
-    "model.encoder.widths=[32,32,64]",
+    "model.encoder.widths=[16,32,32]",
     "model.decoder=networks.conv.Conv",
-    "model.decoder.widths=[32,32,64]",
+    "model.decoder.widths=[16,32,32]",
     "model.latent=10",
     "train.epochs=null",
     "train.batch=64",
@@ -68,7 +69,7 @@ def main() -> None:
     p.add_argument("out", type=Path, help="the folder of all trainings, the table and the plot")
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--strengths", type=float, nargs="+", default=[1, 2, 4, 8])
-    p.add_argument("--steps", type=int, default=6000)
+    p.add_argument("--steps", type=int, default=2000)
     p.add_argument("--jobs", type=int, default=2, help="trainings at a time, a thread each")
     options = p.parse_args()
     common.set_threads(1)
@@ -77,7 +78,12 @@ def main() -> None:
     data = options.out / "sprites32.npz"
     if not data.exists():
         write_data(data)
-    everything = [One(*found) for found in itertools.product(OBJECTIVES, options.strengths, range(options.seeds))]
+    everything = [
+        One(objective, strength, seed)
+        for objective in OBJECTIVES
+        for strength in options.strengths
+        for seed in range(options.seeds)
+    ]
     first = {one.folder: one for one in everything}  # each folder once
     work = [(options.out / folder, data, one, options.steps) for folder, one in first.items()]
     with mp.get_context("spawn").Pool(options.jobs) as pool:
@@ -126,21 +132,22 @@ def scored(work: tuple[Path, Path, One, int]) -> Path:
         device="cpu", progress=Progress(),
     )  # fmt: skip
     last = [r for r in held.run.log.records() if r["split"] == "valid"][-1]
-    found = measured(held.model, data) | {"bound": last["elbo"]}
+    found = measured(held.model, data, out / CODES) | {"bound": last["elbo"]}
     temporary = scores.with_suffix(".part")
     temporary.write_text(json.dumps({k: round(float(v), 4) for k, v in found.items()}))
     temporary.rename(scores)
     return out
 
 
-def measured(model: Any, data: Path) -> dict[str, float]:
-    """Of the posterior means of all images."""
+def measured(model: Any, data: Path, kept: Path) -> dict[str, float]:
+    """Of the posterior means of all images, a few of which are kept."""
     assert isinstance(model, LatentModel)
     values, kinds = factors()
     x = torch.from_numpy(np.load(data)["x"])[:, None]
     with torch.no_grad():
         codes = torch.cat([model.features(part) for part in x.split(256)]).numpy()
     few = np.random.default_rng(0).permutation(len(codes))[:FEW]
+    np.save(kept, codes[few])
     return {"mig": mig(codes, values, kinds).value, "dci": dci(codes[few], values[few], kinds).value}
 
 
@@ -164,13 +171,16 @@ def report(out: Path, everything: Sequence[One]) -> None:
     """Write the table and the plot of all that is done."""
     rows = list(settings(out, everything))
     text = [
-        "| objective | strength | MIG of each seed | MIG, mean | DCI disentanglement | bound, nats |",
-        "|" + "---|" * 6,
+        "| objective | strength | MIG of each seed | MIG, mean | DCI disentanglement | UDR | bound, nats |",
+        "|" + "---|" * 7,
     ]
     for objective, strength, found in rows:
         each = ", ".join(f"{s['mig']:.3f}" for s in found)
         means = [np.mean([s[name] for s in found]) for name in ("mig", "dci", "bound")]
-        text.append(f"| {objective} | {strength:g} | {each} | {means[0]:.3f} | {means[1]:.3f} | {means[2]:.2f} |")
+        agree = agreement(out, [one for one in everything if one[:2] == (objective, strength)])
+        text.append(
+            f"| {objective} | {strength:g} | {each} | {means[0]:.3f} | {means[1]:.3f} | {agree} | {means[2]:.2f} |"
+        )
     (out / "table.md").write_text("\n".join([*text, "", *spreads(rows)]) + "\n")
     series = [
         Series(objective, [point(strength, found) for name, strength, found in rows if name == objective], color)
@@ -185,6 +195,12 @@ def report(out: Path, everything: Sequence[One]) -> None:
         y="MIG",
         ticks=ticks,
     )
+
+
+def agreement(out: Path, seeds: Sequence[One]) -> str:
+    """The UDR of those that are done."""
+    paths = [out / one.folder / CODES for one in seeds if scores_of(out, one) is not None]
+    return f"{udr([np.load(path) for path in paths]).value:.3f}" if len(paths) > 1 else "-"
 
 
 def point(strength: float, found: Sequence[dict[str, float]]) -> tuple[float, float, float]:
