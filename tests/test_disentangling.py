@@ -211,6 +211,22 @@ def test_information_agrees_with_scikit_learn():
         assert matrix[j, k] == pytest.approx(mutual_info_score(codes[:, j], GRID[:, k]) / np.log(9))
 
 
+def test_scores_are_those_of_disent():
+    """As disent 0.8.0 (https://pypi.org/project/disent) computes them of these arrays."""
+    draw = np.random.default_rng(0)
+    factors = draw.integers(0, [2, 3, 3], size=(300, 3)).astype(float)
+    codes = factors @ draw.normal(size=(3, 3)) + 0.3 * draw.normal(size=(300, 3))
+    codes = np.concatenate([codes, factors[:, :1] + 0.2 * draw.normal(size=(300, 1))], 1)
+    names = [Factor(name=name, kind="categorical") for name in "abc"]
+    numbers = [Factor(name=name, low=0, high=6) for name in "abc"]
+    assert mig(codes, factors, names).value == pytest.approx(0.31050488729069325)
+    assert sap(codes, factors, names).value == pytest.approx(0.11333333333333334)
+    assert sap(codes, factors, numbers).value == pytest.approx(0.24677748573846967)
+    found = dci(codes, factors, names, splits=1).parts
+    for part, value in {"disentanglement": 0.5891, "completeness": 0.6538, "informativeness": 0.93}.items():
+        assert found[part].value == pytest.approx(value, abs=0.005), part
+
+
 def test_histograms_of_noise_tell_nothing_once_their_bias_is_taken_off():
     draw = np.random.default_rng(3)
     pairs = [draw.integers(0, 20, size=(2, 1000)) for _ in range(200)]

@@ -10,7 +10,7 @@ import torch
 import lowerbound as lb
 from command import call, right
 from lowerbound.data import Data
-from lowerbound.families import Categorical, Noiseless, Point
+from lowerbound.families import Categorical, Noiseless, Point, Quantized
 from lowerbound.metrics.disentangling import mig, told
 from lowerbound.metrics.disentangling.measured import codes, of_batch
 from lowerbound.model import LatentModel
@@ -41,9 +41,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def made(config: Any, data: Path, out: Path) -> Run:
+def made(config: Any, data: Path, out: Path, label: str | bool = False) -> Run:
     """A run that was not trained."""
-    recipe = Recipe(data=Data(source=str(data)), model=config)
+    recipe = Recipe(data=Data(source=str(data), label=label), model=config)
     run = Run.create(out, "tiny", recipe, Facts.of(recipe.data.open("train"), recipe))
     torch.manual_seed(0)
     run.save_model(run.build())
@@ -86,7 +86,12 @@ OF_VALUES = AE.model_copy(
 )
 
 
-@pytest.mark.parametrize(("config", "dims"), [(AE, 2), (HIERARCHICAL, 20), (PPCA.Config(latent=3), 3), (OF_VALUES, 2)])
+QLAE = AE.model_copy(update={"posterior": Quantized(values=3)})
+
+
+@pytest.mark.parametrize(
+    ("config", "dims"), [(AE, 2), (QLAE, 2), (HIERARCHICAL, 20), (PPCA.Config(latent=3), 3), (OF_VALUES, 2)]
+)
 def test_codes_are_the_posterior_means_of_all_levels(config: Any, dims: int, data: Path, tmp_path: Path):
     run = made(config, data, tmp_path / "run")
     model, batches = run.load(), as_batches(run, open_data(run, "test"), torch.device("cpu"))
@@ -100,6 +105,27 @@ def test_codes_are_the_posterior_means_of_all_levels(config: Any, dims: int, dat
         assert torch.equal(of_batch(model, batch), model.features(batch.x))
     report = lb.evaluate(run, metrics=["mig"])["metrics"]
     assert 0 <= report["mig"]["value"] <= 1
+    assert lb.evaluate(run, metrics=["mig"])["metrics"] == report
+
+
+def test_a_run_that_is_given_labels_is_scored_with_them(data: Path, tmp_path: Path):
+    run = made(VAE.Config(latent=(2,), encoder=SMALL, decoder=SMALL), data, tmp_path / "run", label="shape")
+    model, batches = run.load(), as_batches(run, open_data(run, "test"), torch.device("cpu"))
+    assert isinstance(model, LatentModel)
+    (batch,) = batches.in_order(60)
+    assert batch.y is not None
+    z, others = torch.tensor(codes(model, batches)), model.features(batch.x, (batch.y + 1) % 3)
+    assert torch.equal(z.float(), model.features(batch.x, batch.y))
+    assert not torch.allclose(z.float(), others)
+    assert lb.evaluate(run, metrics=["mig"])["metrics"]["mig"]["table"]["columns"] == ["left", "right", "turn", "shape"]
+
+
+def test_codes_of_a_transformer_are_scored(data: Path):
+    arrays = np.load(data)
+    z = lb.LatentEncoder("ppca", latent=2, random_state=0).fit_transform(arrays["x"])
+    found = lb.metrics.disentangling.mig(z, arrays["factors"], NAMES)
+    assert found.matrix.shape == (2, 4)
+    assert found.remark == "2 dimensions share left; 2 dimensions share right; no dimension tells turn, shape"
 
 
 def test_what_does_not_vary_is_left_out_and_what_is_not_there_is_said(ppca: Path, data: Path, tmp_path: Path):
@@ -115,6 +141,7 @@ def test_what_does_not_vary_is_left_out_and_what_is_not_there_is_said(ppca: Path
     for name, said in {"dead": "no factor of dead varies in its test part", "bare": "bare has no factors"}.items():
         done = call("evaluate", ppca, "--metrics", "mig", "--data", tmp_path / f"{name}.npz")
         assert (done.status, said in done.err) == (2, True), done.err
+    assert "no metric 'infomc'; did you mean infomec?" in call("evaluate", ppca, "--metrics", "infomc").err
     few = call("evaluate", ppca, "--metrics", "mig", "--limit", "19")
     assert "left is known of 19 images, fewer than 20 bins" in few.err
 

@@ -47,7 +47,7 @@ def beta_vae(codes: ArrayLike, factors: ArrayLike, kinds: Kinds = None, *, bins:
     share, from the mean of |z - z'| over TOGETHER pairs, codes standardized; 1/F by guessing.
 
     Pairs are found among the images given, as of `factor_vae`: a pair shares its own value of the factor. The matrix
-    [D, F] has the classifier's weights. A code that is turned scores well too: the classifier may use all dimensions.
+    [D, F] has the classifier's weights. It sees all dimensions: a factor spread over several scores well too.
 
     Higgins et al. (2017), beta-VAE, https://openreview.net/forum?id=Sy2fzU9gl
     """
