@@ -172,9 +172,10 @@ class Diffusion(Denoising):
 
     @property
     def footprint(self) -> int:
-        outs = [w.shape[0] * (math.prod(self.space.shape[1:]) if w.dim() == 4 else 1) for w in self.parameters()]
         values = self.space.levels or 1
-        return max(1, self.space.dims * (values if self._reach is None else min(values, 2 * self._reach + 1)), *outs)
+        weighed = values if self._reach is None else min(values, 2 * self._reach + 1)
+        seen = 1 + 2 * len(self.config.fourier)
+        return max(self.space.dims * max(weighed, seen), self.network.largest(self.space.shape[1:]))
 
     @property
     def cost(self) -> int:

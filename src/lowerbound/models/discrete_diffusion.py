@@ -86,9 +86,9 @@ class DiscreteDiffusion(Stepwise):
         self.embed = nn.Embedding(self.values + self.masks, config.embedding)
         self.condition = Condition(given, config.context, self.size, config.context_blocks)
         self.time = None if self.masks else nn.Embedding((config.steps or 0) + 1, config.context)
-        features = C * config.embedding + (config.context if given else 0)
+        self.features = C * config.embedding + (config.context if given else 0)  # of a place, that the network sees
         self.network = config.network.build(
-            (features, *self.size), (C * self.values, *self.size), 0 if self.masks else config.context
+            (self.features, *self.size), (C * self.values, *self.size), 0 if self.masks else config.context
         )
 
     # ---- what it is worth
@@ -99,7 +99,8 @@ class DiscreteDiffusion(Stepwise):
 
     @property
     def footprint(self) -> int:
-        return max(1, self.space.dims * self.values, *(w.shape[0] * math.prod(self.size) for w in self.parameters()))
+        seen = self.features * math.prod(self.size)
+        return max(self.space.dims * self.values, seen, self.network.largest(self.size))
 
     @property
     def cost(self) -> int:

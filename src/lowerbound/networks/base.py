@@ -1,5 +1,6 @@
 """A network maps one tensor to another, perhaps given a context vector."""
 
+import math
 from abc import abstractmethod
 
 from torch import Tensor, nn
@@ -26,6 +27,12 @@ class Network(Reducible):
 
     @abstractmethod
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor: ...
+
+    def largest(self, size: Shape) -> int:
+        """How many numbers its largest layer puts out for an event of this size, (H, W) or () of vectors, roughly:
+        every kernel is taken to be used at that size."""
+        area = math.prod(size)
+        return max((w.shape[0] * (area if w.dim() == 4 else 1) for w in self.parameters()), default=1)
 
     def transposed(self) -> nn.Module:
         """The way back through the same weights, with biases of its own: [B, *out_shape] -> [B, *in_shape]."""

@@ -1,5 +1,8 @@
 """A map to one of the same size, told at every block what is given: the network of diffusion models."""
 
+import math
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -89,6 +92,24 @@ class UNet(Network):
                 f"{len(config.widths) - 1}"
             )
 
+    def largest(self, size: Shape) -> int:
+        """What goes into a block on the way up, of two widths, counts too: its normalization puts out as much."""
+        area = math.prod(size)
+        return max(max(w.shape[0] for w in part.parameters()) * area // 4**halved for part, halved in self._halved())
+
+    def _halved(self) -> Iterator[tuple[nn.Module, int]]:
+        """Every part, and how often the map that it puts out has been halved."""
+        at = 0
+        yield self.first, at
+        for part in self.down:
+            at += isinstance(part, nn.Conv2d)
+            yield part, at
+        yield self.middle, at
+        for part in self.up:
+            at -= isinstance(part, nn.Conv2d)
+            yield part, at
+        yield self.last, at
+
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         h = self.first(x)
         kept = [h]
@@ -139,8 +160,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts = self.qkv(self.norm(x)).flatten(2).chunk(3, 1)  # [B, C, T]
-        q, k, v = (part.unflatten(1, (self.heads, -1)).transpose(2, 3) for part in parts)  # [B, heads, T, C / heads]
-        found = attend(q, k, v, 0.0, causal=False)
+        heads = (part.unflatten(1, (self.heads, -1)).transpose(2, 3) for part in parts)  # [B, heads, T, C / heads] each
+        # where a position's features don't lie together, torch makes all T x T weights
+        found = attend(*(part.contiguous() for part in heads), dropout=0.0, causal=False)
         return x + self.out(found.transpose(2, 3).reshape(x.shape))
 
 
