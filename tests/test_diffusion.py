@@ -25,6 +25,7 @@ from lowerbound.networks.unet import UNet
 from lowerbound.noise import seeded
 from lowerbound.objectives import ELBO, IWAE
 from lowerbound.optimization import Adam
+from lowerbound.runs import recipes
 from lowerbound.schedules import (
     DDIM,
     Ancestral,
@@ -343,9 +344,9 @@ def test_guidance_goes_on_from_what_no_label_gives():
         assert abs(float(x.mean() - times * moved)) < 0.02 + 4 * math.sqrt(VARIANCE / len(y)), guidance
     with pytest.raises(ModelError, match="--guidance -1: expected a number of at least 0"):
         model.draw(2, y[:2], Draw(guidance=-1))
-    for other in (small().build(BINARY, (testing.LABEL,)), small(unconditional=0.1).build(BINARY)):
+    for given in ((testing.LABEL,), ()):
         with pytest.raises(ModelError, match="--guidance 2: goes from"):
-            other.draw(2, y[:2] if other.given else None, Draw(guidance=2))
+            small().build(BINARY, given).draw(2, y[:2] if given else None, Draw(guidance=2))
 
 
 def test_a_share_of_conditions_is_left_out_in_training_alone():
@@ -451,6 +452,7 @@ def test_latent_diffusion():
             BINARY,
             "model.schedule.gamma_max=2: there is more",
         ),
+        (small(unconditional=0.1), BINARY, "model.unconditional=0.1: nothing is given that could be left out"),
         (small(network=UNet.Config()), Space((3,)), "networks.unet.UNet: maps an image to one of its size"),
         (Unrolled.Config(diffusion=small()), BINARY, "model.diffusion.steps: continuous time has no levels"),
         (Unrolled.Config(diffusion=small(steps=2, weighting=Simple())), BINARY, "model.diffusion.weighting"),
@@ -459,6 +461,12 @@ def test_latent_diffusion():
 def test_mistakes_are_named(config: Diffusion.Config, space: Space, message: str):
     with pytest.raises(ConfigError, match=message):
         config.build(space)
+
+
+@pytest.mark.parametrize("kind", ["models.diffusion.Diffusion", "models.discrete_diffusion.DiscreteDiffusion"])
+def test_an_objective_is_refused_with_the_reason(kind: str):
+    with pytest.raises(ConfigError, match=r"model\.objective: .* by its own bound.* never importance-weighted"):
+        recipes.load("diffusion-digits", {"model": {"type": kind, "objective": {"type": "objectives.IWAE"}}})
 
 
 def test_the_world_of_two_by_two_pixels_adds_up_to_nearly_one_and_no_more():

@@ -57,6 +57,7 @@ class Component(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
     abstract: ClassVar[bool] = True
     rooms: ClassVar[tuple[str, ...]] = ()  # of the package, where components of this kind are
+    lacks: ClassVar[Mapping[str, str]] = {}  # keys that others of its kind have, and why it has none
 
     def __init_subclass__(cls, *, abstract: bool = False, rooms: tuple[str, ...] | None = None) -> None:
         """rooms: where the components of an abstract kind are; None: where those of its base are, or in its own."""
@@ -314,7 +315,8 @@ def _explain(cls: type[Component], detail: Any) -> InitErrorDetails:
     if kind == "lowerbound":
         message = detail["ctx"]["message"]
     elif kind == "extra_forbidden":
-        message = f"unknown key{did_you_mean(str(loc[-1]), cls.model_fields)}"
+        key = str(loc[-1])
+        message = cls.lacks.get(key) or f"unknown key{did_you_mean(key, cls.model_fields)}"
     elif kind == "missing":
         message = f"is missing: expected {_describe(field)}" if field else "is missing"
     elif kind in ("value_error", "assertion_error"):

@@ -18,6 +18,10 @@ from lowerbound.schedules import DDIM, Sampler, Schedule, alpha, sigma
 from lowerbound.space import Y
 
 CONTINUOUS = 100  # steps of a sampler, of a model in continuous time, where none are said
+AVERAGED = (
+    "a diffusion model is trained by its own bound, one time drawn for each image, whose noise is in log p(x) itself: "
+    "draws are averaged and never importance-weighted (IWAE)"
+)
 REPEATED = 5  # times that each step is taken where a part of the image is kept
 
 

@@ -1,7 +1,7 @@
 """The variational diffusion model: noise is put on by hand, and a network takes it away."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from lowerbound import noise
 from lowerbound.devices import at_least_float32, widened
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import BoundParts, Model
-from lowerbound.models.denoising import Denoising, spread_times, too_many
+from lowerbound.models.denoising import AVERAGED, Denoising, spread_times, too_many
 from lowerbound.models.unrolled import Unrolled
 from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
@@ -81,6 +81,7 @@ class Diffusion(Denoising):
     class Config(Model.Config):
         offered_as: ClassVar[str | None] = "diffusion"
         offered_to: ClassVar[tuple[int, ...]] = (1, 3)
+        lacks: ClassVar[Mapping[str, str]] = {"objective": AVERAGED}
         steps: int | None = Field(default=None, gt=0)  # T; None: continuous time
         schedule: Schedule.Config = LogLinear.Config()
         prediction: Prediction = V()  # a new model is then N(0, I), as its network puts out zeros
@@ -131,6 +132,11 @@ class Diffusion(Denoising):
             )
         if why := too_many(config.sampler.steps, config.steps):
             raise ConfigError(f"model.sampler.steps={config.sampler.steps}: {why}")
+        if config.unconditional and not self.given:
+            raise ConfigError(
+                f"model.unconditional={config.unconditional:g}: nothing is given that could be left out; set "
+                "data.label=true, or model.unconditional=0"
+            )
         if self.schedule.learned and not isinstance(config.weighting, Bound):
             raise ConfigError(
                 f"model.schedule: {config.schedule.type_name()} is learned with the bound, and model.weighting is "

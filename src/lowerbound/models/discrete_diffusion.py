@@ -1,8 +1,8 @@
 """Discrete diffusion: values are masked or replaced by hand, and a network says what they were."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -14,7 +14,7 @@ from lowerbound.distributions import Categorical, Tempering
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import PLAIN, BoundParts, Draw, Drawn, Model, Stepwise, Told, told_nobody
 from lowerbound.models.autoregressive import Condition
-from lowerbound.models.denoising import spread_times, too_many
+from lowerbound.models.denoising import AVERAGED, spread_times, too_many
 from lowerbound.networks.base import Network
 from lowerbound.networks.residual import ResidualMLP
 from lowerbound.networks.unet import UNet
@@ -52,6 +52,7 @@ class DiscreteDiffusion(Stepwise):
     """
 
     class Config(Model.Config):
+        lacks: ClassVar[Mapping[str, str]] = {"objective": AVERAGED}
         noise: Literal["absorbing", "multinomial"] = "absorbing"
         steps: int | None = Field(default=None, gt=0)  # T; None: continuous time
         network: Network.Config = UNet.Config()
