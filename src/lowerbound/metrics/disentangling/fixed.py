@@ -1,6 +1,7 @@
 """Scores by images that share the value of one factor: which one, a simple classifier must tell from their codes."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -56,7 +57,7 @@ def beta_vae(codes: ArrayLike, factors: ArrayLike, kinds: Kinds = None, *, bins:
 
 
 def _bootstrapped(
-    name: str, known: Known, bins: int, score: Callable[[Floats, "list[_Shared]", int], tuple[float, Floats]]
+    name: str, known: Known, bins: int, score: Callable[[Floats, "list[_Shared]"], tuple[float, Floats]]
 ) -> Score:
     binned = factors_in_bins(known, bins)
     if not known.z.std(0).any():
@@ -65,26 +66,23 @@ def _bootstrapped(
     for k, factor in enumerate(known.kinds):
         if not _Shared.of(binned[:, k]).rows.size:
             raise DataError(f"{name}: no two images share a value of {factor.name}; give more images, or fewer bins")
-    value, small = score(z, [_Shared.of(column) for column in binned.T], known.v.shape[1])
+    value, small = score(z, [_Shared.of(column) for column in binned.T])
     drawn = []
     for rows in resampled(len(z), DRAWS):
         shared = [_Shared.of(column) for column in binned[rows].T]
         if all(s.rows.size for s in shared):
-            drawn.append(score(z[rows], shared, known.v.shape[1])[0])
+            drawn.append(score(z[rows], shared)[0])
     matrix = np.zeros((known.z.shape[1], known.v.shape[1]))
     matrix[used(known.z)] = small
     return Score(*Estimate.of(value, drawn), matrix, remark(known))
 
 
-class _Shared:
-    """The images that share a value of a factor with another one, sorted by it."""
+class _Shared(NamedTuple):
+    """The images that share a value of a factor with another one, sorted by it: [n] each."""
 
-    def __init__(self, rows: Whole, begin: Whole, count: Whole):
-        self.rows = rows  # [n], places of the images
-        self.begin, self.count = (
-            begin,
-            count,
-        )  # [n]: where those of an image's value begin among rows, how many they are
+    rows: Whole  # places of the images
+    begin: Whole  # where those of an image's value begin among rows
+    number: Whole  # how many they are
 
     @staticmethod
     def of(column: Whole) -> "_Shared":
@@ -100,11 +98,11 @@ class _Shared:
     def batches(self, n: int, size: int, draw: np.random.Generator) -> Whole:
         """n batches of images that share a value, any image the first: [n, size]."""
         first = draw.integers(len(self.rows), size=n)
-        others = self.begin[first, None] + draw.integers(self.count[first, None], size=(n, size - 1))
+        others = self.begin[first, None] + draw.integers(self.number[first, None], size=(n, size - 1))
         return self.rows[np.concatenate([first[:, None], others], 1)]
 
 
-def _voted(z: Floats, shared: list[_Shared], F: int) -> tuple[float, Floats]:
+def _voted(z: Floats, shared: list[_Shared]) -> tuple[float, Floats]:
     draw = np.random.default_rng(0)
     train, test = (_votes(z, shared, n, draw) for n in (TRAINING, TESTING))
     stands = train.argmax(1)  # the factor of each dimension
@@ -121,13 +119,13 @@ def _votes(z: Floats, shared: list[_Shared], n: int, draw: np.random.Generator) 
     return found
 
 
-def _classified(z: Floats, shared: list[_Shared], F: int) -> tuple[float, Floats]:
+def _classified(z: Floats, shared: list[_Shared]) -> tuple[float, Floats]:
     from sklearn.linear_model import LogisticRegression
 
     draw = np.random.default_rng(0)
     (x, k), (x_test, k_test) = (_differences(z, shared, n, draw) for n in (TRAINING, TESTING))
     fit = LogisticRegression(max_iter=1000).fit(x, k)
-    weights = np.concatenate([-fit.coef_, fit.coef_]) if F == 2 else fit.coef_
+    weights = np.concatenate([-fit.coef_, fit.coef_]) if len(shared) == 2 else fit.coef_
     return float(fit.score(x_test, k_test)), weights.T
 
 

@@ -14,7 +14,7 @@ from lowerbound.data.batches import Batch, Batches
 from lowerbound.data.images import Images
 from lowerbound.errors import DataError
 from lowerbound.metrics.base import Metric, Value, World
-from lowerbound.metrics.disentangling.base import SAID, Estimate, Floats, Known, Score, described, is_constant
+from lowerbound.metrics.disentangling.base import SAID, Estimate, Floats, Kinds, Score, described, is_constant
 from lowerbound.metrics.disentangling.fixed import beta_vae, factor_vae
 from lowerbound.metrics.disentangling.infomec import infomec
 from lowerbound.metrics.disentangling.information import mig, modularity, told
@@ -34,14 +34,14 @@ class OfFactors(Metric, abstract=True):
         return isinstance(world.model, LatentModel)
 
     @abstractmethod
-    def score(self, known: Known) -> Score: ...
+    def score(self, z: Floats, v: Floats, kinds: Kinds) -> Score: ...
 
     def __call__(self, world: World) -> dict[str, Value]:
         (name,), model = self.names, world.model
         assert isinstance(model, LatentModel)
         factors, kinds, out = known_factors(world.images, name)
         z = world.once("codes", lambda: codes(model, world.batches, world.advance))
-        found = self.score(Known.of(name, z, factors, kinds, least=0))
+        found = self.score(z, factors, kinds)
         table = {"columns": [f.name for f in kinds], "rows": found.matrix.tolist()}
         about: dict[str, Any] = {"remark": "; ".join(filter(None, [found.remark, out])), "table": table}
         parts = {f"{name}.{part}": e for part, e in found.parts.items()}
@@ -114,8 +114,8 @@ class MIG(OfFactors):
 
     names: ClassVar[tuple[str, ...]] = ("mig",)
 
-    def score(self, known: Known) -> Score:
-        return mig(known.z, known.v, known.kinds)
+    def score(self, z: Floats, v: Floats, kinds: Kinds) -> Score:
+        return mig(z, v, kinds)
 
 
 class Modularity(OfFactors):
@@ -123,8 +123,8 @@ class Modularity(OfFactors):
 
     names: ClassVar[tuple[str, ...]] = ("modularity",)
 
-    def score(self, known: Known) -> Score:
-        return modularity(known.z, known.v, known.kinds)
+    def score(self, z: Floats, v: Floats, kinds: Kinds) -> Score:
+        return modularity(z, v, kinds)
 
 
 class DCI(OfFactors):
@@ -141,8 +141,8 @@ class DCI(OfFactors):
 
     splits: int = Field(default=SPLITS, ge=1)
 
-    def score(self, known: Known) -> Score:
-        return dci(known.z, known.v, known.kinds, splits=self.splits)
+    def score(self, z: Floats, v: Floats, kinds: Kinds) -> Score:
+        return dci(z, v, kinds, splits=self.splits)
 
 
 class SAP(OfFactors):
@@ -150,8 +150,8 @@ class SAP(OfFactors):
 
     names: ClassVar[tuple[str, ...]] = ("sap",)
 
-    def score(self, known: Known) -> Score:
-        return sap(known.z, known.v, known.kinds)
+    def score(self, z: Floats, v: Floats, kinds: Kinds) -> Score:
+        return sap(z, v, kinds)
 
 
 class FactorVAEScore(OfFactors):
@@ -159,8 +159,8 @@ class FactorVAEScore(OfFactors):
 
     names: ClassVar[tuple[str, ...]] = ("factor_vae",)
 
-    def score(self, known: Known) -> Score:
-        return factor_vae(known.z, known.v, known.kinds)
+    def score(self, z: Floats, v: Floats, kinds: Kinds) -> Score:
+        return factor_vae(z, v, kinds)
 
 
 class BetaVAEScore(OfFactors):
@@ -168,8 +168,8 @@ class BetaVAEScore(OfFactors):
 
     names: ClassVar[tuple[str, ...]] = ("beta_vae",)
 
-    def score(self, known: Known) -> Score:
-        return beta_vae(known.z, known.v, known.kinds)
+    def score(self, z: Floats, v: Floats, kinds: Kinds) -> Score:
+        return beta_vae(z, v, kinds)
 
 
 class Explicitness(OfFactors):
@@ -179,8 +179,8 @@ class Explicitness(OfFactors):
 
     splits: int = Field(default=SPLITS, ge=1)
 
-    def score(self, known: Known) -> Score:
-        return explicitness(known.z, known.v, known.kinds, splits=self.splits)
+    def score(self, z: Floats, v: Floats, kinds: Kinds) -> Score:
+        return explicitness(z, v, kinds, splits=self.splits)
 
 
 class InfoMEC(OfFactors):
@@ -189,5 +189,5 @@ class InfoMEC(OfFactors):
     names: ClassVar[tuple[str, ...]] = ("infomec",)
     suffixes: ClassVar[tuple[str, ...]] = (".modularity", ".compactness", ".explicitness")
 
-    def score(self, known: Known) -> Score:
-        return infomec(known.z, known.v, known.kinds)
+    def score(self, z: Floats, v: Floats, kinds: Kinds) -> Score:
+        return infomec(z, v, kinds)
