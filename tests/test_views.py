@@ -2,11 +2,13 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import lowerbound as lb
@@ -18,13 +20,16 @@ from lowerbound.errors import ConfigError, ModelError, RunError, UserError
 from lowerbound.models.hierarchical import HierarchicalVAE, Scale
 from lowerbound.models.views import GQN
 from lowerbound.networks.mlp import MLP
+from lowerbound.networks.residual import ResidualMLP
 from lowerbound.noise import reseed, seeded
+from lowerbound.progress import Progress
 from lowerbound.runs.inputs import as_batches
 from lowerbound.runs.run import Run
-from lowerbound.sampling.sheets import draw_samples
+from lowerbound.sampling.sheets import draw_pictures
 from lowerbound.space import Space
 from lowerbound.testing.base import condition, events, lattice, shake_parameters
 from lowerbound.training.train import train
+from lowerbound.verbs.doctor.examined import Examined
 
 ERRORS = 4.0  # standard errors
 V, MOST = 4, 3
@@ -120,7 +125,8 @@ def real() -> GQN:
         representation=2,
         features=2,
         encoder=small,
-        decoder=small,
+        placing=ResidualMLP.Config(width=4, blocks=1),
+        asking=ResidualMLP.Config(width=4, blocks=1, scaled=True),
         vae=parse(HierarchicalVAE.Config, vae),
     )
     with seeded("real"):
@@ -153,8 +159,9 @@ def test_the_bound_misses_log_p_by_the_divergence_of_the_posterior_and_weights_f
         assert ((each.mean(1) - truth).abs() < ERRORS * each.std(1) / math.sqrt(2000)).all()
 
 
-def test_a_hierarchy_is_given_a_map():
-    config = HierarchicalVAE.Config.example()[0]
+def test_a_hierarchy_is_given_a_map_and_networks_of_its_images():
+    small = MLP.Config(hidden=(3,))
+    config = HierarchicalVAE.Config.example()[0].model_copy(update={"encoder": small, "decoder": small})
     space, given = Space((1, 2, 2), levels=2), (Space((3, 2, 2)),)
     case = testing.ModelCase.of(config, space, given)
     wanted = ("is_a_probability", "uses_its_condition", "rows_are_independent", "gradients")
@@ -180,9 +187,16 @@ TINY = {
     "representation": 8,
     "features": 4,
     "encoder": {"type": "networks.conv.Conv", "widths": [4, 4, 4]},
-    "mixer": {"type": "networks.residual.ResidualMLP", "width": 8, "blocks": 1},
-    "decoder": {"type": "networks.conv.Conv", "widths": [4]},
-    "vae": {"scales": [{"factor": 8, "latent": 2, "blocks": 0}], "width": 4, "inner": 2},
+    "placing": {"type": "networks.residual.ResidualMLP", "width": 8, "blocks": 1, "scaled": True},
+    "asking": {"type": "networks.residual.ResidualMLP", "width": 8, "blocks": 1},
+    "vae": {
+        "scales": [{"factor": 32, "latent": 2, "blocks": 0}, {"factor": 8, "latent": 1, "blocks": 0}],
+        "width": 4,
+        "inner": 2,
+        "likelihood": {"type": "families.SharedScaleNormal"},
+        "encoder": {"type": "networks.conv.Conv", "widths": [4, 4, 4]},
+        "decoder": {"type": "networks.conv.Conv", "widths": [4, 4, 4]},
+    },
 }
 DATA = {"source": "scenes", "images": 80, "size": 32, "views": V}
 
@@ -193,7 +207,7 @@ def run(surroundings: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = folder / "tiny.json"
     recipe.write_text(json.dumps({"data": DATA, "model": TINY, "train": {"steps": 4, "batch": 8}}))
     held = train(recipe, out=folder / "run")
-    draw_samples(held.run, held.model, valid=held.valid)
+    draw_pictures(held)
     return folder / "run"
 
 
@@ -248,12 +262,64 @@ def test_a_run_is_loaded_as_it_was_and_its_batches_are_those_of_a_step(run: Path
     assert model.sample(8, y).shape == (8, 3, 32, 32)
 
 
+def test_a_run_is_measured_again_examined_and_trained_on(run: Path, tmp_path: Path):
+    on = tmp_path / "run"
+    shutil.copytree(run, on)
+    device = torch.device("cpu")
+    looked = Examined.of(Run.open(on), lb.load(on), None, device, Progress())
+    assert len(looked.train) == len(Data.model_validate(DATA).open("train"))
+    train(run.parent / "tiny.json", changes=["train.steps=6"], out=on, resume=True)
+    whole = train(run.parent / "tiny.json", changes=["train.steps=6"], out=tmp_path / "whole").model
+    for a, b in zip(lb.load(on).parameters(), whole.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert lb.evaluate(on, metrics=["elbo"])["metrics"] == lb.evaluate(on, metrics=["elbo"])["metrics"]
+
+
+def test_a_loaded_model_is_a_module_of_any_precision(run: Path):
+    model = lb.load(run)
+    assert isinstance(model, GQN)
+    x, y = events(model.space, 2), condition(model.given, 2)
+    assert isinstance(y, tuple)
+    y = (*y[:2], torch.tensor([0, MOST]), y[3])
+    again = type(model)(model.config, model.space, model.given)
+    again.load_state_dict(model.state_dict())
+    with seeded(1):
+        a = model.log_density(x, y, 2)
+    with seeded(1):
+        assert torch.equal(again.log_density(x, y, 2), a)
+    with seeded(1):
+        assert torch.allclose(again.double().log_density(x, y, 2).float(), a, rtol=1e-4)
+    assert again.bfloat16().log_density(x, y, 2).isfinite().all()
+    assert again.sample(2, tuple(part.numpy() for part in y)).shape == x.shape
+    model.loss(x, y).value.backward()
+    with pytest.raises(ModelError, match="a condition holds numbers that are not finite"):
+        model.sample(2, (y[0], y[1] * float("nan"), *y[2:]))
+
+
 def test_what_can_not_be_asked_of_views_is_said(run: Path, tmp_path: Path):
     model, recipe = lb.load(run), run.parent / "tiny.json"
+    alone = "is of views of scenes, and given others|editing needs a single vector"
+    image, out = tmp_path / "image.png", tmp_path / "f"
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(image)
+    for ask in (
+        lambda: lb.edit(run, [image], set={0: 1.0}, out=out),
+        lambda: lb.complete(run, [image], out=out),
+        lambda: lb.interpolate(run, [image, image], out=out),
+        lambda: lb.reconstruct(run, [image], out=out),
+        lambda: lb.traverse(run, image, out=out),
+    ):
+        with pytest.raises(UserError, match=alone):
+            ask()
     wrong = {
+        "--views -1: this model is given 0 to 3 views": lambda: lb.sample(run, views=-1),
+        "draws views of scenes given others, no images by themselves": lambda: lb.evaluate(run, metrics=["frechet"]),
+        "is of views of scenes: a probe has no others": lambda: lb.probe(run),
+        "data.binarize=true: models.views.GQN is given views": lambda: lb.train(
+            recipe, "data.binarize=true", out=tmp_path / "f"
+        ),
         "--views 4: this model is given 0 to 3 views": lambda: lb.sample(run, views=4),
         "-n 90: there are": lambda: lb.sample(run, 90),
-        "--label, --reject:": lambda: lb.sample(run, label=1),
+        "--label, --reject, --from:": lambda: lb.sample(run, images=[image]),
         "is asked for a view by its camera": lambda: model.sample(3),
         "model.context_views=3: scenes have data.views=2, one of which is asked for": lambda: lb.train(
             recipe, "data.views=2", out=tmp_path / "a"
@@ -274,7 +340,7 @@ def test_what_can_not_be_asked_of_views_is_said(run: Path, tmp_path: Path):
         with pytest.raises(UserError) as e:
             ask()
         assert said in str(e.value)
-    assert not any((tmp_path / name).exists() for name in "abcde")
+    assert not any((tmp_path / name).exists() for name in "abcdef")
     with pytest.raises(ConfigError, match=r"model: a GQN is given other views of a scene"):
         GQN.Config.example()[0].build(Space((1, 2, 2), levels=2))
     assert issubclass(RunError, UserError)

@@ -130,6 +130,8 @@ def taken_conditions(n: int, y: Any, given: tuple[Space, ...]) -> Y:
     for part, space in zip(conditions(parts, given), given, strict=True):
         if space.levels is not None and (part.is_floating_point() or part.dtype == torch.bool):
             raise ModelError(f"label: expected whole numbers in [0, {space.levels}), got {part.dtype}")
+        if space.levels is None and part.device.type == "cpu" and not part.isfinite().all():
+            raise ModelError("a condition holds numbers that are not finite")
     whole = tuple(p.long() if s.levels is not None else p for p, s in zip(parts, given, strict=True))
     y = whole[0] if len(whole) == 1 else whole
     check_conditions(n, y, given)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lowerbound.data.base import Images
 from lowerbound.data.batches import binarized
+from lowerbound.errors import ModelError
 from lowerbound.metrics.base import World
 from lowerbound.model import Draw, Model
 from lowerbound.noise import key, seeded
@@ -78,8 +79,13 @@ def shown(world: World, mean: Tensor) -> np.ndarray:
 def labels(run: Run, n: int, seed: int) -> Tensor | None:
     """n labels in the proportions of training, as near as whole numbers come, in random order: [n].
 
-    None for a model that is not conditional.
+    None for a model that is not conditional. Raises ModelError for one of views of scenes.
     """
+    if run.recipe.model.views_given():
+        raise ModelError(
+            f"{run.path} draws views of scenes given others, no images by themselves; measure it by "
+            "--metrics view_rmse,view_psnr"
+        )
     if not run.recipe.data.label:
         return None
     assert run.facts.counts is not None

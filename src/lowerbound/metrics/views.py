@@ -11,6 +11,7 @@ from lowerbound.data.views import Views
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.model import Viewing
 from lowerbound.noise import KeyedNoise
+from lowerbound.processes import keep_freed
 
 DRAWS = 8  # of the latents, whose means of p(x|z) are averaged
 
@@ -35,6 +36,7 @@ class QueriedViews(Metric):
         model, views = world.model, world.batches.views
         assert isinstance(model, Viewing)
         assert views is not None
+        keep_freed()
         squared: dict[str, list[Tensor]] = {}
         mean = torch.from_numpy(_mean_image(world)).to(world.batches.device)
         for scenes in torch.arange(len(views)).split(max(1, model.rows // DRAWS)):

@@ -20,6 +20,7 @@ from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
 from lowerbound.model import Draw, ElboTerms, LatentModel, Model, Told
 from lowerbound.model.latent import center, through_draws
 from lowerbound.models.latents import check_bound, check_estimator, check_kind, remarks_of
+from lowerbound.networks.base import Network
 from lowerbound.networks.bottleneck import Bottleneck
 from lowerbound.networks.context import Context
 from lowerbound.objectives import ELBO, IWAE, Objective
@@ -70,6 +71,8 @@ class HierarchicalVAE(LatentModel):
         likelihood: Family = Bernoulli()
         width: int = Field(default=32, gt=0)  # features of the state
         inner: int = Field(default=16, gt=0)  # features in the middle of a block
+        encoder: Network.Config | None = None  # of an image, to the finest scale's map; None: a convolution
+        decoder: Network.Config | None = None  # of the finest scale's map, to p(x|z); None: a convolution
         objective: Objective = ELBO()
         estimator: Estimator | None = None  # of the gradient through draws of z; None: the posterior's own
         context: int = Field(default=32, gt=0)  # width of the condition's embedding, where there is a condition
@@ -104,7 +107,8 @@ class HierarchicalVAE(LatentModel):
             return Bottleneck(width, inner, width, side, residual=True, gain=blocks**-0.5)
 
         # ---- up
-        self.stem = Entry(space.feature_shape[0], width, finest)
+        seen, shown, map_ = space.feature_shape, self.likelihood_head.in_shape, (width, *sizes[-1])
+        self.stem = config.encoder.build(seen, map_) if config.encoder else Entry(seen[0], width, finest)
         self.ups = nn.ModuleList(
             nn.Sequential(*(block(min(size), up) for _ in range(s.blocks)))
             for s, size in zip(config.scales, sizes, strict=True)
@@ -128,7 +132,7 @@ class HierarchicalVAE(LatentModel):
         )
         self.projections = nn.ModuleList(Projection(_channels(s), width, down**-0.5) for s in self.spaces)
         self.blocks = nn.ModuleList(block(side, down) for side in sides)
-        self.exit = Exit(width, self.likelihood_head.in_shape[0], finest)
+        self.exit = config.decoder.build(map_, shown) if config.decoder else Exit(width, shown[0], finest)
         self._check_draws()
 
     @staticmethod

@@ -10,10 +10,12 @@ from lowerbound.networks.base import Dropout, Network, Shape
 
 
 class ResidualMLP(Network):
-    """Residual blocks between two linear layers; any shapes, which are flattened. New, it puts out zeros.
+    """Residual blocks between two linear layers; any shapes, which are flattened. New, it puts out zeros, unless it is
+    given a gain.
 
     A block adds W₂ silu(W₁ silu(norm(h)) + V c) to h; W₂ begins at zero (He et al. 2016,
-    https://arxiv.org/abs/1603.05027, for the order).
+    https://arxiv.org/abs/1603.05027, for the order). Where it is `scaled` by the context, W₁ ... is multiplied by
+    1 + U c too (Perez et al. 2018, FiLM, https://arxiv.org/abs/1709.07871, eq. 2).
 
     Example:
         >>> import torch
@@ -26,6 +28,8 @@ class ResidualMLP(Network):
         width: int = Field(default=256, gt=0)
         blocks: int = Field(default=3, gt=0)
         dropout: float = Field(default=0.0, ge=0, lt=1)
+        gain: float = Field(default=0.0, ge=0)  # the last weights begin as N(0, gain² / width)
+        scaled: bool = False  # by the context, beside being shifted by it
 
         def build(self, in_shape: Shape, out_shape: Shape, context: int = 0) -> "ResidualMLP":
             return ResidualMLP(self, in_shape, out_shape, context)
@@ -41,6 +45,8 @@ class ResidualMLP(Network):
         self.blocks = nn.ModuleList(Block(config, context) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.width)
         self.last = _zeros(nn.Linear(config.width, math.prod(out_shape)))
+        if config.gain:
+            nn.init.normal_(self.last.weight, std=config.gain * config.width**-0.5)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         h = self.first(x.flatten(1))
@@ -50,7 +56,7 @@ class ResidualMLP(Network):
 
 
 class Block(nn.Module):
-    """h + W₂ silu(W₁ silu(norm(h)) + V c)."""
+    """h + W₂ silu((1 + U c) W₁ silu(norm(h)) + V c), U only where it is scaled."""
 
     def __init__(self, config: ResidualMLP.Config, context: int):
         super().__init__()
@@ -58,10 +64,13 @@ class Block(nn.Module):
         self.first = nn.Linear(config.width, config.width)
         self.last = _zeros(nn.Linear(config.width, config.width))
         self.context = nn.Linear(context, config.width) if context else None
+        self.scale = nn.Linear(context, config.width) if context and config.scaled else None
         self.dropout = Dropout(config.dropout)
 
     def forward(self, h: Tensor, c: Tensor | None = None) -> Tensor:
         inside = self.first(F.silu(self.norm(h)))
+        if self.scale is not None:
+            inside = inside * (1 + self.scale(c))
         if self.context is not None:
             inside = inside + self.context(c)
         return h + self.last(self.dropout(F.silu(inside)))

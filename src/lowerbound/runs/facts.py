@@ -94,6 +94,8 @@ def _check_views(images: Images, recipe: Recipe) -> None:
         )
     if recipe.data.label:
         raise ConfigError(f"data.label={recipe.data.label}: {name} is given views alone; set data.label=false")
+    if recipe.data.binarize:
+        raise ConfigError(f"data.binarize=true: {name} is given views as they are; set data.binarize=false")
 
 
 def _labelled(images: Images, recipe: Recipe) -> np.ndarray | None:

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from lowerbound import pictures
 from lowerbound.data.batches import Batch, Batches
-from lowerbound.model import Draw, LatentModel, Model, Viewing
+from lowerbound.model import Draw, LatentModel, Model, Viewing, rows_of
 from lowerbound.noise import key, seeded
 from lowerbound.progress import Progress
 from lowerbound.runs.inputs import Held
 from lowerbound.runs.run import Run
 from lowerbound.sampling import completion, drawing, scenes
 from lowerbound.sampling.drawing import to_device
+from lowerbound.space import Y
 from lowerbound.stages import Stage
 
 MOST_ROWS = 8  # of a picture of reconstructions from more and more levels
@@ -57,13 +58,14 @@ def draw_reconstructions(run: Run, model: LatentModel, batch: Batch) -> None:
     alone, from the two coarsest, ..."""
     x, levels = batch.x.cpu().numpy(), model.space.levels or 256
     if len(model.levels) > 1:
-        picture = pictures.table_picture(by_levels(model, batch.x[:8], None if batch.y is None else batch.y[:8]))
+        first = torch.arange(len(batch.x))[:8]
+        picture = pictures.table_picture(by_levels(model, batch.x[:8], rows_of(batch.y, first)))
     else:
         picture = pictures.pairs(x, model.reconstruct(batch.x, batch.y).cpu().numpy(), levels)
     pictures.save_png(picture, run.picture("reconstructions.png"))
 
 
-def by_levels(model: LatentModel, x: Tensor, y: Tensor | None = None) -> pictures.Table:
+def by_levels(model: LatentModel, x: Tensor, y: Y = None) -> pictures.Table:
     """Images in a row, and under them their reconstructions from more and more levels."""
     L = len(model.levels)
     used = [model.levels[: l + 1] for l in sorted({round(l) for l in np.linspace(0, L - 1, min(L, MOST_ROWS))})]

@@ -165,16 +165,19 @@ def sample(
     if steps is not None and steps < 1:
         raise UserError(f"--steps {steps}: expected a whole number of at least 1")
     how = Draw(temperature, top_k, top_p, mean, sampler=sampler, steps=steps, guidance=guidance)
+    if run.recipe.model.views_given():
+        if label is not None or reject is not None or images is not None:
+            raise UserError(
+                f"--label, --reject, --from: {run.path} draws views of scenes, given others with their cameras; set "
+                "--views"
+            )
+        return Seen(**vars(_seen(run, n, views, how, seed, device, progress)), seed=seed, out=out).saved()
+    if views is not None:
+        raise ModelError(f"--views {views}: {run.path} is given no views of a scene; the recipe views-scenes is")
     if images is not None:
         n = 8 if n is None else n
         made, kept, failed = _redrawn(run, images, keep_level, n, label, how, seed, device, progress)
         return Redrawn(**vars(made), seed=seed, keep_level=kept, out=out, failed=failed).saved()
-    if run.recipe.model.views_given():
-        if label is not None or reject is not None:
-            raise UserError(f"--label, --reject: {run.path} is given views of a scene, and knows no label")
-        return Seen(**vars(_seen(run, n, views, how, seed, device, progress)), seed=seed, out=out).saved()
-    if views is not None:
-        raise ModelError(f"--views {views}: {run.path} is given no views of a scene; the recipe views-scenes is")
     share = 0.5 if accept is None else accept
     drawn, judged = _drawn(run, 16 if n is None else n, label, how, reject, share, seed, device, progress)
     return Sampled(**vars(drawn), seed=seed, out=out, judged=judged).saved()

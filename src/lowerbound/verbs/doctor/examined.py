@@ -59,7 +59,7 @@ def _spread(images: Images, n: int) -> Images:
 @torch.no_grad()
 def _how_many(model: Model, one: Batches) -> int:
     """So many images of a split that measuring them stays within AFFORDABLE."""
-    (batch,) = one.in_order(1)
+    batch = next(one.in_order(1))
     with FlopCounterMode(display=False) as counter:
         _pass(model, batch)
     return int(np.clip(AFFORDABLE / max(1, counter.get_total_flops()), FEWEST, MOST))

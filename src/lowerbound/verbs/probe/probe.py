@@ -54,6 +54,8 @@ class Probe:
         model = run.load(device)
         if not isinstance(model, LatentModel):
             raise ModelError(f"{run.path}: {type(model).__name__} has no latent code to probe")
+        if run.recipe.model.views_given():
+            raise ModelError(f"{run.path} is of views of scenes: a probe has no others to give it with an image")
         if model.given:
             raise ModelError(
                 f"{run.path} is given the label (data.label=true), which a probe should find in its features; "
