@@ -290,7 +290,7 @@ def test_a_loaded_model_is_a_module_of_any_precision(run: Path):
     with seeded(1):
         assert torch.allclose(again.double().log_density(x, y, 2).float(), a, rtol=1e-4)
     assert again.bfloat16().log_density(x, y, 2).isfinite().all()
-    assert again.sample(2, tuple(part.numpy() for part in y)).shape == x.shape
+    assert again.sample(2, tuple(part.numpy() for part in y)).shape == x.shape  # pyright: ignore[reportArgumentType]
     model.loss(x, y).value.backward()
     with pytest.raises(ModelError, match="a condition holds numbers that are not finite"):
         model.sample(2, (y[0], y[1] * float("nan"), *y[2:]))
