@@ -401,11 +401,12 @@ def test_noise_that_is_put_on_and_taken_away_leaves_what_its_time_leaves():
 
 # ---- variants and mistakes
 
+FEW = Ancestral(steps=5)
 VARIANTS = {
     "three steps": (small(steps=3, sampler=Ancestral(steps=2)), BINARY, ()),
-    "real events": (small(), Space((3,)), ()),
-    "predicted events": (small(prediction=X(), schedule=Cosine.Config(gamma_min=-4)), IMAGE, ()),
-    "predicted velocity, learned ends": (small(prediction=V(), schedule=LearnedEnds.Config()), BINARY, ()),
+    "real events": (small(sampler=FEW), Space((3,)), ()),
+    "predicted events": (small(prediction=X(), schedule=Cosine.Config(gamma_min=-4), sampler=FEW), IMAGE, ()),
+    "predicted velocity, learned ends": (small(prediction=V(), schedule=LearnedEnds.Config(), sampler=FEW), BINARY, ()),
     "a learned schedule": (small(schedule=Monotone.Config(features=3), sampler=DDIM(steps=10)), BINARY, ()),
     "a reweighted loss": (small(weighting=Simple(), fourier=(1, 2), sampler=Heun(steps=10)), IMAGE, ()),
     "a U-net of attributes": (

@@ -106,7 +106,8 @@ class Diffusion(Denoising):
 
         @classmethod
         def example(cls) -> tuple["Diffusion.Config", Space, tuple[Space, ...]]:
-            return cls(network=ResidualMLP.Config(width=6, blocks=1), context=4), Space((1, 2, 2), levels=2), ()
+            network, sampler = ResidualMLP.Config(width=6, blocks=1), Ancestral(steps=10)
+            return cls(network=network, context=4, sampler=sampler), Space((1, 2, 2), levels=2), ()
 
     shift: Tensor
     scale: Tensor
