@@ -32,6 +32,7 @@ from lowerbound.networks.gated import GatedPixelCNN
 from lowerbound.networks.pixelcnn import PixelCNN
 from lowerbound.progress import Progress
 from lowerbound.runs import inputs
+from lowerbound.runs.conditions import Candidates
 from lowerbound.runs.run import Run
 from lowerbound.sampling import completion, drawing, labels, sheets
 from lowerbound.space import Space
@@ -217,17 +218,18 @@ def test_labels_are_drawn_given_what_is_kept():
     model, x, kept, counts = chance_model(BINARY, BernoulliFamily(), given), world(BINARY), WORLDS[0][2], (30, 70)
     joint = torch.stack([model.log_prob(x, torch.full((16,), k)).exp() for k in (0, 1)], 1)
     joint = joint * torch.tensor(counts) / 100
+    candidates = Candidates(torch.arange(2), counts, ())
     generator = torch.Generator().manual_seed(1)
     of = lambda x, kept: lambda i, k: model.log_p_kept(x[i], kept, k)  # noqa: E731
     for b in (0, 9):
         event = x[b : b + 1]
-        y = labels.draw_labels(model, of(event, kept), 1, N, counts, generator)
+        y = labels.draw_candidates(model, of(event, kept), 1, N, candidates, generator)
         share = conditional_p(joint.sum(1), x, x[b], kept)
         alike = share > 0
         assert matches(torch.bincount(y[0]), joint[alike].sum(0) / joint[alike].sum()) > 1e-3
     whole = completion.complete(model, event, kept, N, y).x  # so that completions have no label in their distribution
     assert matches(counts_of(whole[0], x), share) > 1e-3
-    nothing = labels.draw_labels(model, of(event, torch.zeros(2, 2).bool()), 1, N, counts, generator)
+    nothing = labels.draw_candidates(model, of(event, torch.zeros(2, 2).bool()), 1, N, candidates, generator)
     assert matches(torch.bincount(nothing[0]), torch.tensor(counts) / 100) > 1e-3
 
 
@@ -596,7 +598,7 @@ def test_pictures_of_slow_models_have_fewer_images(monkeypatch, model):
 def test_pictures_do_not_stall_training(recipe, here, monkeypatch):
     times: list[int] = []
 
-    def slow(run, model, n=64, progress=None):
+    def slow(run, model, n=64, progress=None, valid=None):
         times.append(n)
         time.sleep(0.3)
 

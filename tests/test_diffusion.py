@@ -382,7 +382,7 @@ def test_what_is_drawn_beside_what_is_kept_has_nearly_the_moments_of_what_is_giv
     assert abs(float(rest.std()) - math.sqrt(1 - rho**2)) < 0.1
     with pytest.raises(ModelError, match=r"the mask is of \[2, 2\], expected the size of the images, \[1, 2\]"):
         pair(rho).complete(x, torch.ones(2, 2).bool())
-    with pytest.raises(ModelError, match="no log p of a part of an image, to draw labels by; give --label"):
+    with pytest.raises(ModelError, match="no log p of a part of an image, to draw what is given by; give --label"):
         pair(rho).log_p_kept(x, kept)
 
 

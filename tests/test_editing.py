@@ -18,6 +18,7 @@ from lowerbound.editing import contrasts, paths
 from lowerbound.editing.latents import Editor, codes
 from lowerbound.editing.learn import as_step, auroc, auroc_interval, classes, leakage, learn
 from lowerbound.errors import ModelError, UserError
+from lowerbound.runs.conditions import Asked
 from lowerbound.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
@@ -378,7 +379,8 @@ def test_a_conditional_edit(conditional, data, photo):
     assert x[0, :2].mean() > np.asarray(Image.open(photo))[:2].mean() + 50
     editor = Editor(Run.open(conditional))
     paths = sorted((data / "faces").glob("*/*.png"))[::8]
-    said = editor.labels(editor.open(paths), None)
+    said = editor.condition(editor.open(paths), Asked())
+    assert said is not None
     assert np.mean([y == (p.parent.name == "smiling") for p, y in zip(paths, said.tolist(), strict=True)]) > 0.9
     right("edit", conditional, photo, "--own-label", "1", "--label", "1", "--out", "y.npz")
     right("traverse", conditional, "--label", "1", "--out", "t.png")

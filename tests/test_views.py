@@ -334,7 +334,7 @@ def test_what_can_not_be_asked_of_views_is_said(run: Path, tmp_path: Path):
         "data.label=shape: models.views.GQN is given views alone": lambda: lb.train(
             recipe, "data.label=shape", out=tmp_path / "e"
         ),
-        "is of views of scenes, and given others with their cameras": lambda: Run.open(run).labels(3),
+        "is of views of scenes, and given others with their cameras": lambda: Run.open(run).condition(3),
     }
     for said, ask in wrong.items():
         with pytest.raises(UserError) as e:

@@ -18,10 +18,11 @@ from lowerbound.models.classifier import Classifier
 from lowerbound.models.vqvae import VQVAE
 from lowerbound.progress import Progress
 from lowerbound.runs import inputs, recipes
+from lowerbound.runs.conditions import Candidates
 from lowerbound.runs.facts import Facts
 from lowerbound.runs.run import Run
 from lowerbound.sampling import completion, rejection, sheets
-from lowerbound.sampling.labels import draw_labels
+from lowerbound.sampling.labels import draw_candidates
 from lowerbound.verbs.compare.entries import Terms, opened
 from lowerbound.verbs.compare.sampled import drawn
 
@@ -300,7 +301,8 @@ def test_labels_are_drawn_given_the_codes_that_are_kept(runs: dict[str, Path]):
     top = torch.tensor([[[1, 2], [3, 4]], [[0, 0], [8, 0]]])
     counts = range(1, 11)
     log_p = lambda i, k: model.log_p_coarse((top[i],), k)  # noqa: E731
-    y = draw_labels(model, log_p, 2, N, counts, torch.Generator().manual_seed(0))
+    candidates = Candidates(torch.arange(10), counts, ())
+    y = draw_candidates(model, log_p, 2, N, candidates, torch.Generator().manual_seed(0))
     with torch.no_grad():
         for z, drawn in zip(top, y, strict=True):
             nats = [float(model.priors[0].log_prob(z[None], (torch.tensor([k]),))) for k in range(10)]  # pyright: ignore
@@ -363,7 +365,7 @@ def test_without_a_label_each_class_has_its_own_images(runs: dict[str, Path]):
     run, judging = Run.open(runs["labelled"]), Run.open(runs["judge"])
     drawn = lb.sample(run, 12, reject=judging, accept=0.5, seed=5)
     facts = drawn.judged
-    labels = run.labels(12, None, 5)
+    labels = run.condition(12, seed=5)
     assert labels is not None
     assert facts is not None
     assert drawn.y is not None

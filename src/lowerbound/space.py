@@ -92,6 +92,13 @@ class Space(NamedTuple):
         return F.one_hot(x.long(), self.levels).movedim(-1, 1).to(torch.get_default_dtype())
 
 
+def told_of(given: tuple[Space, ...]) -> str | None:
+    """What a model is told of each image, in a word: its label, attributes, or other views of its scene."""
+    if len(given) > 1:
+        return "views"
+    return None if not given else "label" if given[0].levels is not None else "attributes"
+
+
 def conditions(y: Y, given: tuple[Space, ...]) -> tuple[Tensor, ...]:
     """The condition as a tuple that matches `given`. Raises ModelError where it doesn't."""
     parts = () if y is None else (y,) if isinstance(y, Tensor) else tuple(y)

@@ -1,4 +1,4 @@
-"""Factors of variation and users' attributes: their kinds, ranges and units."""
+"""Factors of variation and users' attributes: their kinds, ranges and units, and how networks see their values."""
 
 import math
 import re
@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
 
 from lowerbound.config import Component
 from lowerbound.errors import DataError, did_you_mean
@@ -30,10 +34,48 @@ class Factor(Component):
     high: float = 1.0
     unit: str = ""
     values: tuple[str, ...] = ()  # of a category
+    mean: float = 0.0  # of the training images, by which numbers are standardized
+    std: float = Field(default=1.0, gt=0)
 
     @property
     def period(self) -> float:
         return self.high - self.low
+
+    @property
+    def width(self) -> int:
+        """How many numbers networks see of it."""
+        return {"continuous": 1, "circular": 2, "categorical": len(self.values)}[self.kind]
+
+    def encoded(self, values: Tensor) -> Tensor:
+        """Values [B] as networks see them, float64 [B, width]: standardized; cosine and sine; or one-hot, of which a
+        linear map makes an embedding."""
+        values = values.double()
+        if self.kind == "categorical":
+            return F.one_hot(values.long(), len(self.values)).double()
+        if self.kind == "circular":
+            turn = (values - self.low) * (2 * math.pi / self.period)
+            return torch.stack([turn.cos(), turn.sin()], -1)
+        return (values[:, None] - self.mean) / self.std
+
+    def decoded(self, seen: Tensor) -> Tensor:
+        """The values [B] that networks see as [B, width]; of what lies between them, the nearest."""
+        if self.kind == "categorical":
+            return seen.argmax(-1).double()
+        if self.kind == "circular":
+            turn = torch.atan2(seen[:, 1].double(), seen[:, 0].double()) / (2 * math.pi) * self.period
+            return self.low + turn % self.period
+        return seen[:, 0].double() * self.std + self.mean
+
+    def standardized_by(self, values: np.ndarray) -> "Factor":
+        """The same with the mean and standard deviation of these values [N], where it is a number."""
+        if self.kind != "continuous":
+            return self
+        std = float(np.std(values, dtype=np.float64))
+        return self.model_copy(update={"mean": float(np.mean(values, dtype=np.float64)), "std": std or 1.0})
+
+    def said(self, value: float) -> str:
+        """A value as a person reads it."""
+        return self.values[int(value)] if self.kind == "categorical" else f"{value:.4g}"
 
     def number(self, text: str, what: str = "") -> float:
         """A value as a user writes it. Raises DataError for one of another kind, or out of range.
@@ -105,3 +147,21 @@ def number_of(header: str, values: np.ndarray) -> Factor:
 def kinds_of(names: Sequence[str], values: np.ndarray) -> tuple[Factor, ...]:
     """What columns [N, F] are of which nobody said more than their names."""
     return tuple(number_of(name, np.asarray(column, np.float64)) for name, column in zip(names, values.T, strict=True))
+
+
+def encoded(values: np.ndarray | Tensor, factors: Sequence[Factor]) -> Tensor:
+    """Rows of values [B, F] as the vector that a model is given, [B, D] in torch's default type."""
+    columns = torch.as_tensor(values).T
+    parts = [f.encoded(column) for f, column in zip(factors, columns, strict=True)]
+    return torch.cat(parts, 1).to(torch.get_default_dtype())
+
+
+def decoded(seen: Tensor, factors: Sequence[Factor]) -> np.ndarray:
+    """Its inverse: float64 [B, F]."""
+    parts = seen.detach().cpu().split([f.width for f in factors], 1)
+    return torch.stack([f.decoded(part) for f, part in zip(factors, parts, strict=True)], 1).numpy()
+
+
+def said_of(row: np.ndarray, factors: Sequence[Factor]) -> str:
+    """Values [F] as a person reads them."""
+    return ", ".join(f"{f.name}={f.said(value)}" for f, value in zip(factors, row, strict=True))

@@ -4,21 +4,23 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from lowerbound.config import Component
 from lowerbound.data import cache, decode
 from lowerbound.data.archives import SUFFIXES, check_size
 from lowerbound.data.arrays import SUFFIXES as ARRAYS
 from lowerbound.data.arrays import Arrays
+from lowerbound.data.attributed import Attributed
 from lowerbound.data.bundled import Bundled, bundled, lying_in
 from lowerbound.data.cache import Progress
 from lowerbound.data.factors import as_labels
 from lowerbound.data.folder import Files
 from lowerbound.data.formats import foreign_name, is_image
+from lowerbound.data.given import chosen, with_label
 from lowerbound.data.holdout import HeldOut
 from lowerbound.data.images import Failed, Images, Shape
 from lowerbound.data.source import Preparation, Source
@@ -45,6 +47,8 @@ class Data(Component):
     label: bool | str = Field(default=False, union_mode="left_to_right")
     # so many training images, as many of each class and chosen by the seed, keep their label; the others lose it
     labels: int | None = Field(default=None, gt=0)
+    # the factors that the model is given, by their names; `label` is the label as one of them
+    given: tuple[str, ...] = ()
     flip: bool = False  # mirror half of the images while training
     strict: bool = False  # the first unreadable file is an error
     levels: int | None = Field(default=None, ge=2, le=256)  # values a pixel takes; None: what the data set says, or 256
@@ -53,6 +57,7 @@ class Data(Component):
     objects: int = Field(default=1, ge=1)  # in each of their scenes
     # so many images after one another are of one scene, seen from different places; null: each is of its own
     views: int | None = Field(default=None, ge=2)
+    attributes: str | None = None  # a .csv beside the images: column path, and others of numbers, (deg) or names
     holdout: str | None = None  # test on combinations of factors alone: shape=box,object_hue=0.5..0.7
     binarize: bool | None = None  # draw binary pixels while training; None: where the likelihood needs it
 
@@ -62,6 +67,19 @@ class Data(Component):
         if not isinstance(value, bool | str) and value not in (0, 1):
             raise ValueError(f"expected true, false, or the name of a factor of the data, got {value!r}")
         return value
+
+    @field_validator("given", mode="before")
+    @classmethod
+    def _check_given(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_one_condition(self) -> Self:
+        if self.given and self.label:
+            raise ValueError("data.label and data.given both say what the model is given; use data.given=label,…")
+        if len(set(self.given)) < len(self.given):
+            raise ValueError(f"data.given={','.join(self.given)}: names a factor twice")
+        return self
 
     @classmethod
     def hint(cls, text: str) -> str:
@@ -85,6 +103,9 @@ class Data(Component):
             raise DataError(f"{self.source}: {first}; data.strict=false leaves such files out")
         if isinstance(self.label, str):
             stored = stored._replace(images=as_labels(stored.images, self.label))
+        if self.given:
+            stored = stored._replace(images=with_label(stored.images, self.given))
+            chosen(stored.images, self.given)
         if self.label and stored.images.y is None:
             raise DataError(f"{self.source} has no labels{_because(stored.images)}")
         return stored
@@ -96,6 +117,7 @@ class Data(Component):
         for name, value in rendered.items():
             if value != type(self).model_fields[name].default and not source.rendered:
                 raise DataError(f"data.{name}={value}: {self.source} is not rendered; this is for sprites and scenes")
+        source = source if self.attributes is None else Attributed(source, Path(self.attributes).expanduser())
         source = source if self.views is None else InViews(source, self.views)
         return source if self.holdout is None else HeldOut(source, self.holdout)
 
@@ -107,9 +129,9 @@ class Data(Component):
 
     def absolute(self) -> "Data":
         """The same with an absolute path, to be opened from another working directory."""
-        if self.source in bundled():
-            return self
-        return self.model_copy(update={"source": str(Path(self.source).expanduser().resolve())})
+        paths = {"attributes": self.attributes, "source": None if self.source in bundled() else self.source}
+        found = {name: str(Path(path).expanduser().resolve()) for name, path in paths.items() if path is not None}
+        return self.model_copy(update=found) if found else self
 
     def settled(self) -> "Data":
         """The same with the size and crop that the data set has of itself, so that other images are prepared alike."""

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from lowerbound import noise
+from lowerbound.data.attributes import Factor, encoded
 from lowerbound.data.base import Images
+from lowerbound.data.given import values_of
 from lowerbound.data.views import Views, ViewsGiven
 from lowerbound.noise import image_bits, key
 from lowerbound.space import UNKNOWN, Y
@@ -20,7 +22,9 @@ LABELLED = 0.2  # of a batch, where few images have a label
 
 class Batch(NamedTuple):
     x: Tensor  # uint8 [B, C, H, W], or codes [B, h, w]
-    y: Any  # int64 [B], where the model is given the label; a tuple: of it and the coarser codes, or of other views
+    # int64 [B], where the model is given the label; float [B, D], where attributes; a tuple: of it and the coarser
+    # codes, or of other views
+    y: Any
     index: np.ndarray  # [B], the images' places in their split
     factors: Tensor | None = None  # float [B, F], the known factors of variation, where the data have any
 
@@ -86,7 +90,7 @@ class Batches(Shuffled):
     """The images of a split, as a model takes them.
 
     `binarize`: grey values are the probabilities of binary draws, x ~ Bernoulli(grey / (levels - 1)): new ones at every
-    step of training (Burda et al. 2016), one fixed draw for each image in measuring.
+    step of training (Burda et al. 2016), one fixed draw for each image in measuring. `given`: the factors in `y`.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class Batches(Shuffled):
         *,
         binarize: bool = False,
         label: bool | str = False,
+        given: Sequence[Factor] = (),
         flip: bool = False,
         labelled: Sequence[int] | None = None,
         views: ViewsGiven | None = None,
@@ -109,7 +114,9 @@ class Batches(Shuffled):
         resident = device.type == "cuda" and images.x.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]
         self.x = torch.from_numpy(np.asarray(images.x))
         self.x = self.x.to(device) if resident else self.x
+        self.given = tuple(given)
         self.y = torch.from_numpy(np.asarray(images.y)) if label and images.y is not None else None
+        self.y = encoded(values_of(images, self.given), self.given) if self.given else self.y
         self.labelled = None if labelled is None else torch.tensor(labelled, dtype=torch.int64)
         if self.labelled is not None and self.y is not None:
             self.y = torch.full_like(self.y, UNKNOWN).index_copy(0, self.labelled, self.y[self.labelled])
@@ -128,7 +135,7 @@ class Batches(Shuffled):
         """The first n images alone, or all of them."""
         if n is None or n >= len(self):
             return self
-        kept = {"binarize": self.binarize, "label": self.y is not None, "flip": self.flip}
+        kept = {"binarize": self.binarize, "label": self.y is not None, "given": self.given, "flip": self.flip}
         labelled = None if self.labelled is None else [i for i in self.labelled.tolist() if i < n]
         return Batches(self.images.head(n), self.device, **kept, labelled=labelled, views=self.asked)
 

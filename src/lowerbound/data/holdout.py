@@ -1,24 +1,22 @@
 """A split by combination: the test part holds combinations of factors that training never sees."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from lowerbound.data.attributes import Factor, kinds_of, named
-from lowerbound.data.source import Contents, Keep, Source, Varied
+from lowerbound.data.source import Changed, Contents, Source
 from lowerbound.data.split import PARTS, UNDECIDED
 from lowerbound.errors import DataError
 
 
-class HeldOut(Source):
+class HeldOut(Changed):
     """A source whose test part are the rows that fulfil all of `shape=box,object_hue=0.5..0.7`, and no others."""
 
     def __init__(self, source: Source, wanted: str):
-        self.source, self.wanted, self.name = source, wanted, source.name
-        self.origin = f"{source.origin} without {wanted}"
-        self.rendered = source.rendered
+        super().__init__(source)
+        self.wanted, self.origin = wanted, f"{source.origin} without {wanted}"
 
     def fingerprint(self) -> Any:
         return [self.source.fingerprint(), self.wanted]
@@ -30,15 +28,6 @@ class HeldOut(Source):
         part = np.where(out, PARTS.index("test"), contents.part).astype(np.int8)
         part[~out & (part == PARTS.index("test"))] = UNDECIDED
         return replace(contents, part=part, carve=tuple(p for p in contents.carve if p != "test"))
-
-    def rows(self, contents: Contents, keep: Keep) -> Iterator[tuple[int, int | str]]:
-        return self.source.rows(contents, keep)
-
-    def varied(self) -> Varied | None:
-        return self.source.varied()
-
-    def notes(self) -> tuple[str, ...]:
-        return self.source.notes()
 
 
 def held_out(contents: Contents, wanted: str) -> np.ndarray:

@@ -85,9 +85,35 @@ class Source(ABC):
         """A row for each factor; None of data that are not rendered. Asked once `contents` was."""
         return None
 
+    def pictured(self, values: np.ndarray) -> np.ndarray | None:
+        """Images of these factors [n, F], prepared: uint8 [n, C, H, W]; None of data that are not rendered."""
+        return None
+
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the pixels, a line each; asked once all rows are read."""
         return ()
+
+
+class Changed(Source):
+    """A source of which the pixels stay, and something else that its contents say is changed."""
+
+    def __init__(self, source: Source):
+        self.source, self.name, self.origin, self.rendered = source, source.name, source.origin, source.rendered
+
+    def fingerprint(self) -> Any:
+        return self.source.fingerprint()
+
+    def rows(self, contents: Contents, keep: Keep) -> Iterator[tuple[int, int | str]]:
+        return self.source.rows(contents, keep)
+
+    def varied(self) -> Varied | None:
+        return self.source.varied()
+
+    def pictured(self, values: np.ndarray) -> np.ndarray | None:
+        return self.source.pictured(values)
+
+    def notes(self) -> tuple[str, ...]:
+        return self.source.notes()
 
 
 class ArraySource(Source):

@@ -1,8 +1,8 @@
 """Several views of one scene: which images belong together, where each was taken from, what is given of the others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from lowerbound import noise
 from lowerbound.data.attributes import Factor, kinds_of
 from lowerbound.data.images import Annotated, Images, Shape
-from lowerbound.data.source import Contents, Keep, Source, Varied
+from lowerbound.data.source import Changed, Contents, Source
 from lowerbound.errors import DataError
 from lowerbound.noise import image_bits
 from lowerbound.space import Space
@@ -21,15 +21,12 @@ CAMERA = "camera_"  # what the names of factors begin with that say where an ima
 Asked = tuple[Tensor, Tensor, Tensor, Tensor]  # context images and cameras, how many they are, the camera asked for
 
 
-class InViews(Source):
+class InViews(Changed):
     """A source of which so many rows after one another are views of one scene; they stay together in one part."""
 
     def __init__(self, source: Source, views: int):
-        self.source, self.views, self.name = source, views, source.name
-        self.origin, self.rendered = source.origin, source.rendered
-
-    def fingerprint(self) -> Any:
-        return self.source.fingerprint()
+        super().__init__(source)
+        self.views = views
 
     def contents(self) -> Contents:
         contents = self.source.contents()
@@ -38,15 +35,6 @@ class InViews(Source):
         if (contents.part != contents.part[scene * self.views]).any():
             raise DataError(f"data.views={self.views}: {self.name} has scenes of which the parts divide the views")
         return replace(contents, keys=[str(i) for i in scene.tolist()], views=self.views)
-
-    def rows(self, contents: Contents, keep: Keep) -> Iterator[tuple[int, int | str]]:
-        return self.source.rows(contents, keep)
-
-    def varied(self) -> Varied | None:
-        return self.source.varied()
-
-    def notes(self) -> tuple[str, ...]:
-        return self.source.notes()
 
 
 def _check(contents: Contents, views: int, name: str) -> None:

@@ -19,12 +19,11 @@ from lowerbound.errors import ModelError, UserError
 from lowerbound.model import BoundModel, Diffusing, LatentModel
 from lowerbound.noise import KeyedNoise
 from lowerbound.progress import Progress
+from lowerbound.runs.conditions import Asked
 from lowerbound.runs.inputs import UserImages, as_batches, open_data, user_images
 from lowerbound.runs.run import Run
-from lowerbound.space import Density, Y
-
-DRAWS = 16  # of the bound, to tell which class an image has
-
+from lowerbound.runs.told import condition_of
+from lowerbound.space import Y
 
 # ---- the latents of a run
 
@@ -156,54 +155,28 @@ class Codec(ABC):
 
     @torch.no_grad()
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """The means of p(x|z) for z [..., D], in chunks: [..., C, H, W]. y: one label [1] for all, or one of each."""
+        """The means of p(x|z) for z [..., D], in chunks: [..., C, H, W]. y: one, [1, ...], for all, or one of each."""
         flat = z.reshape(-1, z.shape[-1])
-        whole = None if y is None else y.expand(z.shape[:-1]).reshape(-1)
+        own = self.model.given[0].shape if self.model.given else ()
+        whole = None if y is None else y.expand(*z.shape[:-1], *own).reshape(-1, *own)
         parts = [
             self._decoded(flat[part], None if whole is None else whole[part])
             for part in torch.arange(len(flat)).split(self.model.rows)
         ]
         return torch.cat(parts).reshape(*z.shape[:-1], *self.model.space.shape)
 
-    def _y(self, labels: Sequence[int]) -> Tensor:
-        return torch.tensor(list(labels), device=self.device)
-
     def open(self, paths: Sequence[str | Path]) -> UserImages:
         """Image files, prepared as the run's data were."""
         return user_images(self.run, paths, self.progress, self.device)
 
-    def labels(self, own: UserImages, given: str | int | None) -> Tensor | None:
-        """The labels that images are encoded with, [B]: the given one, or the most likely by the bound, which is said.
+    def condition(self, own: UserImages, asked: Asked) -> Tensor | None:
+        """What images are encoded with: labels [B] or attributes [B, D], as asked for, and what isn't as the model
+        predicts it, or most likely by the bound, which is said.
 
         None where the model is not conditional.
         """
-        y = self.run.labels(len(own.x), given)
-        if given is not None or y is None:
-            return None if y is None else y.to(self.device)
-        y = self._most_likely(own.x)
-        for path, label in zip(own.paths, y.tolist(), strict=True):
-            classes = self.run.facts.classes or ()
-            self.progress.say(f"{path}: encoded as {classes[label]}, the likeliest label by the bound")
-        return y
-
-    @torch.no_grad()
-    def _most_likely(self, x: Tensor) -> Tensor:
-        """argmax over y of the bound of log p(x|y) + log p(y), [B]."""
-        counts = torch.tensor(self.run.facts.counts or (), dtype=torch.float64)
-        bounds = []
-        for label in range(len(counts)):
-            with KeyedNoise(0, np.arange(len(x))) as noise:
-                bounds.append(
-                    self.model.log_density(x, self._y([label] * len(x)), noise.chunk(DRAWS))
-                    if self.model.density is not Density.NONE
-                    else -self._squared_error(x, label)
-                )
-        return (torch.stack(bounds, 1).double().cpu() + (counts / counts.sum()).log()).argmax(1).to(self.device)
-
-    def _squared_error(self, x: Tensor, label: int) -> Tensor:
-        """Of the reconstructions with a label, for models without a density: [B]."""
-        y = self._y([label] * len(x))
-        return (self.decode(self.encode(x, y), y) - x).square().flatten(1).sum(1)
+        self.run.check_asked(asked)
+        return condition_of(self.run, self.model, own, asked, self.progress)
 
 
 def codec(run: Run, device: torch.device | str = "cpu", progress: Progress | None = None) -> Codec:
@@ -262,7 +235,8 @@ class Editor(Codec):
             return sum(space.dims for space in self.model.latents)
         x = torch.zeros((1, *self.model.space.shape), dtype=self.model.space.dtype, device=self.device)
         try:
-            return int(self._posterior(x, self._y([0]) if self.model.given else None).event_shape[0])
+            y = None if not self.model.given else self.run.typical()
+            return int(self._posterior(x, None if y is None else y.to(self.device)).event_shape[0])
         except ModelError as e:
             raise ModelError(f"{self.run.path}: {e}") from None
 
@@ -307,9 +281,10 @@ class Editor(Codec):
 
     @torch.no_grad()
     def relabelled(self, z: Tensor, y: Tensor, target: Tensor) -> Tensor:
-        """Codes [B, S, D] of images of labels y [B] as those of other labels, where the label acts through them."""
-        own, other = (t.to(self.device).repeat_interleave(z.shape[1]) for t in (y, target))
-        return self.model.relabelled(z.flatten(0, 1), own, other).view_as(z)
+        """Codes [B, S, D] of images of conditions y [B, ...] as those of others [B, S, ...], where they act through
+        the codes."""
+        own = y.repeat_interleave(z.shape[1], 0)
+        return self.model.relabelled(z.flatten(0, 1), own, target.flatten(0, 1)).view_as(z)
 
     @torch.no_grad()
     def codes_of(self, images: Images) -> np.ndarray:

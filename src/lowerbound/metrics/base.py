@@ -14,10 +14,11 @@ from lowerbound.config import Component, components
 from lowerbound.data.base import Images
 from lowerbound.data.batches import Batches
 from lowerbound.errors import ConfigError, ModelError, did_you_mean
-from lowerbound.model import Model, Viewing
+from lowerbound.model import Model
 from lowerbound.progress import Progress
 from lowerbound.runs.inputs import open_data
 from lowerbound.runs.run import Run
+from lowerbound.space import told_of
 from lowerbound.units import share_interval
 
 T = TypeVar("T")
@@ -98,10 +99,8 @@ class World:
 
     @property
     def given(self) -> str | None:
-        """What the model is told of each image, in a word: its label, or other views of its scene."""
-        if isinstance(self.model, Viewing):
-            return "views"
-        return "label" if self.model.given else None
+        """What the model is told of each image, in a word."""
+        return told_of(self.model.given)
 
     def open(self, split: str) -> Images:
         """Another split of the same data. Raises ModelError where there is no run."""

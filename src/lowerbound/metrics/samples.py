@@ -77,7 +77,8 @@ def shown(world: World, mean: Tensor) -> np.ndarray:
 
 
 def labels(run: Run, n: int, seed: int) -> Tensor | None:
-    """n labels in the proportions of training, as near as whole numbers come, in random order: [n].
+    """n labels in the proportions of training, as near as whole numbers come, in random order: [n]; or the attributes
+    of training images.
 
     None for a model that is not conditional. Raises ModelError for one of views of scenes.
     """
@@ -86,6 +87,8 @@ def labels(run: Run, n: int, seed: int) -> Tensor | None:
             f"{run.path} draws views of scenes given others, no images by themselves; measure it by "
             "--metrics view_rmse,view_psnr"
         )
+    if run.facts.factors:
+        return run.condition(n, seed=seed)
     if not run.recipe.data.label:
         return None
     assert run.facts.counts is not None

@@ -112,6 +112,15 @@ class Model(nn.Module):
         y = taken_conditions(n, y, self.given)
         return y if y is None else self._placed(y) if isinstance(y, Tensor) else tuple(map(self._placed, y))
 
+    @torch.no_grad()
+    def predicted_condition(self, x: Tensor) -> Tensor | None:
+        """What the model would be given of events [B, ...] that come without, [B, ...]; None where it learns no such
+        thing."""
+        return self._predicted_condition(self.taken_events(x))
+
+    def _predicted_condition(self, x: Tensor) -> Tensor | None:
+        return None
+
     @property
     @abstractmethod
     def density(self) -> Density:

@@ -154,6 +154,15 @@ class LatentModel(BoundModel):
         x, y = self.taken(x, y)
         return self.likelihood(self._centers(x, y, levels), y).mean
 
+    @torch.no_grad()
+    def changed(self, x: Tensor, y: Y, target: Y) -> Tensor:
+        """Events [B, ...] of which y is given, as they would be with another condition: the mean of p(x|z, target) at
+        the posterior mean of z, as `reconstruct`."""
+        x, y = self.taken(x, y)
+        target = self.taken_conditions(len(x), target)
+        z = tuple(self.relabelled(level, y, target) for level in self._centers(x, y))
+        return self.likelihood(z, target).mean
+
     def _centers(self, x: Tensor, y: Y = None, levels: Sequence[str] | None = None) -> tuple[Tensor, ...]:
         """The posterior means of each level, of whole numbers the likeliest: [B, *latent] each; of levels that are not
         among the named those of the priors."""
@@ -194,7 +203,9 @@ class LatentModel(BoundModel):
         return {"pixels": kept}
 
     def log_p_kept(self, x: Tensor, kept: Tensor, y: Y = None) -> Tensor:
-        raise ModelError(f"{type(self).__name__} has no log p of a part of an image, to draw labels by; give --label")
+        raise ModelError(
+            f"{type(self).__name__} has no log p of a part of an image, to draw what is given by; give --label"
+        )
 
     @torch.no_grad()
     def complete(self, x: Tensor, kept: Tensor, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:

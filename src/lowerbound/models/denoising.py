@@ -123,7 +123,9 @@ class Denoising(Diffusing):
         return {"pixels": kept}
 
     def log_p_kept(self, x: Tensor, kept: Tensor, y: Y = None) -> Tensor:
-        raise ModelError(f"{type(self).__name__} has no log p of a part of an image, to draw labels by; give --label")
+        raise ModelError(
+            f"{type(self).__name__} has no log p of a part of an image, to draw what is given by; give --label"
+        )
 
     @torch.no_grad()
     def complete(self, x: Tensor, kept: Tensor, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:

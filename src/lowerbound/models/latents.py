@@ -13,8 +13,8 @@ from lowerbound.families import Bernoulli, Categorical, Family, Head
 from lowerbound.model import Model
 from lowerbound.networks.base import Network
 from lowerbound.networks.mlp import MLP
-from lowerbound.objectives import IWAE, Adversary, Bound, Objective
-from lowerbound.priors import Bindable
+from lowerbound.objectives import IWAE, Adversary, Bound, Objective, Reconstruction
+from lowerbound.priors import Begins, Bindable
 from lowerbound.space import Shape, Space
 
 
@@ -106,6 +106,17 @@ def opponent(
             "model.adversary=null"
         )
     return config.build(latent, given)
+
+
+def check_objectives(objective: Objective, pretraining: Reconstruction | None, prior: Model, *, apart: bool) -> None:
+    """Raise ConfigError for objectives that are none with a prior. apart: whether it is trained after the networks."""
+    if pretraining is not None and not isinstance(prior, Begins):
+        raise ConfigError(
+            f"model.pretraining: {prior.config.type_name()} is nothing that could begin at the codes it leads to; "
+            "use model.prior=priors.GaussianMixture, or model.pretraining=null"
+        )
+    if isinstance(objective, IWAE) and not apart and not prior.unbiased:
+        raise ConfigError("model.objective: the bound of this prior is noisy, so its draws can't be weighted; use ELBO")
 
 
 def check_bound(objective: Objective) -> None:

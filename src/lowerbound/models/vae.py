@@ -15,6 +15,7 @@ from lowerbound.errors import ConfigError, ModelError
 from lowerbound.estimators import Draws, Estimator
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
 from lowerbound.model import Draw, ElboTerms, LatentModel, Model, Refittable, Told
+from lowerbound.models.attributes import predictor
 from lowerbound.models.labels import SemiSupervised, drawn_label
 from lowerbound.models.latents import (
     Offset,
@@ -22,6 +23,7 @@ from lowerbound.models.latents import (
     check_kind,
     check_learned_labels,
     check_mirror,
+    check_objectives,
     check_prior_after,
     check_tied,
     label_network,
@@ -32,7 +34,7 @@ from lowerbound.models.latents import (
 from lowerbound.networks.base import Network
 from lowerbound.networks.context import Context
 from lowerbound.networks.mlp import MLP
-from lowerbound.objectives import ELBO, IWAE, Adversary, Bound, Objective, Reconstruction
+from lowerbound.objectives import ELBO, Adversary, Bound, Objective, Reconstruction
 from lowerbound.priors import Begins, Bindable, Categorical, Mixed, StandardNormal, offered, prior_given
 from lowerbound.space import UNKNOWN, Density, Space, Y, conditions
 from lowerbound.stages import Loss, Prepare, Score, Size, Stage, Turn
@@ -77,6 +79,7 @@ class VAE(Refittable):
         adversary: Adversary.Config | None = None  # whom z is trained against, by turns
         estimator: Estimator | None = None  # of the gradient through draws of z; None: the posterior's own
         classifier: Network.Config | None = None  # q(y|x) of the label, to be trained on images of which few have one
+        predictor: Network.Config | None = None  # predicts the given attributes from x, for images that come without
         alpha: float = Field(default=1.0, ge=0)  # what -log q(y|x) of a known label counts beside a bound
         pretraining: Reconstruction | None = None  # of a stage before; the prior then begins at the codes
         prior_after: bool = False  # the networks are trained with N(0, I), and then the prior, on draws of q(z|x)
@@ -128,17 +131,10 @@ class VAE(Refittable):
             else config.decoder.build(self.latent.feature_shape, self.likelihood_head.in_shape, self.context.width)
         )
         self.classifier = label_network(config.classifier, space, given, config.objective)
+        self.predictor = predictor(config.predictor, space, given)
         self.offset = Offset(self.likelihood_head) if isinstance(self.own_prior, Bindable) else nn.Identity()
         self.register_load_state_dict_pre_hook(_as_now)
-        if config.pretraining is not None and not isinstance(self.own_prior, Begins):
-            raise ConfigError(
-                f"model.pretraining: {config.prior.type_name()} is nothing that could begin at the codes it leads to; "
-                "use model.prior=priors.GaussianMixture, or model.pretraining=null"
-            )
-        if isinstance(config.objective, IWAE) and self.first_prior is None and not self.own_prior.unbiased:
-            raise ConfigError(
-                "model.objective: the bound of this prior is noisy, so its draws can't be weighted; use ELBO"
-            )
+        check_objectives(config.objective, config.pretraining, self.own_prior, apart=self.first_prior is not None)
         q = self._check_estimator()
         self.adversary = opponent(config.adversary, q, self.latent, given, self.classifier is not None)
         self.images: int | None = None  # that are trained on, once it is known
@@ -252,9 +248,7 @@ class VAE(Refittable):
             )
         if len(self.latent.shape) not in (1, 3):
             shape = list(self.latent.shape)
-            return (
-                f"a vector of latents or a map [C, H, W] of them, and these are {shape}; train one with model.latent=20"
-            )
+            return f"a vector of latents or a map [C, H, W], and these are {shape}; train one with model.latent=20"
         return ""
 
     def why_no_density(self) -> str:
@@ -283,6 +277,13 @@ class VAE(Refittable):
         with torch.no_grad():
             z = self._posterior_of(self.seen(x), y).sample()
         return self.adversary.loss(z.to(self.dtype), y)
+
+    def _predictor_loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
+        assert self.predictor is not None
+        return self.predictor.loss(self.seen(x), y)
+
+    def _predicted_condition(self, x: Tensor) -> Tensor | None:
+        return None if self.predictor is None else self.predictor(self.seen(x))
 
     def _context(self, y: Y) -> Tensor | None:
         return self.context(y if self.context.given else None)
@@ -317,16 +318,17 @@ class VAE(Refittable):
 
     def stages(self) -> tuple[Stage, ...]:
         """The model, and the fitted prior: the gradient of each ends where the other begins."""
-        heads, networks = (self.posterior_head, self.likelihood_head), (self.context, self.encoder, self.decoder)
-        networks = (*heads, *networks, self.offset)
+        networks = (self.posterior_head, self.likelihood_head, self.context, self.encoder, self.decoder, self.offset)
         own = (self.own_prior, *networks, *(() if self.classifier is None else (self.classifier,)))
-        apart = self.fitted_prior is not None or self.adversary is not None
+        apart = any(part is not None for part in (self.fitted_prior, self.adversary, self.predictor))
         parts = networks if self.first_prior is not None else own if apart else (self,)
         score = self.config.objective.score if self.classifier is None else Score(draws=None)
         turns = (Turn(parts, self._loss),)
         if (adversary := self.adversary) is not None:
             against = Turn((adversary,), self._adversary_loss, "adversary", adversary.config.optimizer)
             turns, score = (*turns, against), None
+        if self.predictor is not None:
+            turns = (*turns, Turn((self.predictor,), self._predictor_loss, "predictor"))
         found = (Stage("model", turns, score=score, sized=self._sized),)
         if (objective := self.config.pretraining) is not None:
             before = Stage("pretraining", (Turn(networks, self._pretraining_loss),), score=objective.score)

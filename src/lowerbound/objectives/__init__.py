@@ -1,6 +1,6 @@
 """A trace of the bound -> the loss that is descended, and whom a model is trained against."""
 
-from lowerbound.objectives.adversaries import Adversary, TotalCorrelation
+from lowerbound.objectives.adversaries import Adversary, Invariance, TotalCorrelation
 from lowerbound.objectives.base import Objective
 from lowerbound.objectives.bounds import ELBO, IWAE, Bound
 from lowerbound.objectives.disentangling import DIP1, DIP2, BetaTC, Capacity, Sampling, Stratified, Weighted
@@ -30,6 +30,7 @@ __all__ = [
     "CrossEntropy",
     "Error",
     "GaussianNoise",
+    "Invariance",
     "Masking",
     "Objective",
     "Reconstruction",

@@ -15,7 +15,7 @@ from lowerbound.errors import ConfigError
 from lowerbound.networks.base import Network
 from lowerbound.networks.mlp import MLP
 from lowerbound.optimization import Adam, Optimizer
-from lowerbound.space import Space, Y
+from lowerbound.space import Space, Y, conditions
 from lowerbound.stages import Loss, Size
 
 
@@ -120,3 +120,52 @@ class TotalCorrelation(Adversary):
 def permuted(z: Tensor) -> Tensor:
     """z [B, D] with each element of another row, each column in an order of its own (Kim & Mnih 2018, algorithm 1)."""
     return z.gather(0, noise.rand_like(z).argsort(0))
+
+
+class Invariance(Adversary):
+    r"""How much z tells of the attributes y that the model is given beside it, which p(x|z, y) has no need of: an
+    adversary predicts them (after the fader networks of Lample et al. 2017, https://arxiv.org/abs/1706.00409, whose
+    attributes are binary).
+
+    .. math:: \min_{q, p} \; -\mathrm{ELBO} + \gamma \, \tfrac12 E\left[ |y - \bar y|^2 - |y - \hat y(z)|^2 \right]
+
+    Here y is as networks see it (standardized numbers, cosine and sine, one-hot), and the bracket how much better its
+    prediction is than its mean: in nats, under normals of variance 1. The adversary descends the squared error. Where
+    it predicts no better than the mean, nothing pulls, so that z is not driven to mislead it.
+
+    Example:
+        >>> adversary = Invariance.Config(network=MLP.Config(hidden=(8,))).build(Space((3,)), (Space((2,)),))
+        >>> adversary.found(torch.randn(16, 3), torch.randn(16, 2)).shape
+        torch.Size([16])
+    """
+
+    term: ClassVar[str] = "told_by_z"
+
+    class Config(Adversary.Config):
+        gamma: float = Field(default=10.0, ge=0)
+        network: Network.Config = MLP.Config(hidden=(256, 256))
+        optimizer: Optimizer = Adam(lr=1e-3)
+
+        def build(self, latent: Space, given: tuple[Space, ...] = ()) -> "Invariance":
+            return Invariance(self, latent, given)
+
+    def __init__(self, config: Config, latent: Space, given: tuple[Space, ...]):
+        super().__init__(config)
+        if len(given) != 1 or given[0].levels is not None or len(given[0].shape) != 1:
+            raise ConfigError(
+                f"model.adversary: {config.type_name()} keeps z free of the attributes that the model is given; set "
+                "data.given"
+            )
+        self.given = given
+        self.network = config.network.build((latent.dims,), given[0].shape)
+
+    def found(self, z: Tensor, y: Y) -> Tensor:
+        (known,) = conditions(y, self.given)
+        error = (widened(held(self.network, z.flatten(1))) - known).square().sum(1)
+        gain = 0.5 * ((known - known.mean(0)).square().sum(1) - error)
+        return gain * (gain.mean() > 0)
+
+    def loss(self, z: Tensor, y: Y) -> Loss:
+        (known,) = conditions(y, self.given)
+        error = (widened(self.network(z.flatten(1))) - known).square().sum(1)
+        return Loss(error.mean(), {"squared_error": error.detach()})

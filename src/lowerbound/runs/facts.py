@@ -1,13 +1,16 @@
 """What was found of the data of a run."""
 
+from typing import Any
+
 import numpy as np
 
 from lowerbound.config import Component
 from lowerbound.data.attributes import Factor
 from lowerbound.data.base import Images
+from lowerbound.data.given import chosen, values_of
 from lowerbound.data.labelled import labelled
 from lowerbound.data.views import ViewsGiven, cameras
-from lowerbound.errors import ConfigError, RunError
+from lowerbound.errors import ConfigError, DataError, RunError
 from lowerbound.runs.recipes import Recipe
 from lowerbound.space import Space
 
@@ -22,11 +25,10 @@ class Facts(Component):
     classes: tuple[str, ...] | None = None
     counts: tuple[int, ...] | None = None  # training images of each class
     labelled: tuple[int, ...] | None = None  # the training images that keep their label, where not all do
+    factors: tuple[Factor, ...] = ()  # that the model is given of each image
     images: int  # in the training split
     fingerprint: str | None = None  # of their content; None of runs of earlier versions
-    cameras: tuple[
-        Factor, ...
-    ] = ()  # what says where each view of a scene was taken from, where a model is given others
+    cameras: tuple[Factor, ...] = ()  # what says where a view of a scene was taken from, where a model is given others
 
     @staticmethod
     def of(images: Images, recipe: Recipe) -> "Facts":
@@ -49,6 +51,7 @@ class Facts(Component):
             classes=images.classes,
             counts=counts,
             labelled=None if kept is None else tuple(kept.tolist()),
+            factors=_standardized(images, recipe),
             images=len(images),
             fingerprint=images.fingerprint,
             cameras=tuple(cameras(images).values()) if recipe.model.views_given() else (),
@@ -68,9 +71,16 @@ class Facts(Component):
         return ViewsGiven(most, self.cameras) if most else None
 
     def given(self, recipe: Recipe) -> tuple[Space, ...]:
+        """What the model is given: a label, attributes as one vector, other views of a scene, or nothing."""
         if views := self.views_given(recipe):
             return views.spaces(self.shape, self.levels)
+        if self.factors:
+            return (Space((sum(f.width for f in self.factors),)),)
         return (Space((), levels=len(self.classes or ()), ordered=False),) if recipe.data.label else ()
+
+    def conditions(self, recipe: Recipe) -> dict[str, Any]:
+        """What `Batches` are told of it."""
+        return {"label": recipe.data.label, "given": self.factors, "views": self.views_given(recipe)}
 
 
 def _check_views(images: Images, recipe: Recipe) -> None:
@@ -96,6 +106,23 @@ def _check_views(images: Images, recipe: Recipe) -> None:
         raise ConfigError(f"data.label={recipe.data.label}: {name} is given views alone; set data.label=false")
     if recipe.data.binarize:
         raise ConfigError(f"data.binarize=true: {name} is given views as they are; set data.binarize=false")
+    if recipe.data.given:
+        raise ConfigError(f"data.given={recipe.data.given}: {name} is given views alone; set data.given=[]")
+
+
+def _standardized(images: Images, recipe: Recipe) -> tuple[Factor, ...]:
+    """What the model is given, its numbers standardized by these images. Raises DataError for a constant."""
+    if not recipe.data.given:
+        return ()
+    factors = chosen(images, recipe.data.given)
+    columns = values_of(images, factors).T
+    for factor, column in zip(factors, columns, strict=True):
+        if (column == column[0]).all():
+            raise DataError(
+                f"data.given: all {len(column):,} training images have {factor.name}={factor.said(column[0])}, of "
+                "which nothing can be learnt; leave it out"
+            )
+    return tuple(f.standardized_by(column) for f, column in zip(factors, columns, strict=True))
 
 
 def _labelled(images: Images, recipe: Recipe) -> np.ndarray | None:

@@ -24,14 +24,14 @@ def open_data(
     source: str | None = None,
     progress: Progress | None = None,
     *,
-    label: bool | str | None = None,
+    conditioned: bool = True,
 ) -> Images:
     """A split of the run's data, or of other data prepared in the same way. Raises RunError where they don't fit.
 
-    label: whether their labels must be those of the run; None: where its model is given them.
+    conditioned: whether they must say what its model is given, where it is given labels or attributes.
     """
-    label = run.recipe.data.label if label is None else label
-    changes = {"label": label} | ({} if source is None else {"source": source})
+    label = conditioned and run.recipe.data.label
+    changes = ({} if conditioned else {"label": False, "given": ()}) | ({} if source is None else {"source": source})
     data: Data = run.recipe.data.model_copy(update=changes)
     images = data.open(split, progress=(progress or Progress()).count("decoding"))
     facts = run.facts
@@ -47,10 +47,10 @@ def open_data(
     return images
 
 
-def as_batches(run: Run, images: Images, device: torch.device, *, label: bool | str | None = None) -> Batches:
-    """label: whether they are given with their labels; None: as the run's model is."""
-    label = run.recipe.data.label if label is None else label
-    return Batches(images, device, binarize=run.facts.binarizes, label=label, views=run.facts.views_given(run.recipe))
+def as_batches(run: Run, images: Images, device: torch.device, *, conditioned: bool = True) -> Batches:
+    """conditioned: with what the run's model is given of each."""
+    conditions = run.facts.conditions(run.recipe) if conditioned else {}
+    return Batches(images, device, binarize=run.facts.binarizes, **conditions)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 config.json           the whole configuration and what was found of the data; rebuilds the model
 model.safetensors     the weights every verb uses
+given.safetensors     the attributes of the training images, where the model is given some
 log.jsonl             one line per logged step
 state/                what resuming needs: one file for each stage, replaced atomically; and what images were turned
                       into for later stages (prepared-train/, prepared-valid/)
@@ -28,6 +29,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lowerbound.config import allowing, dump, parse
+from lowerbound.data.attributes import decoded, encoded, said_of
 from lowerbound.devices import pick_device
 from lowerbound.directions import Direction, check_name
 from lowerbound.errors import RunError, UserError, did_you_mean
@@ -35,6 +37,7 @@ from lowerbound.files import UNFINISHED, replacing
 from lowerbound.model import LatentModel, Model
 from lowerbound.noise import key, never_quick, seeded
 from lowerbound.runs import lock
+from lowerbound.runs.conditions import NOTHING, Asked, Candidates
 from lowerbound.runs.facts import Facts
 from lowerbound.runs.log import Log
 from lowerbound.runs.recipes import Recipe
@@ -120,26 +123,99 @@ class Run:
             reason = " ".join(str(e).split()[:40])
             raise RunError(f"{path} does not fit the model of config.json: {reason}") from None
 
-    def labels(self, n: int, given: str | int | None = None, seed: int = 0) -> Tensor | None:
-        """n labels [n]: all the given one (a class's name or number), or drawn by their frequencies in training.
+    # ---- what the model is given
 
-        None for a model that is not conditional. Raises RunError for a label that does not exist, and where the model
-        is given views of a scene.
+    def condition(self, n: int, asked: Asked = NOTHING, seed: int = 0) -> Tensor | None:
+        """What the model is given of n images: labels [n], or attributes as networks see them [n, D].
+
+        As asked for, and whatever isn't as it is in training: labels by their frequencies, attributes as training
+        images have them together. None for a model that is not conditional. Raises UserError for what it isn't given,
+        and where the model is given views of a scene.
         """
-        classes, counts = self.facts.classes, self.facts.counts
+        self.check_asked(asked)
         if self.recipe.model.views_given():
             raise RunError(
                 f"{self.path} is of views of scenes, and given others with their cameras, which this does not do; "
                 f"`lowerbound sample {self.path}` draws them, and `lowerbound evaluate {self.path}` measures them"
             )
-        if not self.recipe.data.label or classes is None or counts is None:
-            if given is not None:
-                raise RunError(f"--label {given}: {self.path} is not conditional; train it with data.label=true")
+        if self.facts.factors:
+            return encoded(self.attributes(n, asked, seed), self.facts.factors)
+        if not self.recipe.data.label or self.facts.classes is None or self.facts.counts is None:
             return None
-        if given is not None:
-            return torch.full((n,), _class_number(str(given), classes))
+        if asked.label is not None:
+            return torch.full((n,), _class_number(str(asked.label), self.facts.classes))
+        counts = torch.tensor(self.facts.counts, dtype=torch.float64)
         generator = torch.Generator().manual_seed(key(seed, "labels"))
-        return torch.multinomial(torch.tensor(counts, dtype=torch.float64), n, replacement=True, generator=generator)
+        return torch.multinomial(counts, n, replacement=True, generator=generator)
+
+    def check_asked(self, asked: Asked) -> None:
+        """Raise RunError for a label or attributes of a model that is given none."""
+        factors = self.facts.factors
+        if asked.label is not None and not self.recipe.data.label:
+            more = "is not conditional; train it with data.label=true"
+            if factors:
+                more = f"is given attributes: --attribute {factors[0].name}={factors[0].said(factors[0].low)}"
+            if self.recipe.model.views_given():
+                more = "is given views of a scene, and knows no label"
+            raise RunError(f"--label {asked.label}: {self.path} {more}")
+        if asked.attributes and not factors:
+            name = next(iter(asked.attributes))
+            raise RunError(f"--attribute {name}: {self.path} is given no attributes; train it with data.given={name}")
+
+    def attributes(self, n: int, asked: Asked = NOTHING, seed: int = 0) -> np.ndarray:
+        """Values of what the model is given, float64 [n, F]: as asked for, the others those of images of training."""
+        rows = self._rows(seed)
+        return asked.over(rows[np.resize(np.arange(len(rows)), n)], self.facts.factors)
+
+    def candidates(self, asked: Asked = NOTHING, seed: int = 0, most: int = 64) -> Candidates:
+        """Conditions that images may have, where some are not said: all labels, or the attributes of some images."""
+        facts = self.facts
+        if not facts.factors:
+            names, counts = facts.classes or (), facts.counts or ()
+            return Candidates(torch.arange(len(counts)), counts, names)
+        values = self.attributes(min(most, len(self._rows(seed))), asked, seed)
+        values = np.unique(values, axis=0)
+        names = tuple(said_of(row, facts.factors) for row in values)
+        return Candidates(encoded(values, facts.factors), [1] * len(values), names)
+
+    def typical(self, asked: Asked = NOTHING) -> Tensor | None:
+        """One condition, [1] or [1, D]: as asked for, and what isn't said the most frequent label, or the attributes
+        of the training image that is nearest to the mean."""
+        if self.facts.factors:
+            seen = encoded(self._rows(0), self.facts.factors)
+            nearest = int((seen - seen.mean(0)).square().sum(1).argmin())
+            return encoded(asked.over(self._rows(0)[[nearest]], self.facts.factors), self.facts.factors)
+        counts = self.facts.counts
+        if self.recipe.data.label and counts and asked.label is None:
+            asked = Asked(int(np.argmax(counts)))
+        return self.condition(1, asked)
+
+    def completed(self, seen: Tensor, asked: Asked) -> Tensor:
+        """Attributes as networks see them, [B, D], made such as values can be, with those asked for in their place."""
+        return encoded(asked.over(decoded(seen, self.facts.factors), self.facts.factors), self.facts.factors)
+
+    def said(self, y: Tensor) -> list[str]:
+        """Conditions [B, ...] as a person reads them."""
+        factors = self.facts.factors
+        if not factors:
+            classes = self.facts.classes or ()
+            return [str(classes[k]) for k in y.tolist()]
+        return [said_of(row, factors) for row in decoded(y, factors)]
+
+    def _rows(self, seed: int) -> np.ndarray:
+        """What training images have of the factors that the model is given, in an order by the seed: float64 [N, F]."""
+        path = self.path / "given.safetensors"
+        try:
+            rows = load_file(path)["values"].double().numpy()
+        except (SafetensorError, OSError, KeyError) as e:
+            raise RunError(f"{path} can't be read: {e}; it holds the attributes of the training images") from None
+        return rows[np.random.default_rng(key(seed, "attributes")).permutation(len(rows))]
+
+    def save_given(self, values: np.ndarray) -> None:
+        """Keep what the training images have of the factors that the model is given: [N, F]."""
+        _save(self.path / "given.safetensors", {"values": torch.from_numpy(values)}, {})
+
+    # ---- weights
 
     def save_model(self, model: nn.Module) -> None:
         _save(self.path / "model.safetensors", model.state_dict(), {})

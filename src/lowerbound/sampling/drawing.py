@@ -75,7 +75,9 @@ class Samples:
 
     x: np.ndarray  # uint8 [n, C, H, W]
     levels: int
-    y: np.ndarray | None = None  # int64 [n], the labels they were drawn for
+    y: np.ndarray | None = (
+        None  # int64 [n], the labels they were drawn for; or float [n, D], attributes as the model sees them
+    )
     codes: Mapping[str, np.ndarray] = field(default_factory=dict)  # [n, *latent] of each level; int64, or float latents
 
     @staticmethod

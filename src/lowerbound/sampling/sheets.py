@@ -34,7 +34,7 @@ def draw_samples(
     if isinstance(model, Viewing) and valid is not None:
         return draw_scenes(run, model, valid, progress)
     n, levels = drawing.affordable(model, n), model.space.levels or 256
-    y = run.labels(n)
+    y = run.condition(n)
     drawn = drawing.draw(model, n, y, progress=progress)
     pictures.save_png(pictures.grid(drawn.x.numpy(), levels), run.picture("samples.png"))
     if isinstance(model, LatentModel) and model.draws_pixels:
@@ -89,7 +89,7 @@ def draw_completions(held: Held, progress: Progress | None = None) -> None:
     batch = next(held.valid.in_order(min(8, most)))
     n = max(1, most // 10)
     mask = completion.rows_kept(0.5, model.space.shape[-2:])
-    y = None if batch.y is None else batch.y[:, None].expand(-1, n)
+    y = None if batch.y is None else torch.stack([batch.y] * n, 1)
     drawn = completion.complete(model, batch.x, mask, n, y, progress=progress)
     done = completion.Completion(
         batch.x.cpu().numpy(), mask.numpy(), drawing.pixels(drawn.x), model.space.levels or 256

@@ -37,8 +37,8 @@ def doors(model: Model) -> dict[str, Door]:
 
 def _asked(model: Model, name: str, parameters: list[inspect.Parameter], x: Any, y: Any) -> Any:
     size = (1, *model.space.shape)[-2:]
-    needed = {"kept": torch.zeros(size, dtype=torch.bool), "strengths": {}, "levels": model.levels}
-    given = {p.name: needed[p.name] for p in parameters[1:] if p.default is p.empty}
+    needed = {"kept": torch.zeros(size, dtype=torch.bool), "strengths": {}, "levels": model.levels, "target": y}
+    given = {p.name: needed[p.name] for p in parameters[1:] if p.default is p.empty and p.name != "y"}
     return getattr(model, name)(x, **given, **({"y": y} if _is_given_y(parameters) else {}))
 
 

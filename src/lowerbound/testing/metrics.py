@@ -41,7 +41,9 @@ def check_metric(metric: Metric | type[Metric], model: Model | None = None) -> N
     )
     if metric.costly:
         with tempfile.TemporaryDirectory(prefix="lowerbound-") as folder, _few_steps():
-            run_checks(metric, COSTLY_CHECKS, MetricCase.of_run(metric, Path(folder) / "run"))
+            case = MetricCase.of_run(metric, Path(folder) / "run")
+            if metric.applies(case.world()):
+                run_checks(metric, COSTLY_CHECKS, case)
         return
     case = MetricCase.of(metric, model)
     if metric.applies(case.world()):

@@ -102,15 +102,8 @@ def run(
     facts = Facts.of(images, config)
     with seeded(config.seed, "weights"):
         model = config.model.build(facts.space, facts.given(config)).to(where)
-    batches = Batches(
-        images,
-        where,
-        binarize=facts.binarizes,
-        label=config.data.label,
-        flip=config.data.flip,
-        labelled=facts.labelled,
-        views=facts.views_given(config),
-    )
+    options = facts.conditions(config) | {"binarize": facts.binarizes, "labelled": facts.labelled}
+    batches = Batches(images, where, flip=config.data.flip, **options)
     with seeded(config.seed, "steps", quick=True):
         stages = tuple(_stage(model, stage, batches, config) for stage in model.stages())
     return Costs(str(recipe), f"{facts.name}, {facts.images} images of {list(facts.shape)}", stages)

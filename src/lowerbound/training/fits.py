@@ -25,7 +25,7 @@ from lowerbound.runs import inputs
 from lowerbound.runs.facts import Facts
 from lowerbound.runs.recipes import Recipe, Training
 from lowerbound.runs.run import Run
-from lowerbound.space import Space
+from lowerbound.space import Space, told_of
 from lowerbound.training.loop import Loop
 from lowerbound.training.prepared import Prepared
 
@@ -76,7 +76,7 @@ def drawn_codes(run: Run, model: Refittable, split: str, seed: int = 0, progress
                 (q,) = model.posteriors(x, y)
                 found.append(q.sample((draws,)).flatten(0, 1).cpu())
                 places.append(np.tile(batch.index[kept], draws))
-                labels += [] if y is None else [y.repeat(draws).cpu()]
+                labels += [] if y is None else [torch.cat([y] * draws).cpu()]
             told(int(batch.index[-1]) + 1, len(images))
     z = torch.cat(found)
     if not torch.isfinite(z).all():
@@ -108,7 +108,7 @@ def is_chosen(model: Refittable, priors: Sequence[Model.Config]) -> bool:
 
 def conditional(prior: Model.Config, given: tuple[Space, ...]) -> Model.Config:
     """The prior of latents that something is given of: one for each label, where it would not look at it."""
-    return PerLabel.Config(each=prior) if given and prior.one_for_all else prior
+    return PerLabel.Config(each=prior) if told_of(given) == "label" and prior.one_for_all else prior
 
 
 def best(

@@ -72,7 +72,7 @@ def prepared(folder: Path, images: Batches, prepare: Prepare, made_by: str, told
     if parts is None:
         _make(folder, images, prepare, mirrored, wanted, told)
         parts = _parts(folder, prepare)
-    y = None if images.y is None else images.y.repeat(len(mirrored))
+    y = None if images.y is None else torch.cat([images.y] * len(mirrored))
     few = images.labelled
     if few is not None and images.flip:
         few = torch.cat([few, few + len(images)])

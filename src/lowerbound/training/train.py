@@ -12,6 +12,7 @@ import torch
 
 from lowerbound.config import Changes, dump
 from lowerbound.data.batches import Batches
+from lowerbound.data.given import values_of
 from lowerbound.devices import check_precision, pick_device
 from lowerbound.errors import ConfigError, Interrupted, RunError, did_you_mean
 from lowerbound.model import Model
@@ -164,7 +165,7 @@ class _Work:
             stages = [stage._replace(score=None) for stage in stages]
         _check_settings(config.train, model.stages(), stages, len(images), device)
         _check_trained_before(old, model.stages(), stages, asked)
-        options = {"binarize": facts.binarizes, "label": config.data.label, "views": facts.views_given(config)}
+        options: dict[str, Any] = facts.conditions(config) | {"binarize": facts.binarizes}
         batches = (
             Batches(images, device, **options, flip=config.data.flip, labelled=facts.labelled),
             Batches(valid, device, **options, labelled=None if facts.labelled is None else ()),
@@ -182,6 +183,8 @@ class _Work:
         if asked.overwrite and asked.again is None:
             clear(asked.path)
         run = old or Run.create(asked.path, Path(asked.recipe).stem, self.config, self.facts)
+        if old is None and self.facts.factors:
+            run.save_given(values_of(self.batches[0].images, self.facts.factors))
         if asked.again is not None:
             _forget(run, self.stages[0])
         if (run.recipe, run.facts) != (self.config, self.facts):

@@ -22,6 +22,7 @@ from lowerbound.data.images import Failed
 from lowerbound.devices import pick_device
 from lowerbound.errors import ConfigError, UserError
 from lowerbound.progress import Progress, Terminal
+from lowerbound.runs.conditions import Said
 from lowerbound.runs.run import Run
 from lowerbound.verbs import tables
 from lowerbound.waiting import sharing_cores
@@ -205,6 +206,19 @@ def assigned(
     return parse
 
 
+def values_said(words: Sequence[str], option: str) -> dict[str, str]:
+    """Parses NAME=VALUE of an option that may be given several times."""
+    pairs: dict[str, str] = {}
+    for word in words:
+        name, equals, value = (part.strip() for part in word.partition("="))
+        if not (name and equals and value):
+            raise UserError(f"{option} {word}: expected NAME=VALUE")
+        if name in pairs:
+            raise UserError(f"{option} {word}: {name} is given twice")
+        pairs[name] = value
+    return pairs
+
+
 def range_of_two(text: str, option: str) -> tuple[float, float]:
     """Parses LOW,HIGH."""
     try:
@@ -236,7 +250,9 @@ SomeFiles = Annotated[Sequence[str | Path] | None, Option(kind=list[Path] | None
 File = Annotated[str | Path | None, Option(kind=Path | None)]
 Whole = Annotated[int, WHOLE]
 SomeWhole = Annotated[int | None, WHOLE]
+MANY = Parameter(negative="")  # an option that may be given several times
 Label = Annotated[str | int | None, Option(kind=str | None)]
+Attributes = Annotated[Mapping[str, Said] | None, Option(list[str] | None, values_said), MANY]
 Names = Annotated[Sequence[str] | None, Option(kind=str | None, parse=names)]
 Seed = Annotated[int, WHOLE]
 FreshSeed = Annotated[int, Option(kind=int | None, default=lambda: secrets.randbelow(2**31)), WHOLE]
@@ -254,7 +270,6 @@ TopP = Annotated[
 ]
 Out = Annotated[str | Path | None, Option(kind=Path), Parameter(required=True)]
 WITH_HYPHEN = Parameter(allow_leading_hyphen=True)
-MANY = Parameter(negative="")  # an option that may be given several times
 
 
 # ---- the decorator

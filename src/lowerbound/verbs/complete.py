@@ -13,11 +13,25 @@ from lowerbound.model import Draw
 from lowerbound.noise import seeded
 from lowerbound.pictures import check_out
 from lowerbound.progress import Progress
+from lowerbound.runs.conditions import Asked
 from lowerbound.runs.inputs import user_images
 from lowerbound.runs.run import Run
 from lowerbound.sampling import completion, drawing
 from lowerbound.sampling.labels import check_number_of_images, labels_given
-from lowerbound.verbs.base import WHOLE, Device, Files, FreshSeed, Label, Made, N, Out, SomeWhole, Told, verb
+from lowerbound.verbs.base import (
+    WHOLE,
+    Attributes,
+    Device,
+    Files,
+    FreshSeed,
+    Label,
+    Made,
+    N,
+    Out,
+    SomeWhole,
+    Told,
+    verb,
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,7 @@ def complete(
     *,
     out: Out = None,
     label: Label = None,
+    attribute: Attributes = None,
     temperature: float = 1.0,
     top_k: SomeWhole = None,
     top_p: float | None = None,
@@ -65,6 +80,7 @@ def complete(
         n: completions of each image
         out: ends in .png: a grid; .npz: an array x; else a folder of PNGs
         label: a class (conditional models); by default drawn, given what is kept
+        attribute: NAME=V, of models that are given attributes; others are those of images of training, drawn likewise
         temperature: times the standard deviation of the (prior's) noise, and divides logits; 0: mode; not p(x)^(1/T)
         top_k: draw each value from the so many likeliest alone
         top_p: draw each value from the fewest that hold this probability
@@ -73,7 +89,7 @@ def complete(
 
     Raises UserError: for a model that can't, and what can't be kept in the order it draws in.
     """
-    out = check_out(out)
+    out, asked = check_out(out), Asked(label, attribute or {})
     model, how = run.load(device), Draw(temperature, top_k, top_p, mean)
     check_number_of_images(n)
     mask = completion.kept(keep, model.space.shape[-2:])
@@ -81,11 +97,11 @@ def complete(
     model.check_how(how)
     own = user_images(run, images, progress, device)
 
-    def log_p(i: Tensor, k: Tensor) -> Tensor:
-        return model.log_p_kept(own.x[i], mask, k)
+    def log_p(i: Tensor, y: Tensor) -> Tensor:
+        return model.log_p_kept(own.x[i], mask, y)
 
     with seeded(seed, "labels"):
-        labels = labels_given(run, model, own.paths, n, label, seed, log_p, progress)
+        labels = labels_given(run, model, own.paths, n, asked, seed, log_p, progress)
     _tell(keep, stays, progress)
     with seeded(seed, "complete", quick=True):
         drawn = completion.complete(model, own.x, mask, n, labels.y, how, progress)
@@ -96,7 +112,7 @@ def complete(
         levels=model.space.levels or 256,
         names=own.paths,
         labels=labels.names,
-        title=f"kept: {Path(keep).name}" + (f"; label {label}" if label is not None else ""),
+        title=f"kept: {Path(keep).name}" + (f"; {asked}" if asked else ""),
         codes=drawing.named(model.levels, drawn.z),
         keep=keep,
         seed=seed,

@@ -20,13 +20,16 @@ from lowerbound.model import Told as Counted
 from lowerbound.noise import seeded
 from lowerbound.pictures import Table, check_out, save_table
 from lowerbound.progress import Progress
+from lowerbound.runs.conditions import Asked, Range
 from lowerbound.runs.inputs import user_images
 from lowerbound.runs.run import Run
+from lowerbound.runs.told import condition_of
 from lowerbound.sampling.drawing import in_parts
 from lowerbound.space import Y
 from lowerbound.verbs.base import (
     MANY,
     WITH_HYPHEN,
+    Attributes,
     Device,
     Files,
     Label,
@@ -121,6 +124,8 @@ def edit(
     direction: Annotated[Mapping[str, float] | None, Option(list[str] | None, assigned(default="1")), MANY] = None,
     label: Label = None,
     own_label: Label = None,
+    attribute: Attributes = None,
+    own: Attributes = None,
     code: Annotated[str, Parameter(name="--from")] = "mean",
     strength_grid: Annotated[Sequence[float] | None, Option(str | None, numbers(float)), WITH_HYPHEN] = None,
     residual: bool = False,
@@ -138,6 +143,8 @@ def edit(
         direction: NAME=V: a direction and its strength, 1 if not said
         label: what the image becomes (conditional models)
         own_label: what it is; by default the likeliest by the bound
+        attribute: NAME=V: what the image is to have (models that are given attributes); NAME=LOW..HIGH:N, of one: a row
+        own: NAME=V: what it has; by default as the model predicts, or the likeliest by the bound
         code: mean or sample: of q(z|x); of whole numbers the mode stands for the mean
         strength_grid: -1,0,1,2: the whole change times each of these
         residual: add back what the reconstruction lost
@@ -145,10 +152,16 @@ def edit(
         seed: of the draws of q(z|x), and of noise
     """
     if strength is not None:
-        others = {"--set": set, "--direction": direction, "--strength-grid": strength_grid, "--own-label": own_label}
+        others = {
+            "--set": set,
+            "--direction": direction,
+            "--strength-grid": strength_grid,
+            "--own-label": own_label,
+            "--own": own,
+        }
         if said := [name for name, value in others.items() if value]:
             raise UserError(f"{said[0]}: changes a code, and --strength {strength:g} puts noise on the image; give one")
-        return _redone(run, images, strength, label, check_out(out), device, seed, progress)
+        return _redone(run, images, strength, Asked(label, attribute or {}), check_out(out), device, seed, progress)
     if code not in ("mean", "sample"):
         raise UserError(f"--from {code}: expected mean or sample")
     change, draw = Edit(set or {}, direction or {}), seed if code == "sample" else None
@@ -156,29 +169,36 @@ def edit(
     out = check_out(out, moving=True)
     for s in strengths or ():
         check_number(s, f"--strength-grid {s:g}")
-    if not (change.values or change.strengths) and label is None:
-        raise UserError("nothing to change: give --set DIM=V, --direction NAME=V, or --label of a conditional model")
+    to, of = Asked(label, attribute or {}), Asked(own_label, own or {})
+    if not (change.values or change.strengths or to):
+        raise UserError(
+            "nothing to change: give --set DIM=V, --direction NAME=V, or of a conditional model --label or --attribute"
+        )
     editor = Editor(run, device, progress, whole=True)
     change.check(editor)
     if strengths is not None and editor.values is not None:
         raise UserError("--strength-grid: goes along real numbers, and these latents take whole ones; leave it out")
-    own = editor.open(images)
-    x = own.x
-    target = editor.run.labels(len(x), label) if label is not None else None
-    y = editor.labels(own, own_label)
+    ranged = _checked(run, to, of)
+    if ranged is not None and strengths is not None:
+        raise UserError(f"--attribute {ranged.name}: has a range, and --strength-grid a row of its own; give one")
+    opened = editor.open(images)
+    x = opened.x
+    y = editor.condition(opened, of)
     z = editor.encode(x, y, draw)
     moved = change(z, editor.model.directions)
     lattice = moved[:, None] if strengths is None else _times(z, moved, strengths)  # [B, S, D]
-    if y is not None and target is not None:
-        lattice = editor.relabelled(lattice, y, target)
-    shown = y if target is None else target.to(editor.device)
-    edited = editor.decode(lattice, None if shown is None else shown[:, None])
+    wanted = None if y is None else _wanted(run, y, to, ranged)  # [B, 1 or S, ...]
+    if y is not None and wanted is not None and to:
+        lattice = lattice.expand(-1, max(lattice.shape[1], wanted.shape[1]), -1)
+        wanted = wanted.expand(-1, lattice.shape[1], *wanted.shape[2:])
+        lattice = editor.relabelled(lattice, y, wanted)
+    edited = editor.decode(lattice, wanted)
     reconstruction = editor.decode(z, y)
     if residual:
         edited = with_residual(edited, x[:, None], reconstruction[:, None], editor.model.space)
-    words = ", ".join([str(change)] * bool(str(change)) + ([f"label {label}"] if label is not None else []))
-    columns = (words,) if strengths is None else tuple(f"times {s:g}" for s in strengths)
-    title = words if strengths is not None else ""
+    words = ", ".join(filter(None, [str(change), str(to if ranged is None else ranged.rest)]))
+    columns, marks = _captions(words, strengths, ranged)
+    title = words if len(columns) > 1 else ""
     title += ("; " if title else "") + "with the residual added back" if residual else ""
     whole = torch.cat([x[:, None].to(edited), reconstruction[:, None], edited], 1)
     table = Table(
@@ -188,16 +208,48 @@ def edit(
         title=title,
     )
     suffix = "-residual" if residual else ""
-    marks = ["edited"] if strengths is None else [f"times{s:g}" for s in strengths]
-    names = [f"{Path(path).stem}-{mark}{suffix}.png" for path in own.paths for mark in marks]
-    return Edited(table, edited.cpu().numpy(), names, own.paths, residual, draw, out, own.failed).saved()
+    names = [f"{Path(path).stem}-{mark}{suffix}.png" for path in opened.paths for mark in marks]
+    return Edited(table, edited.cpu().numpy(), names, opened.paths, residual, draw, out, opened.failed).saved()
+
+
+def _checked(run: Run, to: Asked, of: Asked) -> Range | None:
+    """The range of values there may be. Raises UserError for labels and attributes that the run's model isn't given."""
+    factors = run.facts.factors
+    for asked in (to, of):
+        run.check_asked(asked)
+        if asked.label is not None:
+            run.condition(1, asked)  # whether there is such a class
+    ranged, nothing = to.ranged(factors), np.zeros((1, len(factors)))
+    (to if ranged is None else ranged.rest).over(nothing, factors)
+    of.over(nothing, factors, "--own")
+    return ranged
+
+
+def _wanted(run: Run, y: Tensor, to: Asked, ranged: Range | None) -> Tensor:
+    """What images of conditions y [B, ...] are to become: [B, 1, ...], or of a range of S values [B, S, ...]."""
+    if not run.facts.factors:
+        label = run.condition(len(y), to) if to else None
+        return (y if label is None else label.to(y.device))[:, None]
+    each = [to] if ranged is None else ranged.each()
+    return torch.stack([run.completed(y, asked) for asked in each], 1).to(y.device)
+
+
+def _captions(
+    words: str, strengths: Sequence[float] | None, ranged: Range | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Above the columns of edited images, and in the names of their files."""
+    if ranged is not None:
+        return tuple(f"{ranged.name} {v}" for v in ranged.values), tuple(f"{ranged.name}{v}" for v in ranged.values)
+    if strengths is not None:
+        return tuple(f"times {s:g}" for s in strengths), tuple(f"times{s:g}" for s in strengths)
+    return (words,), ("edited",)
 
 
 def _redone(
     run: Run,
     images: Sequence[str | Path],
     strength: float,
-    label: str | int | None,
+    asked: Asked,
     out: Path | None,
     device: torch.device,
     seed: int,
@@ -208,14 +260,14 @@ def _redone(
     if not isinstance(model, Diffusing):
         raise ModelError(f"--strength {strength:g}: {type(model).__name__} takes no noise away; a diffusion model does")
     own = user_images(run, images, progress, device)
-    y = run.labels(len(own.x), label, seed)
+    y = condition_of(run, model, own, asked, progress) if run.facts.factors else run.condition(len(own.x), asked, seed)
 
     def some(part: Tensor, given: Y, told: Counted) -> Drawn:
         return Drawn(model.redone(own.x[part], given, strength, told=told))
 
     with seeded(seed, "edit", quick=True):
         edited = in_parts(model, len(own.x), y, some, progress).x.cpu().numpy()
-    words = f"noise of time {strength:g}" + ("" if label is None else f"; label {label}")
+    words = f"noise of time {strength:g}" + (f"; {asked}" if asked else "")
     whole = np.stack([own.x.cpu().numpy(), edited], 1)
     table = Table(x=whole, levels=model.space.levels or 256, columns=("original", words))
     names = [f"{Path(path).stem}-edited.png" for path in own.paths]

@@ -219,7 +219,7 @@ def sample_quality(run: Run, model: Refittable, images: Images, seed: int = 0) -
     features = PixelFeatures(_seen(run, train, others), model.space.levels or 2, seed=seed)
     reference = features(_seen(run, images, np.linspace(0, len(images) - 1, n).astype(int)))
     with seeded(seed, "quality", quick=True):
-        y = run.labels(n, seed=seed)
+        y = run.condition(n, seed=seed)
         drawn = [features(_decoded(model, prior, n, y)) for prior in (model.own_prior, model.prior)]
     former, after = (frechet(f, reference) for f in drawn)
     return {"former": former, "fitted": after, "floor": frechet(features(_seen(run, train, scored)), reference), "n": n}

@@ -13,8 +13,9 @@ from lowerbound.editing.latents import codec
 from lowerbound.editing.paths import lerp, slerp
 from lowerbound.errors import UserError, counted
 from lowerbound.pictures import Table, check_out, save_table
+from lowerbound.runs.conditions import Asked
 from lowerbound.runs.run import Run
-from lowerbound.verbs.base import Device, Files, Label, Made, Out, Seed, Told, Whole, verb
+from lowerbound.verbs.base import Attributes, Device, Files, Label, Made, Out, Seed, Told, Whole, verb
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def interpolate(
     loop: bool = False,
     straight: bool = False,
     label: Label = None,
+    attribute: Attributes = None,
     device: Device = "auto",
     seed: Seed = 0,
     progress: Told = False,
@@ -65,6 +67,7 @@ def interpolate(
         loop: and from the last back to the first
         straight: along lines, where Gaussian latents would go along the sphere
         label: a class, by name or number (conditional models); by default the images' likeliest, which must be the same
+        attribute: NAME=V, of models that are given attributes; by default the images' likeliest
         seed: nothing is drawn
     """
     out = check_out(out, moving=True)
@@ -75,15 +78,19 @@ def interpolate(
     own = editor.open(images)
     if len(own.x) < 2:
         raise UserError(f"expected at least two images to go between, but all others can't be read: {own.failed[0]}")
-    y = editor.labels(own, label)
-    if y is not None and len(y.unique()) > 1:
+    y = editor.condition(own, Asked(label, attribute or {}))
+    if y is not None and not y.is_floating_point() and len(y.unique()) > 1:
         raise UserError("the images have different labels; --label gives all of them one")
     sphere = not straight and editor.sphere
     z = editor.encode(own.x, y).double().cpu()
     ends = [(i, (i + 1) % len(z)) for i in range(len(z) if loop else len(z) - 1)]
     path = slerp if sphere else lerp
     lattice = torch.stack([path(z[a], z[b], torch.linspace(0, 1, steps, dtype=torch.float64)) for a, b in ends])
-    drawn = editor.decode(lattice.to(editor.device), None if y is None else y[:1]).cpu().numpy()
+    if y is not None and y.is_floating_point():  # attributes go along too
+        y = torch.stack([lerp(y[a], y[b], torch.linspace(0, 1, steps)).to(y) for a, b in ends])
+    else:
+        y = None if y is None else y[:1]
+    drawn = editor.decode(lattice.to(editor.device), y).cpu().numpy()
     originals = own.x.cpu().numpy()
     whole = [np.concatenate([originals[[a]], row, originals[[b]]]) for (a, b), row in zip(ends, drawn, strict=True)]
     frames = np.concatenate([row[1 if i else 0 :] for i, row in enumerate(drawn)])

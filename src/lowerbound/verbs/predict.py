@@ -66,9 +66,9 @@ def predict(
     if data is None:
         own = user_images(run, images, progress, device)
         return Predicted(_rows(names, model.probabilities(own.x), own.paths), own.failed)
-    opened = open_data(run, split, data, progress, label=False)
+    opened = open_data(run, split, data, progress, conditioned=False)
     rows: list[Row] = []
-    for batch in as_batches(run, opened, torch.device(device), label=False).in_order(model.rows):
+    for batch in as_batches(run, opened, torch.device(device), conditioned=False).in_order(model.rows):
         which: list[Any] = batch.index.tolist()
         if opened.paths is not None:
             which = [opened.paths[i] for i in which]

@@ -12,9 +12,11 @@ from lowerbound import pictures
 from lowerbound.data.images import Failed
 from lowerbound.errors import ModelError, counted
 from lowerbound.model import Diffusing
+from lowerbound.runs.conditions import Asked
 from lowerbound.runs.inputs import code_model, user_images
 from lowerbound.runs.run import Run
-from lowerbound.verbs.base import Device, Files, Label, Made, Names, Option, Seed, Told, verb
+from lowerbound.runs.told import condition_of
+from lowerbound.verbs.base import Attributes, Device, Files, Label, Made, Names, Option, Seed, Told, verb
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def reconstruct(
     *,
     out: Annotated[str | Path | None, Option(kind=Path, default=Path("reconstructions.png"))] = None,
     label: Label = None,
+    attribute: Attributes = None,
     levels: Names = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -71,6 +74,7 @@ def reconstruct(
         images: image files
         out: ends in .png: a grid; .npz: an array x; else a folder of PNGs
         label: a class, by name or number (conditional models)
+        attribute: NAME=V, of models that are given attributes
         levels: top,… or z1,…: from these levels alone, without the others (VQ-VAE) or with their priors' means; of a
             diffusion model of T steps z1 is at time 1. Without, a diffusion model takes the probability flow and back
         seed: nothing is drawn
@@ -82,9 +86,8 @@ def reconstruct(
     if levels is not None and not model.levels:
         raise ModelError(f"--levels {','.join(levels)}: {type(model).__name__} has no levels of codes")
     own = user_images(run, images, progress, device)
-    y = run.labels(len(own.x), label)
+    y = condition_of(run, model, own, Asked(label, attribute or {}), progress)
     with torch.no_grad():
-        y = None if y is None else y.to(device)
         if isinstance(model, Diffusing):
             r = model.from_noise(model.to_noise(own.x, y), y)
         else:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from cyclopts import Parameter
 from torch import Tensor
@@ -14,16 +15,19 @@ from lowerbound.data.images import Failed
 from lowerbound.errors import ModelError, UserError, counted, did_you_mean
 from lowerbound.model import CodeModel, Draw, LatentModel, Model, Viewing
 from lowerbound.noise import seeded
-from lowerbound.pictures import check_out
+from lowerbound.pictures import Table, check_out, save_gif, save_table
 from lowerbound.progress import Progress
+from lowerbound.runs.conditions import Asked, Range
 from lowerbound.runs.inputs import as_batches, open_data, user_images
 from lowerbound.runs.run import Run
+from lowerbound.runs.told import condition_of
 from lowerbound.sampling import completion, drawing, rejection, scenes
 from lowerbound.sampling.drawing import to_device
 from lowerbound.sampling.labels import check_number_of_images, labels_given
 from lowerbound.schedules import Sampler
 from lowerbound.verbs.base import (
     WHOLE,
+    Attributes,
     Device,
     Files,
     FreshSeed,
@@ -106,6 +110,33 @@ class Seen(scenes.Scenes, Made):
         return f"{drawn} in {self.out} (--seed {self.seed})"
 
 
+@dataclass(frozen=True)
+class Turned(Made):
+    """Draws that differ in one attribute, from the same noise: each a row."""
+
+    table: Table
+    x: np.ndarray  # uint8 [n, V, C, H, W]
+    attribute: str
+    values: tuple[str, ...]
+    seed: int
+    out: Path | None = None
+
+    def json(self) -> dict[str, Any]:
+        report = {"out": self.where(), "n": len(self.x), "attribute": self.attribute, "values": list(self.values)}
+        return report | {"seed": self.seed}
+
+    def shown(self) -> str:
+        across = f"{self.attribute} {self.values[0]} to {self.values[-1]}"
+        return f"{counted(len(self.x), 'draw')} at {len(self.values)} of {across} in {self.out} (--seed {self.seed})"
+
+    def save(self, out: Path) -> None:
+        """By the rule of `--out`; a .gif goes through the values."""
+        if out.suffix.lower() == ".gif":
+            return save_gif(np.concatenate(list(self.x), -1), self.table.levels, out)  # the draws side by side
+        names = [f"{i}-{self.attribute}{value}.png" for i in range(len(self.x)) for value in self.values]
+        save_table(self.table, self.x.reshape(-1, *self.x.shape[2:]), out, names)
+
+
 @verb
 def sample(
     run: Run,
@@ -114,6 +145,7 @@ def sample(
     *,
     out: Out = None,
     label: Label = None,
+    attribute: Attributes = None,
     temperature: Temperature = 1.0,
     top_k: TopK = None,
     top_p: TopP = None,
@@ -133,13 +165,15 @@ def sample(
     device: Device = "auto",
     seed: FreshSeed = 0,
     progress: Told = False,
-) -> Sampled | Redrawn | Seen:
+) -> Sampled | Redrawn | Turned | Seen:
     """Draw images from a model.
 
     Args:
         n: images, by default 16; of each --from, 8; of a model of views: scenes, each drawn four times
         out: ends in .png: a grid; .npz: an array x; else a folder of PNGs
         label: a class, by name or number (conditional models), or the number of a cluster (mixtures)
+        attribute: NAME=V, of models that are given attributes, the others being those of images of training; of one
+            NAME=LOW..HIGH:N, a row of N of each draw
         temperature: times the standard deviation of the (prior's) noise, and divides logits; 0: mode; not p(x)^(1/T);
             by level: top=…,bottom=… or z1=…,z3=…
         top_k: draw each value from the so many likeliest alone; by level of codes: top=…,bottom=…
@@ -161,7 +195,11 @@ def sample(
         raise UserError(f"--reject {reject.path}: judges images of a class, and can't be used with --from")
     if accept is not None and reject is None:
         raise UserError(f"--accept {accept:g}: is the share that --reject CLASSIFIER keeps; there is none")
-    out = check_out(out)
+    asked = Asked(label, attribute or {})
+    if attribute:
+        run.check_asked(asked)
+    ranged = asked.ranged(run.facts.factors)
+    out = check_out(out, moving=ranged is not None)
     if steps is not None and steps < 1:
         raise UserError(f"--steps {steps}: expected a whole number of at least 1")
     how = Draw(temperature, top_k, top_p, mean, sampler=sampler, steps=steps, guidance=guidance)
@@ -176,10 +214,14 @@ def sample(
         raise ModelError(f"--views {views}: {run.path} is given no views of a scene; the recipe views-scenes is")
     if images is not None:
         n = 8 if n is None else n
-        made, kept, failed = _redrawn(run, images, keep_level, n, label, how, seed, device, progress)
+        made, kept, failed = _redrawn(run, images, keep_level, n, asked, how, seed, device, progress)
         return Redrawn(**vars(made), seed=seed, keep_level=kept, out=out, failed=failed).saved()
+    if ranged is not None:
+        if reject is not None:
+            raise UserError(f"--reject {reject.path}: judges images of a class; leave the range away")
+        return _turned(run, 4 if n is None else n, ranged, how, out, seed, device, progress).saved()
     share = 0.5 if accept is None else accept
-    drawn, judged = _drawn(run, 16 if n is None else n, label, how, reject, share, seed, device, progress)
+    drawn, judged = _drawn(run, 16 if n is None else n, asked, how, reject, share, seed, device, progress)
     return Sampled(**vars(drawn), seed=seed, out=out, judged=judged).saved()
 
 
@@ -192,6 +234,7 @@ def redraw(
     n: Whole = 8,
     *,
     label: Label = None,
+    attribute: Attributes = None,
     temperature: Temperature = 1.0,
     top_k: TopK = None,
     top_p: TopP = None,
@@ -204,15 +247,15 @@ def redraw(
 
     `.x` holds the draws, uint8 [B, n, C, H, W], `.codes` their codes; `.save(Path("redrawn.png"))` makes the picture.
     """
-    how = Draw(temperature, top_k, top_p, mean)
-    made, kept, failed = _redrawn(run, images, keep_level, n, label, how, seed, device, progress)
+    how, asked = Draw(temperature, top_k, top_p, mean), Asked(label, attribute or {})
+    made, kept, failed = _redrawn(run, images, keep_level, n, asked, how, seed, device, progress)
     return Redrawn(**vars(made), seed=seed, keep_level=kept, failed=failed)
 
 
 def _drawn(
     run: Run,
     n: int,
-    label: str | int | None,
+    asked: Asked,
     how: Draw,
     reject: Run | None,
     accept: float,
@@ -225,9 +268,9 @@ def _drawn(
     model = run.load(device)
     check_number_of_images(n)
     judge = None if reject is None else rejection.open_judge(reject, run, accept, device)
-    if label is not None and model.clusters and not model.given:
-        how, label = replace(how, cluster=_cluster(model, label)), None
-    y = run.labels(n, label, seed)
+    if asked.label is not None and model.clusters and not model.given:
+        how, asked = replace(how, cluster=_cluster(model, asked.label)), replace(asked, label=None)
+    y = run.condition(n, asked, seed)
     with seeded(seed, "sample", quick=True):
         if reject is None or judge is None or y is None:
             return drawing.Samples.of(model, drawing.draw(model, n, y, how, progress), y), None
@@ -251,6 +294,24 @@ def _seen(
         return scenes.draw(model, batches, number, how=how, progress=progress)
 
 
+def _turned(
+    run: Run, n: int, ranged: Range, how: Draw, out: Path | None, seed: int, device: torch.device, progress: Progress
+) -> Turned:
+    """n draws for each value: all values get the same noise, and the same of what else is not said."""
+    model = run.load(device)
+    check_number_of_images(n)
+    x = []
+    for asked in ranged.each():
+        y = run.condition(n, asked, seed)
+        with seeded(seed, "sample", quick=True):
+            x.append(drawing.pixels(drawing.draw(model, n, y, how, progress).x))
+    found = np.stack(x, 1)
+    table = Table(
+        x=found, levels=model.space.levels or 256, columns=ranged.values, title=f"{ranged.name}; {ranged.rest}"
+    )
+    return Turned(table, found, ranged.name, ranged.values, seed, out)
+
+
 def _cluster(model: Model, label: str | int) -> int:
     """The number of a cluster. Raises ModelError for what is none."""
     if not str(label).isdigit() or int(label) >= model.clusters:
@@ -263,7 +324,7 @@ def _redrawn(
     images: Sequence[str | Path],
     keep_level: str | None,
     n: int,
-    label: str | int | None,
+    asked: Asked,
     how: Draw,
     seed: int,
     device: torch.device,
@@ -273,7 +334,7 @@ def _redrawn(
     that are kept; and the files that can't be read.
 
     keep_level: the finest level that is kept, with all coarser ones; or all by name, `top,middle`; None: the first.
-    label: of a conditional model; None: drawn for each draw, given the codes that are kept.
+    asked: of a conditional model; what isn't is drawn for each draw, given the codes that are kept.
     Raises UserError: for a model without levels, levels that can't be kept, and where latents can't be told without a
     label.
     """
@@ -287,16 +348,16 @@ def _redrawn(
     own = user_images(run, images, progress, device)
     own_y = None
     if model.given and not isinstance(model, CodeModel):
-        if label is None:
+        if asked.label is None and not run.facts.factors:
             raise ModelError("--from: what this model makes of an image depends on its label; say it with --label")
-        own_y = run.labels(len(own.x), label)
+        own_y = condition_of(run, model, own, asked, progress)
     with torch.no_grad():
         coarse = model._centers(own.x, to_device(own_y, model.device))[:kept]
 
-    def log_p(i: Tensor, k: Tensor) -> Tensor:
-        return model.log_p_coarse(tuple(level[i] for level in coarse), k)
+    def log_p(i: Tensor, y: Tensor) -> Tensor:
+        return model.log_p_coarse(tuple(level[i] for level in coarse), y)
 
-    labels = labels_given(run, model, own.paths, n, label, seed, log_p, progress)
+    labels = labels_given(run, model, own.paths, n, asked, seed, log_p, progress)
     with seeded(seed, "sample", quick=True):
         drawn = completion.redraw(model, coarse, n, labels.y, how, progress)
     with torch.no_grad():
@@ -309,6 +370,6 @@ def _redrawn(
         levels=model.space.levels or 256,
         names=own.paths,
         labels=labels.names,
-        title=f"kept: {model.latents[0].what} of {names}" + (f"; label {label}" if label is not None else ""),
+        title=f"kept: {model.latents[0].what} of {names}" + (f"; {asked}" if asked else ""),
     )
     return redrawn, names, own.failed

@@ -3,7 +3,7 @@
 import csv
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -183,8 +183,7 @@ def typicality(
     """What is typical: the log-likelihood of training images, evenly spaced over the split."""
     images = open_data(run, "train", None, progress)
     index = np.linspace(0, len(images) - 1, min(REFERENCE, len(images))).astype(int)
-    y = None if images.y is None else images.y[index]
-    some = replace(images, x=images.x[index], y=y, paths=None, factors=None)
+    some = images.take(index)
     found = [scores.log_likelihood for _, scores in scored(model, as_batches(run, some, device), draws, seed)]
     each = np.concatenate(found)
     return Typical(float(each.mean()), float(each.std(ddof=1)) if len(each) > 1 else 0.0, len(each))

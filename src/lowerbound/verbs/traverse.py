@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,9 +18,23 @@ from lowerbound.metrics.disentangling.measured import Tells, tells
 from lowerbound.model import LatentModel
 from lowerbound.pictures import Table, check_out, save_table
 from lowerbound.progress import Progress
+from lowerbound.runs.conditions import Asked
 from lowerbound.runs.inputs import as_batches, latent_model, open_data, user_images
 from lowerbound.runs.run import Run
-from lowerbound.verbs.base import Device, Label, Made, Option, Out, Seed, SomeWhole, Told, Whole, numbers, verb
+from lowerbound.verbs.base import (
+    Attributes,
+    Device,
+    Label,
+    Made,
+    Option,
+    Out,
+    Seed,
+    SomeWhole,
+    Told,
+    Whole,
+    numbers,
+    verb,
+)
 
 MOST = 5000  # images by which dimensions are named after factors
 
@@ -79,6 +92,7 @@ def traverse(
     posterior: bool = False,
     factors: bool = False,
     label: Label = None,
+    attribute: Attributes = None,
     device: Device = "auto",
     seed: Seed = 0,
     progress: Told = False,
@@ -99,17 +113,18 @@ def traverse(
         posterior: go through standard deviations of the IMAGE's own q(z|x) instead
         factors: name the factor of variation that each dimension tells most of, and its share of all that it tells
         label: a class, by name or number (conditional models); by default the image's likeliest, or the most frequent
+        attribute: NAME=V, of models that are given attributes; by default the image's likeliest, or typical ones
         seed: nothing is drawn
 
     A row of a latent that takes whole numbers goes through all its values. What a dimension tells of a factor is the
     mutual information of the posterior mean and the factor, over its entropy, of training images (at most 5,000).
     """
-    out, reach = check_out(out), range
+    out, reach, asked = check_out(out), range, Asked(label, attribute or {})
     model = latent_model(run, device)
     if is_of_values(model):
         if quantiles or posterior:
             raise UserError("--quantiles, --posterior: are about real numbers, and these latents take whole ones")
-        return _values(run, model, image, dims, top, label, device, progress, out, factors)
+        return _values(run, model, image, dims, top, asked, device, progress, out, factors)
     check_number(reach, f"--range {reach:g}", 0)
     check_steps(steps)
     if posterior and (image is None or quantiles):
@@ -120,7 +135,7 @@ def traverse(
     for d in dims or ():
         editor.check_dimension(d, f"--dims {d}")
     measured = codes(run, editor.model, device, progress)
-    z, spread, y = _start(editor, measured, image, label)
+    z, spread, y = _start(editor, measured, image, asked)
     chosen = [d for d in measured.order() if dims is None or d in dims][:top]
     ruler = _ruler(measured, z, spread if posterior else measured.scale, reach, steps, quantiles)
     if posterior:
@@ -168,7 +183,7 @@ def _values(
     image: str | Path | None,
     dims: Sequence[int] | None,
     top: int | None,
-    label: str | int | None,
+    asked: Asked,
     device: torch.device | str,
     progress: Progress,
     out: Path | None,
@@ -183,15 +198,13 @@ def _values(
         raise UserError(f"--top {top}: expected at least 1")
     measured = values(run, model, device)
     x = None if image is None else user_images(run, [image], progress, device).x
-    counts = run.facts.counts
-    frequent = int(np.argmax(counts)) if counts and model.given and label is None else label
-    y = run.labels(1, frequent)
+    y = run.typical(asked)
     y = None if y is None else y.to(device)
     chosen = [d for d in measured.order() if dims is None or d in dims][:top]
     first = measured.likeliest if x is None else start(model, x, y)
     lattice = measured.through(first.to(model.latents[0].dtype), chosen).to(device)  # [R, S, D]
     rows = lattice.flatten(0, 1)
-    found = model.render((rows,), None if y is None else y.expand(len(rows)), mean=True)
+    found = model.render((rows,), None if y is None else torch.cat([y] * len(rows)), mean=True)
     scaled = found.unflatten(0, lattice.shape[:2]).cpu().numpy()
     use = [float(measured.use[d]) for d in chosen]
     told = _told(run, model, device, progress, chosen) if factors else None
@@ -206,16 +219,14 @@ def _values(
 
 
 def _start(
-    editor: Editor, measured: Codes, image: str | Path | None, label: str | int | None
+    editor: Editor, measured: Codes, image: str | Path | None, asked: Asked
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The code that a traversal starts from [D], q(z|x)'s standard deviations [D], and its label [1]."""
     if image is None:
-        counts = editor.run.facts.counts
-        frequent = None if not editor.model.given or not counts else int(np.argmax(counts))
-        y = editor.run.labels(1, frequent if label is None else label)
+        y = editor.run.typical(asked)
         return measured.origin, measured.scale, None if y is None else y.to(editor.device)
     own = editor.open([image])
-    y = editor.labels(own, label)
+    y = editor.condition(own, asked)
     with torch.no_grad():
         q = editor.model.vector_posterior(own.x, y)
     return q.mean[0].double().cpu(), q.stddev[0].double().cpu(), y

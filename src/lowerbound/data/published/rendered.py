@@ -55,11 +55,13 @@ class Rendered(Published):
         rows = np.repeat(self.usual()[None, None], COLUMNS, 1).repeat(len(factors), 0)
         for i, grid in enumerate(grids):
             rows[i, :, i] = grid
-        x = self.pictures(rows.reshape(-1, len(factors)))
-        x = prepare(x, self.prepared_shape(), self.preparation.crop)
+        x = self.pictured(rows.reshape(-1, len(factors)))
         return Varied(
             x.reshape(len(factors), COLUMNS, *x.shape[1:]), tuple(f"{f.name} {f.said_in_all()}" for f in factors)
         )
+
+    def pictured(self, values: np.ndarray) -> np.ndarray:
+        return prepare(self.pictures(values), self.prepared_shape(), self.preparation.crop)
 
     @abstractmethod
     def usual(self) -> np.ndarray:

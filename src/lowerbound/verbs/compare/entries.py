@@ -125,7 +125,7 @@ def _opened(run: Run, name: str, terms: Terms, progress: Progress) -> Entry:
         raise RunError(
             f"the classes of {images.name} are not those of {facts.name}, which {run.path} is conditioned on"
         )
-    batches = Batches(images, terms.device, binarize=binarize, label=data.label, views=facts.views_given(run.recipe))
+    batches = Batches(images, terms.device, binarize=binarize, **facts.conditions(run.recipe))
     return Entry(run, name, model, images, batches)
 
 

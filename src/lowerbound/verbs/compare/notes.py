@@ -33,8 +33,8 @@ def _notes_on(entry: Entry, row: dict[str, Any]) -> Iterator[str]:
     naive = row["sampling"] and row["sampling"]["naive"]
     if row["nll"]["value"] is None:
         yield f"nothing is said of log p(x): {model.why_no_density()}"
-    if "given" in row["nll"]:
-        yield "given the label, and log p(x | label) is another quantity than log p(x)"
+    if told := row["nll"].get("given"):
+        yield f"given the {told}, and log p(x | {told}) is another quantity than log p(x)"
     if naive and naive["measured_passes"] < naive["passes"]:
         yield f"the time without cache is extrapolated from {naive['measured_passes']} of {naive['passes']:,} passes"
     if not model.can_sample:

@@ -15,7 +15,7 @@ LEGEND = (
     ("<=", "the true NLL is at most the value, which is an upper bound of it; so is the difference"),
     (">=", "the true difference is at least the value"),
     ("?", "nothing is known: no likelihood, or a difference of two bounds"),
-    (GIVEN, "of log p(x | label), another quantity than log p(x)"),
+    (GIVEN, "of log p(x | label or attributes), another quantity than log p(x)"),
     ("~", "extrapolated from a few passes"),
 )
 COLUMNS = {  # of a row's cells; the first two are text, all others numbers

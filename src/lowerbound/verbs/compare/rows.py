@@ -11,6 +11,7 @@ from lowerbound.metrics.base import Value
 from lowerbound.metrics.likelihood import NATS
 from lowerbound.model import LatentModel, Model
 from lowerbound.runs.run import Run
+from lowerbound.space import told_of
 from lowerbound.units import bits_per_dim
 from lowerbound.verbs.compare.entries import Entry
 from lowerbound.verbs.compare.measured import Measured
@@ -60,19 +61,12 @@ def _likelihood(entry: Entry, values: Measured) -> dict[str, Any]:
     if values.nll is None:
         nothing = {"value": None, "relation": density.value}
         return {"nll": nothing, "bits_per_dim": nothing}
-    given = {"given": told} if (told := _told(entry)) else {}
+    given = {"given": told} if (told := told_of(entry.model.given)) else {}
     bits = bits_per_dim(values.nll, dims)
     return {
         "nll": _value(values.nll, NATS, density.value, values.draws) | given,
         "bits_per_dim": _value(bits, "bits/dim", density.value, values.draws) | given,
     }
-
-
-def _told(entry: Entry) -> str | None:
-    """What the model is told of each image, in a word; None: nothing."""
-    if entry.run.recipe.model.views_given():
-        return "views"
-    return "label" if entry.run.recipe.data.label else None
 
 
 def _value(each: np.ndarray, unit: str, relation: str = "=", draws: int = 1) -> dict[str, Any]:
@@ -82,11 +76,17 @@ def _value(each: np.ndarray, unit: str, relation: str = "=", draws: int = 1) -> 
 def _difference(one: Entry, values: Measured, reference: Entry, its: Measured) -> dict[str, Any] | None:
     """NLL minus the reference's, image by image, so that what is hard about an image falls out; None where the two are
     not of one quantity."""
-    if values.nll is None or its.nll is None or _told(one) != _told(reference):
+    if values.nll is None or its.nll is None or _given(one) != _given(reference):
         return None
     relation = difference_relation(one.model.density.value, reference.model.density.value)
     value = {k: v for k, v in _value(values.nll - its.nll, NATS, relation).items() if k != "draws"}
     return value | {"to": reference.name}
+
+
+def _given(entry: Entry) -> tuple[Any, ...]:
+    """What the entry's model is told of each image."""
+    recipe = entry.run.recipe
+    return recipe.data.label, sorted(recipe.data.given), recipe.model.views_given()
 
 
 def _code(entry: Entry) -> dict[str, Any] | None:

@@ -32,7 +32,7 @@ def drawn(entry: Entry, terms: Terms) -> tuple[np.ndarray | None, Timing | None]
     model, n = entry.model, terms.samples
     if not model.can_sample or isinstance(model, Viewing):  # which draws views of scenes alone
         return None, None
-    y = entry.run.labels(n, None, terms.seed)
+    y = entry.run.condition(n, seed=terms.seed)
     y = None if y is None else y.to(terms.device)
 
     def draw() -> Tensor:

@@ -37,7 +37,7 @@ def _drawn(e: Examined) -> np.ndarray:
     model = e.model
     n = drawing.affordable(model) if model.cost else SAMPLES
     views = isinstance(model, Viewing)
-    y = next(e.train.in_order(n)).y if views else e.run.labels(n)
+    y = next(e.train.in_order(n)).y if views else e.run.condition(n)
     n = min(n, len(e.train)) if views else n
     with seeded(0, "doctor", quick=True):
         return drawing.pixels(drawing.draw(model, n, y, Draw(mean=bool(model.levels))).x)
