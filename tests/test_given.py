@@ -288,7 +288,7 @@ ASKED = {
         "{run}",
         "--attribute",
         "bar=1",
-    ): "'bar' is not among what the model is given; known: light, place, turn",
+    ): "'bar' is not among what the model is given; known: light",
     ("sample", "{run}", "--attribute", "light=7"): "light",
     ("sample", "{run}", "--attribute", "light=left"): "light",
     ("sample", "{run}", "--attribute", "place=top"): "left, right",
