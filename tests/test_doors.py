@@ -17,7 +17,7 @@ from lowerbound.data.batches import Batch, Batches
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import DiagonalNormal, Family, SharedScaleNormal
 from lowerbound.metrics.base import World, measure
-from lowerbound.model import LatentModel, Model
+from lowerbound.model import LatentModel, Model, rows_of
 from lowerbound.models.vae import VAE
 from lowerbound.networks.context import Context
 from lowerbound.networks.mlp import MLP
@@ -162,7 +162,7 @@ def uses(model: Model, x: Tensor, y: Any) -> list[Tensor]:
     if model.density is not Density.NONE:
         found.append(model.log_density(x, y))
     if model.can_sample:
-        found.append(model.sample(3, None if y is None else y[:3]))
+        found.append(model.sample(3, rows_of(y, torch.arange(3))))
     if isinstance(model, LatentModel):
         found.append(model.features(x, y))
     found.append(model.loss(x, y).value)
