@@ -100,3 +100,15 @@ def test_a_label_may_become_another_one(tmp_path: Path, photo: Path):
 def test_doctor_names_a_dead_level(run: Path):
     found = right("doctor", str(run), "--json").json
     assert "latents.dead_level" in str(found)
+
+
+def test_it_is_scored_compared_and_completed(run: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lowerbound.model.latent.SWEEPS", 4)
+    scores = tmp_path / "scores.csv"
+    right("score", run, "digits", "--split", "valid", "--draws", "2", "--out", scores)
+    assert len(scores.read_text().splitlines()) == 150
+    assert "<=" in right("compare", run, "--limit", "10", "--draws", "2", "--samples", "4").out
+    completed = tmp_path / "completed.npz"
+    right("complete", run, photo, "--keep", "rows:4", "-n", "2", "--out", completed)
+    x, given = np.load(completed)["x"], lb.reconstruct(run, [photo]).x
+    np.testing.assert_array_equal(x.reshape(-1, 8, 8)[:, :4], np.broadcast_to(given.reshape(8, 8)[:4], (2, 4, 8)))
