@@ -17,14 +17,17 @@ from lowerbound.config import parse
 from lowerbound.data import Data
 from lowerbound.data.views import cameras, coordinates
 from lowerbound.errors import ConfigError, ModelError, RunError, UserError
+from lowerbound.model import Draw
 from lowerbound.models.hierarchical import HierarchicalVAE, Scale
 from lowerbound.models.views import GQN
 from lowerbound.networks.mlp import MLP
 from lowerbound.networks.residual import ResidualMLP
 from lowerbound.noise import reseed, seeded
 from lowerbound.progress import Progress
+from lowerbound.runs.conditions import Asked
 from lowerbound.runs.inputs import as_batches
 from lowerbound.runs.run import Run
+from lowerbound.sampling.scenes import draw
 from lowerbound.sampling.sheets import draw_pictures
 from lowerbound.space import Space
 from lowerbound.testing.base import condition, events, lattice, shake_parameters
@@ -187,8 +190,8 @@ TINY = {
     "representation": 8,
     "features": 4,
     "encoder": {"type": "networks.conv.Conv", "widths": [4, 4, 4]},
-    "placing": {"type": "networks.residual.ResidualMLP", "width": 8, "blocks": 1, "scaled": True},
-    "asking": {"type": "networks.residual.ResidualMLP", "width": 8, "blocks": 1},
+    "placing": {"type": "networks.residual.ResidualMLP", "width": 8, "blocks": 1, "scaled": True, "gain": 1.0},
+    "asking": {"type": "networks.residual.ResidualMLP", "width": 8, "blocks": 1, "gain": 1.0},
     "vae": {
         "scales": [{"factor": 32, "latent": 2, "blocks": 0}, {"factor": 8, "latent": 1, "blocks": 0}],
         "width": 4,
@@ -240,7 +243,32 @@ def test_a_run_measures_and_draws_views_by_how_many_are_given(run: Path, tmp_pat
         assert not arrays["given"][:, 1:].any()
     assert drawn.json() == {"out": str(tmp_path / "views.npz"), "n": 2, "draws": 4, "views": [1, 1], "seed": 3}
     assert np.array_equal(lb.sample(run, 2, views=1, seed=3).x, drawn.x)
+    lb.sample(run, 2, views=1, seed=3, attribute={"camera_azimuth": 45}, out=tmp_path / "turned.npz")
+    with np.load(tmp_path / "turned.npz") as arrays:
+        assert set(arrays) == {"x", "given", "number"}  # nobody knows the truth
+    turned = lb.sample(run, 2, views=1, seed=3, attribute={"camera_azimuth": "0..360:3"}, out=tmp_path / "turned.gif")
+    assert turned.x.shape == (2, 3, 3, 32, 32)
+    assert turned.json()["values"] == ["0", "120", "240"]
     assert (run / "pictures" / "samples.png").stat().st_size > 1000
+
+
+def test_a_view_is_asked_for_by_any_camera(run: Path):
+    own, model = Run.open(run), lb.load(run)
+    assert isinstance(model, GQN)
+    shake_parameters(model, "camera")
+    batches = as_batches(own, own.recipe.data.open("valid"), torch.device("cpu"))
+    assert batches.views is not None
+
+    def seen(camera: dict[str, float]) -> np.ndarray:
+        with seeded(0):
+            return draw(
+                model, batches, torch.ones(1, dtype=torch.int64), how=Draw(mean=True), asked=Asked(attributes=camera)
+            ).x
+
+    there = {f.name: value for f, value in zip(batches.views.factors, batches.views.values[0].tolist(), strict=True)}
+    assert np.array_equal(seen(there), seen({}))
+    assert np.array_equal(seen({"camera_azimuth": -90}), seen({"camera_azimuth": 270}))
+    assert not np.array_equal(seen({"camera_azimuth": 270}), seen({}))
 
 
 def test_a_run_is_loaded_as_it_was_and_its_batches_are_those_of_a_step(run: Path):
@@ -311,6 +339,12 @@ def test_what_can_not_be_asked_of_views_is_said(run: Path, tmp_path: Path):
         with pytest.raises(UserError, match=alone):
             ask()
     wrong = {
+        "--attribute camera_azimut=3: 'camera_azimut' is not among what the model is given; did you mean": lambda: (
+            lb.sample(run, 2, attribute={"camera_azimut": 3})
+        ),
+        "--attribute camera_elevation=70: expected a number from 10 to 60 deg": lambda: lb.sample(
+            run, 2, attribute={"camera_elevation": 70}
+        ),
         "--views -1: this model is given 0 to 3 views": lambda: lb.sample(run, views=-1),
         "draws views of scenes given others, no images by themselves": lambda: lb.evaluate(run, metrics=["frechet"]),
         "is of views of scenes: a probe has no others": lambda: lb.probe(run),

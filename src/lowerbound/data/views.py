@@ -104,9 +104,9 @@ class Views:
         own = {f.name: i for i, f in cameras(images).items()}
         if images.views is None or images.factors is None or own.keys() != set(wanted):
             raise DataError(f"{images.name}: its views say {', '.join(own) or 'nothing'}, not {', '.join(wanted)}")
-        self.x, self.most, self.of_scene = x, given.most, images.views
-        values = np.asarray(images.factors)[:, [own[name] for name in wanted]]
-        self.cameras = torch.from_numpy(coordinates(values, given.cameras))
+        self.x, self.most, self.of_scene, self.factors = x, given.most, images.views, given.cameras
+        self.values = np.asarray(images.factors, np.float64)[:, [own[name] for name in wanted]]
+        self.cameras = torch.from_numpy(coordinates(self.values, given.cameras))
 
     def __len__(self) -> int:
         """How many scenes there are."""

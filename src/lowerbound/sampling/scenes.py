@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from lowerbound.data.batches import Batches
+from lowerbound.data.views import coordinates
 from lowerbound.errors import ModelError
 from lowerbound.model import PLAIN, Draw, Drawn, Told, Viewing, rows_of
 from lowerbound.pictures import Table, save_table
 from lowerbound.progress import Progress
+from lowerbound.runs.conditions import NOTHING, Asked
 from lowerbound.sampling.drawing import in_parts, pixels
 from lowerbound.space import Y
 
@@ -24,7 +26,7 @@ class Scenes:
 
     given: np.ndarray  # uint8 [S, M, C, H, W], black after the first `number`
     number: np.ndarray  # int64 [S]
-    truth: np.ndarray  # uint8 [S, C, H, W], what the camera that was asked for sees
+    truth: np.ndarray | None  # uint8 [S, C, H, W], what the camera that was asked for sees, where that is known
     x: np.ndarray  # uint8 [S, n, C, H, W]
     levels: int
 
@@ -33,11 +35,8 @@ class Scenes:
         `given`, `number` and `truth` beside them."""
         S, n = self.x.shape[:2]
         names = [f"scene{s + 1}-{i + 1}.png" for s in range(S) for i in range(n)]
-        arrays = {
-            "given": np.moveaxis(self.given, 2, -1),
-            "number": self.number,
-            "truth": np.moveaxis(self.truth, 1, -1),
-        }
+        arrays = {"given": np.moveaxis(self.given, 2, -1), "number": self.number}
+        arrays |= {} if self.truth is None else {"truth": np.moveaxis(self.truth, 1, -1)}
         save_table(self.table(), self.x.reshape(S * n, *self.x.shape[2:]), out, names, arrays=arrays)
 
     def table(self) -> Table:
@@ -45,9 +44,10 @@ class Scenes:
         shown = int(self.number.max(initial=0))
         there = np.arange(shown) < self.number[:, None]
         given = np.where(there[:, :, None, None, None], self.given[:, :shown], self.levels - 1)  # paper elsewhere
-        whole = np.concatenate([given, self.truth[:, None], self.x], 1)
-        columns = (*[f"given {k + 1}" for k in range(shown)], "truth", *[f"{i + 1}" for i in range(self.x.shape[1])])
-        return Table(whole, self.levels, columns=columns)
+        truth = [] if self.truth is None else [self.truth[:, None]]
+        columns = [f"given {k + 1}" for k in range(shown)] + ["truth"] * len(truth)
+        columns += [f"{i + 1}" for i in range(self.x.shape[1])]
+        return Table(np.concatenate([given, *truth, self.x], 1), self.levels, columns=tuple(columns))
 
 
 def in_turn(model: Viewing, n: int) -> Tensor:
@@ -73,11 +73,19 @@ def draw(
     number: Tensor,
     draws: int = DRAWS,
     how: Draw = PLAIN,
+    asked: Asked = NOTHING,
     progress: Progress | None = None,
 ) -> Scenes:
-    """Of the first S scenes, the first view of each drawn so many times, given the next `number` [S] of its views."""
-    assert batches.views is not None
-    index, y = batches.views.of_scenes(torch.arange(len(number)), number)
+    """Of the first S scenes, the first view of each drawn so many times, given the next `number` [S] of its views.
+
+    asked: of the camera, in the place of what that view's own has; the truth is then not known. Raises UserError for a
+    name that no camera has, and a value out of its range.
+    """
+    views = batches.views
+    assert views is not None
+    index, y = views.of_scenes(torch.arange(len(number)), number)
+    there = coordinates(asked.over(views.values[index.numpy()], views.factors), views.factors)
+    y = (*y[:3], torch.from_numpy(there))
     whole = Batches.on(batches.device, y)
 
     def some(part: Tensor, given: Y, told: Told) -> Drawn:
@@ -87,7 +95,7 @@ def draw(
     return Scenes(
         given=y[0].cpu().numpy(),
         number=number.numpy(),
-        truth=batches.x[index.to(batches.x.device)].cpu().numpy(),
+        truth=None if asked else batches.x[index.to(batches.x.device)].cpu().numpy(),
         x=pixels(drawn.x.unflatten(0, (-1, draws))),
         levels=batches.levels,
     )

@@ -121,6 +121,12 @@ class Turned(Made):
     seed: int
     out: Path | None = None
 
+    @staticmethod
+    def of(x: np.ndarray, levels: int, ranged: Range, seed: int, out: Path | None) -> "Turned":
+        title = f"{ranged.name}; {ranged.rest}" if ranged.rest else ranged.name
+        table = Table(x, levels, columns=ranged.values, title=title)
+        return Turned(table, x, ranged.name, ranged.values, seed, out)
+
     def json(self) -> dict[str, Any]:
         report = {"out": self.where(), "n": len(self.x), "attribute": self.attribute, "values": list(self.values)}
         return report | {"seed": self.seed}
@@ -173,7 +179,8 @@ def sample(
         out: ends in .png: a grid; .npz: an array x; else a folder of PNGs
         label: a class, by name or number (conditional models), or the number of a cluster (mixtures)
         attribute: NAME=V, of models that are given attributes, the others being those of images of training; of one
-            NAME=LOW..HIGH:N, a row of N of each draw
+            NAME=LOW..HIGH:N, a row of N of each draw; of a model of views: of the camera, the others being those of
+            a view that the scene has
         temperature: times the standard deviation of the (prior's) noise, and divides logits; 0: mode; not p(x)^(1/T);
             by level: top=…,bottom=… or z1=…,z3=…
         top_k: draw each value from the so many likeliest alone; by level of codes: top=…,bottom=…
@@ -196,9 +203,9 @@ def sample(
     if accept is not None and reject is None:
         raise UserError(f"--accept {accept:g}: is the share that --reject CLASSIFIER keeps; there is none")
     asked = Asked(label, attribute or {})
-    if attribute:
+    if attribute and not run.facts.cameras:
         run.check_asked(asked)
-    ranged = asked.ranged(run.facts.factors)
+    ranged = asked.ranged(run.facts.cameras or run.facts.factors)
     out = check_out(out, moving=ranged is not None)
     if steps is not None and steps < 1:
         raise UserError(f"--steps {steps}: expected a whole number of at least 1")
@@ -209,7 +216,7 @@ def sample(
                 f"--label, --reject, --from: {run.path} draws views of scenes, given others with their cameras; set "
                 "--views"
             )
-        return Seen(**vars(_seen(run, n, views, how, seed, device, progress)), seed=seed, out=out).saved()
+        return _seen(run, n, views, asked, ranged, how, out, seed, device, progress).saved()
     if views is not None:
         raise ModelError(f"--views {views}: {run.path} is given no views of a scene; the recipe views-scenes is")
     if images is not None:
@@ -279,19 +286,37 @@ def _drawn(
 
 
 def _seen(
-    run: Run, n: int | None, given: int | None, how: Draw, seed: int, device: torch.device, progress: Progress
-) -> scenes.Scenes:
-    """A view of each of the first n scenes of valid, drawn a few times, given so many others or 0, 1, ... in turn."""
+    run: Run,
+    n: int | None,
+    given: int | None,
+    asked: Asked,
+    ranged: Range | None,
+    how: Draw,
+    out: Path | None,
+    seed: int,
+    device: torch.device,
+    progress: Progress,
+) -> Seen | Turned:
+    """A view of each of the first n scenes of valid, drawn a few times, given so many others or 0, 1, ... in turn; or
+    one draw for each value of the camera."""
     model = run.load(device)
     assert isinstance(model, Viewing)
     model.check_how(how)
     batches = as_batches(run, open_data(run, "valid", progress=progress), device)
-    n = model.context_views + 1 if n is None else n
+    assert batches.views is not None
+    n = min(model.context_views + 1, len(batches.views)) if n is None else n
     check_number_of_images(n)
     scenes.check_views(model, batches, n, given)
     number = scenes.in_turn(model, n) if given is None else torch.full((n,), given)
-    with seeded(seed, "sample", quick=True):
-        return scenes.draw(model, batches, number, how=how, progress=progress)
+
+    def drawn(asked: Asked, draws: int) -> scenes.Scenes:
+        with seeded(seed, "sample", quick=True):
+            return scenes.draw(model, batches, number, draws, how, asked, progress)
+
+    if ranged is None:
+        return Seen(**vars(drawn(asked, scenes.DRAWS)), seed=seed, out=out)
+    found = np.stack([drawn(there, 1).x[:, 0] for there in ranged.each()], 1)
+    return Turned.of(found, batches.levels, ranged, seed, out)
 
 
 def _turned(
@@ -305,11 +330,7 @@ def _turned(
         y = run.condition(n, asked, seed)
         with seeded(seed, "sample", quick=True):
             x.append(drawing.pixels(drawing.draw(model, n, y, how, progress).x))
-    found = np.stack(x, 1)
-    table = Table(
-        x=found, levels=model.space.levels or 256, columns=ranged.values, title=f"{ranged.name}; {ranged.rest}"
-    )
-    return Turned(table, found, ranged.name, ranged.values, seed, out)
+    return Turned.of(np.stack(x, 1), model.space.levels or 256, ranged, seed, out)
 
 
 def _cluster(model: Model, label: str | int) -> int:
