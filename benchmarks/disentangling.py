@@ -35,7 +35,7 @@ from lowerbound.training import train as training
 COUNTS = (3, 3, 12, 8, 8)  # of shape, scale, orientation, x, y: 6,912 images
 OBJECTIVES = {"beta-VAE": "objectives.ELBO", "beta-TCVAE": "objectives.BetaTC"}
 COLORS = ("#1f77b4", "#d62728")
-FEW = 2000  # images for DCI, whose trees take long, and for UDR
+FEW = 1000  # images for DCI, whose trees take long, and for UDR
 CODES = "codes.npy"
 CHANGES = (
     "model.likelihood=families.Bernoulli",
@@ -69,7 +69,7 @@ def main() -> None:
     p.add_argument("out", type=Path, help="the folder of all trainings, the table and the plot")
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--strengths", type=float, nargs="+", default=[1, 2, 4, 8])
-    p.add_argument("--steps", type=int, default=1500)
+    p.add_argument("--steps", type=int, default=1000)
     p.add_argument("--jobs", type=int, default=2, help="trainings at a time, a thread each")
     options = p.parse_args()
     common.set_threads(1)
