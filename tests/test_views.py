@@ -111,6 +111,22 @@ def test_gradients_reach_the_encoder_where_there_are_views_and_only_there():
         assert all(grad is not None and grad.any() for grad in camera)
 
 
+def test_a_camera_multiplies_what_a_block_sees_and_gain_is_the_size_of_the_last_weights():
+    net = ResidualMLP.Config(width=64, blocks=1, gain=2.0, scaled=True).build((3,), (50,), 2)
+    W = net.last.weight
+    assert abs(W.std() - 2 / 8) < ERRORS * (2 / 8) / math.sqrt(2 * W.numel())
+    block, h, c = net.blocks[0], torch.randn(2, 64), torch.randn(1, 2)
+    assert isinstance(block.scale, torch.nn.Linear)  # pyright: ignore[reportAttributeAccessIssue]
+    shake_parameters(net, "scaled")
+    with torch.no_grad():
+        added = block(h, c.expand(2, -1)) - h
+        assert not torch.allclose(added[0], added[1])
+        block.scale.weight.zero_()
+        block.scale.bias.fill_(-1)  # 1 + U c is 0: what is left is V c, whatever h is
+        added = block(h, c.expand(2, -1)) - h
+        assert torch.allclose(added[0], added[1], atol=1e-5)
+
+
 # ---- what its numbers are worth
 
 
