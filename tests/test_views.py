@@ -28,7 +28,7 @@ from lowerbound.runs.conditions import Asked
 from lowerbound.runs.inputs import as_batches
 from lowerbound.runs.run import Run
 from lowerbound.sampling.scenes import draw
-from lowerbound.sampling.sheets import draw_pictures
+from lowerbound.sampling.sheets import draw_pictures, draw_reconstructions
 from lowerbound.space import Space
 from lowerbound.testing.base import condition, events, lattice, shake_parameters
 from lowerbound.training.train import train
@@ -304,6 +304,8 @@ def test_a_run_is_loaded_as_it_was_and_its_batches_are_those_of_a_step(run: Path
     model = lb.load(run)
     assert isinstance(model, GQN)
     assert model.sample(8, y).shape == (8, 3, 32, 32)
+    draw_reconstructions(own, model, next(parts[0].in_order(16)))  # of the first eight
+    assert own.picture("reconstructions.png").is_file()
 
 
 def test_a_run_is_measured_again_examined_and_trained_on(run: Path, tmp_path: Path):
