@@ -281,7 +281,19 @@ def test_other_verbs_say_or_tell_what_it_has(run: Path, halves: Path):
     assert values["elbo"]["given"] == "attributes"
 
 
+def test_draws_of_a_code_are_those_of_the_seeds(run: Path, halves: Path):
+    words = ("edit", run, halves / "000.png", "--attribute", "light=0.5", "--from", "sample", "--seed")
+    right(*words, "3", "-n", "3", "--out", "row.npz")
+    row = np.load("row.npz")["x"]
+    right(*words, "5", "--out", "one.npz")
+    assert np.array_equal(row[2], np.load("one.npz")["x"][0])
+    assert len({one.tobytes() for one in row}) == 3
+
+
 ASKED = {
+    ("edit", "{run}", "{photo}", "--attribute", "light=0.5", "-n", "3"): "add --from sample",
+    ("edit", "{run}", "{photo}", "--attribute", "light=0..1:3", "-n", "3", "--from", "sample"): "expected a number",
+    ("edit", "{run}", "{photo}", "--attribute", "turn=0..90:3", "-n", "3", "--from", "sample"): "is a row of draws",
     ("sample", "{run}", "--attribute", "lihgt=0.5"): "did you mean light?",
     (
         "sample",

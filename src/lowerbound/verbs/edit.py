@@ -28,12 +28,14 @@ from lowerbound.sampling.drawing import in_parts
 from lowerbound.space import Y
 from lowerbound.verbs.base import (
     MANY,
+    WHOLE,
     WITH_HYPHEN,
     Attributes,
     Device,
     Files,
     Label,
     Made,
+    N,
     Option,
     Out,
     Seed,
@@ -127,6 +129,7 @@ def edit(
     attribute: Attributes = None,
     own: Attributes = None,
     code: Annotated[str, Parameter(name="--from")] = "mean",
+    n: Annotated[int | None, WHOLE, N] = None,
     strength_grid: Annotated[Sequence[float] | None, Option(str | None, numbers(float)), WITH_HYPHEN] = None,
     residual: bool = False,
     strength: float | None = None,
@@ -146,6 +149,7 @@ def edit(
         attribute: NAME=V: what the image is to have (models that are given attributes); NAME=LOW..HIGH:N, of one: a row
         own: NAME=V: what it has; by default as the model predicts, or the likeliest by the bound
         code: mean or sample: of q(z|x); of whole numbers the mode stands for the mean
+        n: with --from sample: so many draws of each image, a row, of --seed and the numbers after it
         strength_grid: -1,0,1,2: the whole change times each of these
         residual: add back what the reconstruction lost
         strength: of a diffusion model's noise, from 0 (the image stays) to 1 (another image)
@@ -181,12 +185,17 @@ def edit(
     ranged = _checked(run, to, of)
     if ranged is not None and strengths is not None:
         raise UserError(f"--attribute {ranged.name}: has a range, and --strength-grid a row of its own; give one")
+    if n is not None:
+        _check_draws(n, code, alone=strengths is None and ranged is None)
     opened = editor.open(images)
     x = opened.x
     y = editor.condition(opened, of)
     z = editor.encode(x, y, draw)
     moved = change(z, editor.model.directions)
     lattice = moved[:, None] if strengths is None else _times(z, moved, strengths)  # [B, S, D]
+    if n is not None:
+        draws = (editor.encode(x, y, seed + i) for i in range(n))
+        lattice = torch.stack([change(one, editor.model.directions) for one in draws], 1)
     wanted = None if y is None else _wanted(run, y, to, ranged)  # [B, 1 or S, ...]
     if y is not None and wanted is not None and to:
         lattice = lattice.expand(-1, max(lattice.shape[1], wanted.shape[1]), -1)
@@ -197,7 +206,7 @@ def edit(
     if residual:
         edited = with_residual(edited, x[:, None], reconstruction[:, None], editor.model.space)
     words = ", ".join(filter(None, [str(change), str(to if ranged is None else ranged.rest)]))
-    columns, marks = _captions(words, strengths, ranged)
+    columns, marks = _captions(words, strengths, ranged, n)
     title = words if len(columns) > 1 else ""
     title += ("; " if title else "") + "with the residual added back" if residual else ""
     whole = torch.cat([x[:, None].to(edited), reconstruction[:, None], edited], 1)
@@ -225,6 +234,16 @@ def _checked(run: Run, to: Asked, of: Asked) -> Range | None:
     return ranged
 
 
+def _check_draws(n: int, code: str, *, alone: bool) -> None:
+    """Raise UserError where there is no row of so many draws."""
+    if n < 1:
+        raise UserError(f"-n {n}: expected a whole number of at least 1")
+    if code != "sample":
+        raise UserError(f"-n {n}: all would be alike, of the code's mean; add --from sample")
+    if not alone:
+        raise UserError(f"-n {n}: is a row of draws, and --strength-grid or a range of an attribute another; give one")
+
+
 def _wanted(run: Run, y: Tensor, to: Asked, ranged: Range | None) -> Tensor:
     """What images of conditions y [B, ...] are to become: [B, 1, ...], or of a range of S values [B, S, ...]."""
     if not run.facts.factors:
@@ -235,13 +254,15 @@ def _wanted(run: Run, y: Tensor, to: Asked, ranged: Range | None) -> Tensor:
 
 
 def _captions(
-    words: str, strengths: Sequence[float] | None, ranged: Range | None
+    words: str, strengths: Sequence[float] | None, ranged: Range | None, n: int | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Above the columns of edited images, and in the names of their files."""
     if ranged is not None:
         return tuple(f"{ranged.name} {v}" for v in ranged.values), tuple(f"{ranged.name}{v}" for v in ranged.values)
     if strengths is not None:
         return tuple(f"times {s:g}" for s in strengths), tuple(f"times{s:g}" for s in strengths)
+    if n is not None:
+        return tuple(f"draw {i + 1}" for i in range(n)), tuple(f"draw{i + 1}" for i in range(n))
     return (words,), ("edited",)
 
 
