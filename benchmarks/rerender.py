@@ -12,6 +12,7 @@ deviation of the pixels over all of them (white: as large as the largest), and i
 the object's silhouette, which the truth shows where shapes with another hue of the object differ, and outside.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -100,10 +101,10 @@ def silhouettes(scenes: Scenes, every: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.abs(a - b).max(1) > 2)
 
 
-def save(parts: list[torch.Tensor], columns: list[str], rows: list[str], out: Path) -> None:
+def save(parts: list[torch.Tensor], columns: list[str], rows: Sequence[str], out: Path) -> None:
     x = (torch.stack(parts, 1) * 255).round().byte().numpy()
     save_table(
-        Table(x=x, levels=256, rows=rows, columns=tuple(columns)), x[:, 0], out, [f"{i}.png" for i in range(len(x))]
+        Table(x=x, levels=256, rows=tuple(rows), columns=tuple(columns)), x[:, 0], out, [f"{i}.png" for i in range(len(x))]
     )
 
 
