@@ -103,9 +103,8 @@ def silhouettes(scenes: Scenes, every: np.ndarray) -> torch.Tensor:
 
 def save(parts: list[torch.Tensor], columns: list[str], rows: Sequence[str], out: Path) -> None:
     x = (torch.stack(parts, 1) * 255).round().byte().numpy()
-    save_table(
-        Table(x=x, levels=256, rows=tuple(rows), columns=tuple(columns)), x[:, 0], out, [f"{i}.png" for i in range(len(x))]
-    )
+    table = Table(x=x, levels=256, rows=tuple(rows), columns=tuple(columns))
+    save_table(table, x[:, 0], out, [f"{i}.png" for i in range(len(x))])
 
 
 if __name__ == "__main__":

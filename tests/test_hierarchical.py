@@ -103,7 +103,7 @@ class Wrapped(nn.Module):
     def __init__(self, of):
         super().__init__()
         self.of = of
-        self.type = nn.Parameter(torch.zeros(()))  # by which a model tells what its weights are
+        self.weight = nn.Parameter(torch.zeros(()))  # by which a model tells what its weights are
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return self.of(x)
