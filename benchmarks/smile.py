@@ -5,6 +5,11 @@
     lowerbound direction runs/vae-smiles smile --label smiling
     python benchmarks/smile.py runs/vae-smiles --strength 2.5 --picture smiles.png
 
+or, of a model that is given whether a face smiles, by saying so:
+
+    lowerbound train faces-smile-attribute --data smiles.zip data.attributes=smile.csv
+    python benchmarks/smile.py runs/faces-smile-attribute --attribute smile --strength 1 --picture smiles.png
+
 The first 200 not-smiling faces of the test part, which neither the model nor the direction has seen, are edited by one
 strength, through the code's mean, without the residual. Reported, each with its count:
 
@@ -24,6 +29,8 @@ chosen.
 """
 
 from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +45,22 @@ from lowerbound.data.base import Images
 from lowerbound.directions import found, shifted
 from lowerbound.editing.latents import Editor
 from lowerbound.noise import key, seeded
+from lowerbound.runs.conditions import Asked
 from lowerbound.runs.inputs import open_data
 from lowerbound.runs.run import Run
 
+Edit = Callable[..., tuple[Tensor, Tensor, Tensor]]  # of an editor, images and a strength: originals, before, after
+
 FACES = 200
 GRID = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+VALUES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of an attribute
 
 
 def main() -> None:
     p = common.parser(__doc__)
     p.add_argument("run", type=Path)
     p.add_argument("--direction", default="smile")
+    p.add_argument("--attribute", help="of a model that is given attributes, in the place of the direction")
     p.add_argument("--positive", default="smiling", help="the class that the direction leads to")
     p.add_argument("--strength", type=float, default=2.5)
     p.add_argument("--seed", type=int, default=0, help="of the judges")
@@ -67,15 +79,16 @@ def main() -> None:
     figures: dict[str, Any] = {name: {"accuracy": accuracy} for name, (_, accuracy) in judges.items()}
     common.show("judges: accuracy on images they were not trained on", [(n, a) for n, (_, a) in judges.items()])
     judge = judges["A, of the training part"][0]
-    for strength in GRID:
-        found_valid = measure(editor, parts["valid"].x[chosen["valid"]], options.direction, strength, {"A": judge})
+    edit = partial(told, name=options.attribute) if options.attribute else partial(edited, name=options.direction)
+    for strength in VALUES if options.attribute else GRID:
+        found_valid = measure(edit, editor, parts["valid"].x[chosen["valid"]], strength, {"A": judge})
         figures[f"valid, strength {strength:g}"] = found_valid
         common.show(f"valid, strength {strength:g}", list(found_valid.items()))
     x = parts["test"].x[chosen["test"]]
-    figures["test"] = measure(editor, x, options.direction, options.strength, {n: j for n, (j, _) in judges.items()})
+    figures["test"] = measure(edit, editor, x, options.strength, {n: j for n, (j, _) in judges.items()})
     common.show(f"test, strength {options.strength:g}, {len(x)} faces", list(figures["test"].items()))
     if options.picture:
-        x, r, e = (_bytes(v[:10]) for v in edited(editor, x, options.direction, options.strength))
+        x, r, e = (_bytes(v[:10]) for v in edit(editor, x, strength=options.strength))
         pictures.save_png(pictures.rows([x, r, e], columns=10), options.picture)
     common.finish(options, about, figures)
 
@@ -87,7 +100,7 @@ def _smiling(images: Images, positive: str) -> np.ndarray:
 
 
 @torch.no_grad()
-def edited(editor: Editor, x: np.ndarray, name: str, strength: float) -> tuple[Tensor, Tensor, Tensor]:
+def edited(editor: Editor, x: np.ndarray, *, name: str, strength: float) -> tuple[Tensor, Tensor, Tensor]:
     """Originals, reconstructions and edited faces, pixel values [N, C, H, W]."""
     originals = torch.from_numpy(np.asarray(x))
     z = editor.encode(originals)
@@ -95,9 +108,21 @@ def edited(editor: Editor, x: np.ndarray, name: str, strength: float) -> tuple[T
     return originals.float(), editor.decode(z), editor.decode(shifted(z, {name: strength}, known))
 
 
-def measure(editor: Editor, x: np.ndarray, name: str, strength: float, judges: dict[str, nn.Module]) -> dict[str, Any]:
+@torch.no_grad()
+def told(editor: Editor, x: np.ndarray, *, name: str, strength: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of a model that is given the attribute: encoded with what it predicts of the face."""
+    originals = torch.from_numpy(np.asarray(x))
+    predicted = editor.model.predicted_condition(originals)
+    if predicted is None:
+        raise SystemExit("the model predicts no attributes; train it with model.predictor")
+    own, wanted = (editor.run.completed(predicted, Asked(attributes=a)) for a in ({}, {name: strength}))
+    z = editor.encode(originals, own)
+    return originals.float(), editor.decode(z, own), editor.decode(z, wanted)
+
+
+def measure(edit: Edit, editor: Editor, x: np.ndarray, strength: float, judges: dict[str, nn.Module]) -> dict[str, Any]:
     """The figures of one strength."""
-    originals, reconstructions, changed = edited(editor, x, name, strength)
+    originals, reconstructions, changed = edit(editor, x, strength=strength)
     told: dict[str, Any] = {}
     for judge, network in judges.items():
         for kind, faces in (("originals", originals), ("reconstructions", reconstructions), ("edited", changed)):
