@@ -159,6 +159,42 @@ def test_a_model_without_a_likelihood_is_in_the_table(runs):
     assert (alone["reference"], alone["runs"][0]["difference"]) == (None, None)
 
 
+# ---- how good samples are, and what else can be asked
+
+
+def test_the_quality_of_samples_is_what_evaluate_says(runs, classifier):
+    features = ("--extractor", classifier.path)
+    rows = compared(runs["a"].path, runs["pca"].path, runs["plain"].path, "--quality", *features)["runs"]
+    for row in rows[:2]:
+        words = ("--metrics", "frechet,precision,recall", *features, "--json")
+        assert row["quality"] == right("evaluate", row["run"], *words).json["metrics"]
+    assert rows[2]["quality"] is None, "an autoencoder draws nothing"
+    assert compared(runs["a"].path)["runs"][0]["quality"] is None, "not asked for"
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> lb.Run:
+    small = ["model.encoder.widths=[8]", "model.latent=8", *QUICK]
+    return trained(tmp_path_factory.mktemp("features") / "classifier", *small, recipe="classifier", data="digits")
+
+
+def test_what_a_model_answers_is_what_the_verbs_do(runs, pixelcnn, here):
+    """Each answer that is said, and each that is not, tried by the verb that asks for it."""
+    plain = compared(runs["plain"].path)["runs"][0]
+    for run, row in ((runs["plain"], plain), *((pixelcnn, r) for r in compared(pixelcnn.path)["runs"])):
+        _, H, W = run.facts.shape
+        Image.new("L", (W, H)).save("black.png")
+        asked = {
+            "density": ("evaluate", run.path, "--metrics", "nll", "--draws", DRAWS),
+            "samples": ("sample", run.path, "--out", "s.png"),
+            "code": ("encode", run.path, "--out", "z.npz"),
+            "edit": ("edit", run.path, "black.png", "--set", "0=1", "--out", "e.png"),
+            "complete": ("complete", run.path, "black.png", "--keep", "top:0.5", "--out", "c.png"),
+        }
+        assert row["answers"] == [name for name, words in asked.items() if call(*words).status == 0]
+    assert plain["answers"] == ["code", "edit"]
+
+
 # ---- what was measured before
 
 
@@ -561,6 +597,7 @@ def test_what_is_refused(runs, untrained, here):
         ((a, "--limit", "0"), "--limit 0: expected"),
         ((a, "--samples", "65"), "--samples 65: expected at most 64"),
         ((a, "--split", "tset"), "did you mean test"),
+        ((a, "--extractor", a), "the quality of samples is measured with it; add --quality"),
         ((a, "--data", "digitz"), "did you mean digits"),
     ):
         done = call("compare", *words)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from lowerbound.verbs.compare.anchors import anchors
 from lowerbound.verbs.compare.entries import Entry, Terms, check_runs, opened
 from lowerbound.verbs.compare.measured import Measured, measured
 from lowerbound.verbs.compare.notes import notes
+from lowerbound.verbs.compare.quality import quality as quality_of
 from lowerbound.verbs.compare.rows import first_with_likelihood, table
-from lowerbound.verbs.compare.sampled import Timing, drawn
+from lowerbound.verbs.compare.sampled import drawn
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,7 @@ class Comparison(Report):
 
     def shown(self) -> Any:
         facts = Text(f"\n{page.pixels(self)}\n{page.conditions(self)}", style="italic")
-        tables = [_columns(self, names) for names in (page.LIKELIHOOD, page.COST)]
+        tables = [_columns(self, names) for names in (page.LIKELIHOOD, page.COST, page.USE)]
         notes = [Padding(Text(f"- {note}"), (0, 1)) for note in self.to_know]
         return Group(facts, *tables, _anchors(page.anchor_rows(self)), *notes)
 
@@ -51,7 +53,7 @@ class Comparison(Report):
 def _columns(report: Report, names: tuple[str, ...]) -> Any:
     made, shown = Table(box=box.SIMPLE), page.shown_columns(report, names)
     for name in shown:
-        made.add_column(page.heading(name, report), justify="left" if name in ("run", "model") else "right")
+        made.add_column(page.heading(name, report), justify="left" if name in page.TEXT else "right")
     for row in report["runs"]:
         cells = page.cells(row, report)
         made.add_row(*(Text(cells[name]) for name in shown))
@@ -80,6 +82,8 @@ def compare(
     draws: Whole = 500,
     limit: SomeWhole = None,
     samples: Whole = 10,
+    quality: bool = False,
+    extractor: File = None,
     device: Device = "auto",
     seed: Seed = 0,
     progress: Told = False,
@@ -99,33 +103,40 @@ def compare(
         draws: importance-weighted draws of a bound
         limit: only the first so many images
         samples: images drawn of each run, at once
+        quality: also measure Fréchet distance, precision and recall of samples, as many as evaluate draws
+        extractor: a classifier's run, a TorchScript or ONNX file, whose features quality is measured in; by default
+            principal components of pixels
 
     Raises UserError: for runs whose pixels are not the same, a run twice, one without weights, a file it can't write.
     """
     if not runs:
         raise ConfigError("compare: expected at least one run")
-    terms = Terms(data, split, limit, draws, samples, seed, torch.device(device))
+    features = None if extractor is None else Path(extractor)
+    terms = Terms(data, split, limit, draws, samples, seed, torch.device(device), quality, features)
     terms.check()
     files = outputs.checked({"html": html, "png": png, "markdown": markdown})
     check_runs(runs)
     entries = opened(runs, terms, progress)
     values = [measured(entry, terms, progress) for entry in entries]
     samples_of = [drawn(entry, terms) for entry in entries]
-    report = _compared(entries, values, [timing for _, timing in samples_of], terms, tuple(map(str, files.values())))
-    rows = [(entry.name, x) for entry, (x, _) in zip(entries, samples_of, strict=True) if x is not None]
-    outputs.write(report, [*outputs.data_row(entries[0], samples), *rows], entries[0].model.space.levels or 256, files)
+    qualities = [quality_of(entry, terms, progress) for entry in entries]
+    rows = table(entries, values, [timing for _, timing in samples_of], qualities, first_with_likelihood(values))
+    report = _compared(entries, values, rows, terms, tuple(map(str, files.values())))
+    drawings = [(entry.name, x) for entry, (x, _) in zip(entries, samples_of, strict=True) if x is not None]
+    outputs.write(
+        report, [*outputs.data_row(entries[0], samples), *drawings], entries[0].model.space.levels or 256, files
+    )
     return report
 
 
 def _compared(
     entries: list[Entry],
     values: list[Measured],
-    timings: list[Timing | None],
+    rows: list[dict[str, Any]],
     terms: Terms,
     written: tuple[str, ...],
 ) -> Comparison:
     first, reference = entries[0], first_with_likelihood(values)
-    rows = table(entries, values, timings, reference)
     pixels = np.concatenate(list(first.seen(terms.limit)))
     return Comparison(
         version=version("lowerbound"),

@@ -30,6 +30,8 @@ class Terms:
     samples: int  # of each run, drawn at once
     seed: int
     device: torch.device
+    quality: bool = False  # whether that of samples is measured
+    extractor: Path | None = None  # whose features it is measured in; None: principal components of pixels
 
     def check(self) -> None:
         """Raise ConfigError for a number that is none."""
@@ -39,6 +41,10 @@ class Terms:
                 raise ConfigError(f"--{name} {value}: expected a whole number of at least 1")
         if self.samples > SHOWN:
             raise ConfigError(f"--samples {self.samples}: expected at most {SHOWN}")
+        if self.extractor is not None and not self.quality:
+            raise ConfigError(
+                f"--extractor {self.extractor}: the quality of samples is measured with it; add --quality"
+            )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from lowerbound import pictures
 from lowerbound.verbs.compare.page import (
     ANCHORS,
     COLUMNS,
+    TEXT,
     _sentence,
     anchor_rows,
     cells,
@@ -106,7 +107,7 @@ def _table(report: Mapping[str, Any]) -> str:
 
 
 def _kind(column: str) -> str:
-    return ' class="text"' if column in ("run", "model") else ""
+    return ' class="text"' if column in TEXT else ""
 
 
 def _anchor_table(report: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ LEGEND = (
     (GIVEN, "of log p(x | label or attributes), another quantity than log p(x)"),
     ("~", "extrapolated from a few passes"),
 )
-COLUMNS = {  # of a row's cells; the first two are text, all others numbers
+COLUMNS = {  # of a row's cells
     "run": "run",
     "model": "model",
     "nll": "NLL, nats/image",
@@ -31,9 +31,15 @@ COLUMNS = {  # of a row's cells; the first two are text, all others numbers
     "naive": "without cache",
     "reconstruction": "squared error",
     "code": "code",
+    "frechet": "Fréchet distance",
+    "precision": "precision",
+    "recall": "recall",
+    "answers": "can be asked for",
 }
+TEXT = ("run", "model", "answers")  # the others are numbers
 LIKELIHOOD = ("run", "model", "nll", "bits", "difference")
 COST = ("run", "parameters", "training", "rate", "sample", "naive", "reconstruction", "code")
+USE = ("run", "frechet", "precision", "recall", "answers")
 
 
 # ---- cells
@@ -55,6 +61,8 @@ def cells(row: dict[str, Any], report: Mapping[str, Any]) -> dict[str, str]:
         "naive": _naive(sampling),
         "reconstruction": "no" if row["squared_error"] is None else measured(row["squared_error"]),
         "code": _code(row["code"]),
+        **{name: _quality(row["quality"], name) for name in ("frechet", "precision", "recall")},
+        "answers": ", ".join(row["answers"]),
     }
 
 
@@ -121,6 +129,10 @@ def _code(code: dict[str, Any] | None) -> str:
     return f"{code['dims']:,}" if shapes == str(code["dims"]) else f"{code['dims']:,} ({shapes})"
 
 
+def _quality(quality: dict[str, Any] | None, name: str) -> str:
+    return "" if quality is None else measured(quality[name])
+
+
 def legend(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The signs in the table of a report, and what they mean."""
     shown = " ".join(cell for row in report["runs"] for cell in cells(row, report).values() if cell != row["name"])
@@ -155,6 +167,11 @@ def conditions(report: Mapping[str, Any]) -> str:
     if batch is not None:
         threads = f", {report['threads']} thread{'s'[: report['threads'] > 1]}" if report["device"] == "cpu" else ""
         said += [f"one sample: the time of {batch} drawn together, divided by {batch}, on {report['device']}{threads}"]
+    real = next((row["quality"] for row in report["runs"] if row["quality"]), None)
+    if real is not None:
+        names = {"frechet": "Fréchet distance", "precision": "precision", "recall": "recall"}
+        each = [f"{name} {measured(real[f'{key}.real'])}" for key, name in names.items()]
+        said += [f"training images in the place of samples: {', '.join(each)}"]
     return "; ".join([*said, "training: the time of its steps, without validation"])
 
 
@@ -188,7 +205,7 @@ ANCHORS = (
 def markdown(report: Mapping[str, Any]) -> str:
     """The table, what the numbers depend on, the anchors and the notes."""
     names = shown_columns(report, tuple(COLUMNS))
-    lines = [_line([heading(n, report) for n in names]), _line(["---"] * 2 + ["---:"] * (len(names) - 2))]
+    lines = [_line([heading(n, report) for n in names]), _line(["---" if n in TEXT else "---:" for n in names])]
     for row in report["runs"]:
         shown = cells(row, report)
         lines.append(_line([shown[n] for n in names]))

@@ -15,6 +15,7 @@ from lowerbound.space import told_of
 from lowerbound.units import bits_per_dim
 from lowerbound.verbs.compare.entries import Entry
 from lowerbound.verbs.compare.measured import Measured
+from lowerbound.verbs.compare.quality import answers
 from lowerbound.verbs.compare.sampled import Timing
 
 
@@ -24,10 +25,14 @@ def first_with_likelihood(values: Sequence[Measured]) -> int | None:
 
 
 def table(
-    entries: Sequence[Entry], values: Sequence[Measured], timings: Sequence[Timing | None], reference: int | None
+    entries: Sequence[Entry],
+    values: Sequence[Measured],
+    timings: Sequence[Timing | None],
+    qualities: Sequence[dict[str, Any] | None],
+    reference: int | None,
 ) -> list[dict[str, Any]]:
     """A row for each run, with its difference to the reference."""
-    rows = [_row(*of) for of in zip(entries, values, timings, strict=True)]
+    rows = [_row(*of) for of in zip(entries, values, timings, qualities, strict=True)]
     for i, row in enumerate(rows):
         row["difference"] = None
         if reference is not None and i != reference:
@@ -35,7 +40,7 @@ def table(
     return rows
 
 
-def _row(entry: Entry, values: Measured, timing: Timing | None) -> dict[str, Any]:
+def _row(entry: Entry, values: Measured, timing: Timing | None, quality: dict[str, Any] | None) -> dict[str, Any]:
     """Without its difference to another."""
     run, model = entry.run, entry.model
     parts = {name: getattr(model.config, name, None) for name in ("network", "objective")}
@@ -51,6 +56,8 @@ def _row(entry: Entry, values: Measured, timing: Timing | None) -> dict[str, Any
         "parameters": sum(p.numel() for p in model.parameters()),
         "training": training(run, model),
         "sampling": None if timing is None else timing._asdict(),
+        "quality": quality,
+        "answers": answers(entry),
         "saved_evaluation": values.saved,
     }
 
