@@ -417,7 +417,7 @@ def test_an_exact_model_beside_a_bound(grey, pixelcnn):
     naive = exact["sampling"]["naive"]
     assert (naive["passes"], naive["measured_passes"], bound["sampling"]["naive"]) == (36, 8, None)
     assert any("extrapolated from 8 of 36 passes" in note for note in report["notes"])
-    assert compare_page.cells(exact, report)["naive"].startswith("~ ")
+    assert compare_page.cells(exact, report)["naive"].startswith("≈ ")
 
 
 @pytest.mark.parametrize(("family", "channels"), [("Categorical", 3), ("LogisticMixture", 1)])

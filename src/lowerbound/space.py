@@ -23,6 +23,7 @@ class Density(enum.Enum):
 
     EXACT = "="
     BOUND = "<="
+    ESTIMATE = "~"  # of its normalizing constant, with an error that all events have in common
     NONE = "?"
 
     @staticmethod
@@ -32,8 +33,22 @@ class Density(enum.Enum):
         Example:
             >>> Density.worst(Density.EXACT, Density.BOUND)
             <Density.BOUND: '<='>
+            >>> Density.worst(Density.ESTIMATE, Density.BOUND)
+            <Density.ESTIMATE: '~'>
         """
         return max(parts, key=list(Density).index)
+
+
+class Estimate(NamedTuple):
+    """What is known of a normalizing constant Z that is estimated, in nats; where there is one for each label, in the
+    mean over labels."""
+
+    log_z: float
+    error: float  # its standard error, which log p of all events has in common; of several labels the largest
+    reverse: float  # log Z from the other side: chains that begin at the model and end where Z is known
+    reverse_error: float
+    chains: int
+    temperatures: int
 
 
 class Space(NamedTuple):

@@ -9,7 +9,16 @@ from lowerbound.distributions.flow import Bent
 from lowerbound.distributions.mixture import NormalMixture
 from lowerbound.distributions.moments import covariance, normal_moments
 from lowerbound.distributions.normal import Choice, LowRankNormal, MultivariateNormal, Normal
-from lowerbound.distributions.pixels import Bernoulli, Categorical, Dequantized, Noiseless, Pixels, Point, residual
+from lowerbound.distributions.pixels import (
+    Bernoulli,
+    Categorical,
+    Dequantized,
+    Noiseless,
+    Pixels,
+    Point,
+    dequantized,
+    residual,
+)
 
 __all__ = [
     "Bent",
@@ -31,6 +40,7 @@ __all__ = [
     "check_truncation",
     "closed_kl",
     "covariance",
+    "dequantized",
     "detached",
     "kl_per_dimension",
     "normal_moments",

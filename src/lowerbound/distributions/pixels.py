@@ -161,11 +161,8 @@ class Dequantized(Pixels):
     def log_prob(self, value: Tensor) -> Tensor:
         """One draw of the bound in nats, [...]."""
         mean = self.base.mean
-        shape = torch.broadcast_shapes(value.shape, mean.shape)
-        u = noise.rand(shape, dtype=mean.dtype, device=mean.device)
-        return self.base.log_prob(to_unit(value + u, self.levels + 1)) + self.space.dims * math.log(
-            unit_bin(self.levels + 1)
-        )
+        s, log_bins = dequantized(value.expand(torch.broadcast_shapes(value.shape, mean.shape)), self.space, mean.dtype)
+        return self.base.log_prob(s) + log_bins
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """The bin that a draw of s falls into; beyond the scale, the nearest."""
@@ -188,6 +185,15 @@ class Dequantized(Pixels):
     @property
     def mode(self) -> Tensor:
         return self._bin(self.base.mode)
+
+
+def dequantized(x: Tensor, space: Space, dtype: torch.dtype) -> tuple[Tensor, float]:
+    """Values spread evenly over their bins of the scale [-1, 1), by noise drawn anew: [..., *space.shape]; and the log
+    of the volume of the bins of an event, D ln(2 / levels)."""
+    assert space.levels is not None
+    u = noise.rand(x.shape, dtype=dtype, device=x.device)
+    marks = space.levels + 1  # whole numbers and the noise fill [0, levels]
+    return to_unit(x + u, marks), space.dims * math.log(unit_bin(marks))
 
 
 class Noiseless(Pixels):

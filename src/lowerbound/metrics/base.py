@@ -44,11 +44,16 @@ class Value(NamedTuple):
     table: dict[str, Any] | None = None  # what it was computed of: `columns` by name, `rows` of numbers
 
     @staticmethod
-    def mean(each: np.ndarray, unit: str, relation: str = "=", draws: int = 1, **more: Any) -> "Value":
-        """The mean over images and its standard error. Raises ModelError where a number is not finite."""
+    def mean(
+        each: np.ndarray, unit: str, relation: str = "=", draws: int = 1, *, common: float = 0.0, **more: Any
+    ) -> "Value":
+        """The mean over images and its standard error. Raises ModelError where a number is not finite.
+
+        common: the standard error that all images have in common, which more of them don't make smaller.
+        """
         if not np.isfinite(each).all():
             raise ModelError(f"{int((~np.isfinite(each)).sum())} of {len(each)} images have a value that is not finite")
-        error = float(each.std(ddof=1) / np.sqrt(len(each))) if len(each) > 1 else None
+        error = math.hypot(each.std(ddof=1) / np.sqrt(len(each)), common) if len(each) > 1 else common or None
         return Value(float(each.mean()), error, unit, relation, len(each), draws, each, **more)
 
     @staticmethod

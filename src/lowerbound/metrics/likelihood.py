@@ -1,6 +1,6 @@
 """Likelihoods and bounds."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from pydantic import Field
 from lowerbound.chunks import draws_of, keyed_chunks, log_density
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.model import CodeModel, LatentModel
-from lowerbound.space import Density
+from lowerbound.space import Density, Estimate
 from lowerbound.units import bits_per_dim
 
 NATS = "nats/image"
@@ -45,9 +45,11 @@ class Bound(Metric):
         detail = {"per_dimension": np.concatenate(dimensions).mean(0).tolist()} if dimensions else None
         prior = Density.worst(*model.prior_densities).value
         likelihood = model.likelihood_density.value
+        estimated = model.density is Density.ESTIMATE
+        common = {"common": common_error(model.estimate), "given": world.given}
         found = {
-            "elbo": Value.mean(elbo, NATS, given=world.given),
-            "kl": Value.mean(np.sum(levels, 0), NATS, prior, detail=detail, given=world.given),
+            "elbo": Value.mean(elbo, NATS, "~" if estimated else "=", **common),
+            "kl": Value.mean(np.sum(levels, 0), NATS, prior, detail=detail, **common),
             "distortion": Value.mean(distortion, NATS, likelihood, given=world.given),
         }
         if len(levels) == 1 or isinstance(model, CodeModel):
@@ -77,7 +79,28 @@ class NLL(Metric):
         draws = draws_of(model, self.draws)
         nll = -log_density(model, world.batches, draws, world.seed, advance=world.advance)
         of = {"relation": model.density.value, "draws": draws, "given": world.given}
+        dims, e = model.space.dims, model.estimate
         return {
-            "nll": Value.mean(nll, NATS, **of),
-            "bits_per_dim": Value.mean(bits_per_dim(nll, model.space.dims), "bits/dim", **of),
+            "nll": likelihood(nll, NATS, e, **of),
+            "bits_per_dim": likelihood(bits_per_dim(nll, dims), "bits/dim", e, float(bits_per_dim(1.0, dims)), **of),
         }
+
+
+def common_error(estimate: Estimate | None) -> float:
+    """The standard error, in nats, that log p of all images has in common."""
+    return 0.0 if estimate is None else estimate.error
+
+
+def likelihood(each: np.ndarray, unit: str, estimate: Estimate | None, nat: float = 1.0, **of: Any) -> Value:
+    """The mean of NLLs [N], nat being one nat in their unit.
+
+    Where a constant in them is estimated, its error is in the standard error. It is estimated from both sides: the one
+    log Z is too low in the mean, and log p too high; the reverse one the other way round. The interval holds both, with
+    two standard errors around. How it was estimated is in `recipe`, with the mean by the reverse estimate.
+    """
+    value = Value.mean(each, unit, common=nat * common_error(estimate), **of)
+    if estimate is None or value.value is None or value.stderr is None:
+        return value
+    reverse = value.value + nat * (estimate.reverse - estimate.log_z)
+    low, high = min(value.value, reverse) - 1.96 * value.stderr, max(value.value, reverse) + 1.96 * value.stderr
+    return value._replace(interval=(low, high), recipe={"reverse": reverse, "estimate": estimate._asdict()})

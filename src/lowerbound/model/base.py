@@ -15,7 +15,7 @@ from lowerbound.devices import at_least_float32
 from lowerbound.distributions import check_truncation
 from lowerbound.errors import ModelError, did_you_mean
 from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, told_nobody
-from lowerbound.space import Density, Space, Y, check_draw, check_number_of, taken_conditions, taken_events
+from lowerbound.space import Density, Estimate, Space, Y, check_draw, check_number_of, taken_conditions, taken_events
 from lowerbound.stages import Loss, Stage, Turn
 
 AUTOREGRESSIVE = "an autoregressive model, such as pixelcnn-mnist,"  # what can do more with its values
@@ -137,6 +137,11 @@ class Model(nn.Module):
         return self.density is Density.BOUND
 
     @property
+    def estimate(self) -> Estimate | None:
+        """Of the constant that log p(x) of every event holds; None where there is none, or it is known."""
+        return None
+
+    @property
     def can_sample(self) -> bool:
         """Whether there is a density to draw from; where there is none, `sample` says why."""
         return True
@@ -176,6 +181,17 @@ class Model(nn.Module):
     def denoises(self) -> bool:
         """Whether events, or its latents, are drawn by taking noise away step by step."""
         return False
+
+    @property
+    def walks(self) -> bool:
+        """Whether events are drawn by a Markov chain, whose number of steps can be said."""
+        return False
+
+    @property
+    def filters(self) -> Tensor | None:
+        """The weights between events and each of its units, to be shown as pictures: [units, *space.shape]; None where
+        it has none."""
+        return None
 
     @property
     def passes(self) -> int:
@@ -274,7 +290,7 @@ class Model(nn.Module):
                 else f"--label {how.cluster}: {type(self).__name__} as configured is no mixture of clusters"
             )
         for name in ("sampler", "steps", "guidance"):
-            if getattr(how, name) is not None and not self.denoises:
+            if getattr(how, name) is not None and not (self.denoises or (name == "steps" and self.walks)):
                 raise ModelError(
                     f"--{name}: {type(self).__name__} does not take noise away step by step; a diffusion model does, "
                     "such as diffusion-digits"

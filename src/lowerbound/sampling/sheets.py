@@ -19,6 +19,7 @@ from lowerbound.sampling.drawing import to_device
 from lowerbound.space import Y
 from lowerbound.stages import Stage
 
+MOST_FILTERS = 100
 MOST_ROWS = 8  # of a picture of reconstructions from more and more levels
 
 
@@ -97,9 +98,16 @@ def draw_completions(held: Held, progress: Progress | None = None) -> None:
     done.save(held.run.picture("completions.png"))
 
 
+def draw_filters(run: Run, filters: Tensor) -> None:
+    """filters.png: the weights [units, C, H, W] of the first units; 0 is grey, the largest of all white, or black."""
+    some = filters[:MOST_FILTERS].double().cpu().numpy()
+    shown = 127.5 * (1 + some / max(1e-12, np.abs(some).max()))
+    pictures.save_png(pictures.grid(shown), run.picture("filters.png"))
+
+
 def draw_pictures(held: Held, progress: Progress | None = None) -> None:
     """Everything in pictures/: samples, their means, reconstructions, completions, the manifold where z is a plane,
-    curves."""
+    filters, curves."""
     run, model = held.run, held.model
     if model.can_sample:
         with seeded(run.recipe.seed, "pictures"):
@@ -110,6 +118,8 @@ def draw_pictures(held: Held, progress: Progress | None = None) -> None:
         draw_reconstructions(run, model, next(held.valid.in_order(16)))
         if model.is_plane:
             pictures.save_png(_manifold(model), run.picture("manifold.png"))
+    if model.filters is not None and len(model.space.shape) == 3:
+        draw_filters(run, model.filters)
     if records := list(run.log.records()):
         pictures.curves(records, run.picture("curves.png"))
 

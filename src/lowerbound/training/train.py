@@ -194,7 +194,7 @@ class _Work:
             _begin_again(run, asked.progress)
         for part in self.model.stages():
             part.learned(False)
-        if self.stages[0].prepare is not None:
+        if self.stages[0].name != self.model.stages()[0].name:  # which goes on with the weights of those before it
             run.load_weights(self.model)
         return run
 
@@ -261,7 +261,8 @@ def _run_stage(
     if len(model.stages()) > 1:
         progress.say(f"stage {stage.name}")
     if stage.prepare is None:
-        return Loop(run, model, stage, batches, progress, stop, pictures=pictures).run_through()
+        made_by = "" if stage.name == model.stages()[0].name else weights_code(model, prior=False)
+        return Loop(run, model, stage, batches, progress, stop, pictures=pictures, made_by=made_by).run_through()
     made_by, told = weights_code(model, prior=False), progress.count("encoding")
 
     def advance(done: int, total: int) -> None:

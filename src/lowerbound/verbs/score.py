@@ -28,7 +28,12 @@ from lowerbound.verbs.base import Device, Option, Report, Seed, Told, Whole, ver
 COLUMNS = ("index", "path", "label", "log_likelihood", "relation", "reconstruction_error", "kl", "typicality")
 REFERENCE = 5000  # training images at most, evenly spaced, whose mean log-likelihood is the typical one
 SHOWN = 64
-RELATIONS = {Density.EXACT: "=", Density.BOUND: ">=", Density.NONE: "?"}  # of log p(x) to what is written
+RELATIONS = {
+    Density.EXACT: "=",
+    Density.BOUND: ">=",
+    Density.ESTIMATE: "~",
+    Density.NONE: "?",
+}  # of log p(x) to what is written
 
 
 class Scores(NamedTuple):
@@ -110,7 +115,7 @@ def score(
     model = run.load(device)
     if model.density is Density.NONE and not isinstance(model, LatentModel):
         raise ModelError(f"{run.path}: {type(model).__name__} has no score of an image: {model.why_no_density()}")
-    draws = draws if model.density is Density.BOUND else 1
+    draws = draws if model.noisy or model.density is Density.BOUND else 1
     images = open_like(run, split, data, progress)
     where = torch.device(device)
     typical = typicality(run, model, draws, seed, where, progress) if model.density is not Density.NONE else None

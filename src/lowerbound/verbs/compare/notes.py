@@ -17,7 +17,7 @@ def notes(entries: list[Entry], rows: list[dict[str, Any]]) -> list[str]:
     if any(row["difference"] and row["difference"]["relation"] == "?" for row in rows):
         found.append(
             "A difference of two bounds (?) says nothing for certain of the truth: the run whose bound is looser may "
-            "have the higher log p(x)."
+            "have the higher log p(x). Nor does one of a bound and an estimate."
         )
     machines = [row["training"]["machine"] for row in rows if row["training"] and row["training"]["machine"]]
     if any(machine != machines[0] for machine in machines):
@@ -35,6 +35,12 @@ def _notes_on(entry: Entry, row: dict[str, Any]) -> Iterator[str]:
         yield f"nothing is said of log p(x): {model.why_no_density()}"
     if told := row["nll"].get("given"):
         yield f"given the {told}, and log p(x | {told}) is another quantity than log p(x)"
+    if (e := model.estimate) is not None:
+        yield (
+            f"log Z is estimated, by {e.chains} chains of {e.temperatures:,} temperatures: {e.log_z:.2f} ± "
+            f"{e.error:.2g} nats, and {e.reverse:.2f} ± {e.reverse_error:.2g} from the other side; the first is rather "
+            "too low, and the NLL with it"
+        )
     if naive and naive["measured_passes"] < naive["passes"]:
         yield f"the time without cache is extrapolated from {naive['measured_passes']} of {naive['passes']:,} passes"
     if not model.can_sample:

@@ -14,9 +14,14 @@ LEGEND = (
     ("=", "the true NLL (or difference) is the value"),
     ("<=", "the true NLL is at most the value, which is an upper bound of it; so is the difference"),
     (">=", "the true difference is at least the value"),
-    ("?", "nothing is known: no likelihood, or a difference of two bounds"),
+    (
+        "~",
+        "an estimate: of a normalizing constant, whose error is in the standard error, and which is rather too low, as "
+        "is then the NLL; or a difference to such a number",
+    ),
+    ("?", "nothing is known: no likelihood, or a difference of two bounds, or of a bound and an estimate"),
     (GIVEN, "of log p(x | label or attributes), another quantity than log p(x)"),
-    ("~", "extrapolated from a few passes"),
+    ("≈", "extrapolated from a few passes"),
 )
 COLUMNS = {  # of a row's cells
     "run": "run",
@@ -119,7 +124,7 @@ def _naive(sampling: dict[str, Any] | None) -> str:
     naive = None if sampling is None else sampling["naive"]
     if naive is None:
         return ""
-    return ("~ " if naive["measured_passes"] < naive["passes"] else "") + duration(naive["seconds"])
+    return ("≈ " if naive["measured_passes"] < naive["passes"] else "") + duration(naive["seconds"])
 
 
 def _code(code: dict[str, Any] | None) -> str:

@@ -18,6 +18,7 @@ class Point(NamedTuple):
     nll: float
     stderr: float
     bound: bool
+    interval: tuple[float, float] | None  # of an estimate
 
 
 def scatter(report: Mapping[str, Any]) -> str:
@@ -30,6 +31,7 @@ def scatter(report: Mapping[str, Any]) -> str:
             row["nll"]["value"],
             row["nll"]["stderr"] or 0.0,
             row["nll"]["relation"] == "<=",
+            row["nll"].get("interval"),
         )
         for row in report["runs"]
         if row["sampling"] is not None and row["nll"]["value"] is not None
@@ -41,11 +43,12 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 340, 62, 200, 16, 46  # of the pl
 
 
 def _svg(points: list[Point]) -> str:
-    """A point for each run with its name, an arrow down where the truth may be lower, a hollow point without cache."""
+    """A point for each run with its name, an arrow down where the truth may be lower, a bar over the interval of an
+    estimate, a hollow point without cache."""
     times = [t for p in points for t in (p.seconds, p.naive) if t is not None]
     low, high = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
     high = max(high, low + 1)
-    bottom, top, step = _range([p.nll for p in points])
+    bottom, top, step = _range([v for p in points for v in (p.nll, *(p.interval or ()))])
 
     def across(seconds: float) -> float:
         return LEFT + (math.log10(seconds) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
@@ -60,12 +63,16 @@ def _svg(points: list[Point]) -> str:
     parts += [_horizontal(up(v), f"{v:,.10g}") for v in ticks]
     heights = _apart([up(p.nll) for p in points], 15)
     for p, height in sorted(zip(points, heights, strict=True), key=lambda pair: pair[0].seconds):
+        if p.interval is not None:
+            low, high = map(up, p.interval)
+            parts.append(f'<path class="mark" d="M{across(p.seconds):.1f} {low:.1f} V{high:.1f}" fill="none"/>')
         parts.append(_mark(p, across(p.seconds), None if p.naive is None else across(p.naive), up(p.nll), height))
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="soft" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">seconds of a sample</text>')
     across_text = f'transform="translate(13 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" text-anchor="middle"'
     parts.append(f'<text class="soft" {across_text}>NLL, nats/image</text>')
     said = "An arrow: the true NLL may be lower. " if any(p.bound for p in points) else ""
+    said += "A bar: where it lies, as estimated. " if any(p.interval for p in points) else ""
     said += "A hollow point: the same samples without the cache." if any(p.naive for p in points) else ""
     name = "NLL in nats per image over the seconds of a sample"
     return (

@@ -1,5 +1,6 @@
 """What is said of each run: a row of the table, as in the report of `compare --json`."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 
 from lowerbound.config import Component
 from lowerbound.metrics.base import Value
-from lowerbound.metrics.likelihood import NATS
+from lowerbound.metrics.likelihood import NATS, common_error, likelihood
 from lowerbound.model import LatentModel, Model
 from lowerbound.runs.run import Run
 from lowerbound.space import told_of
@@ -68,25 +69,26 @@ def _likelihood(entry: Entry, values: Measured) -> dict[str, Any]:
     if values.nll is None:
         nothing = {"value": None, "relation": density.value}
         return {"nll": nothing, "bits_per_dim": nothing}
-    given = {"given": told} if (told := told_of(entry.model.given)) else {}
-    bits = bits_per_dim(values.nll, dims)
+    of = {"relation": density.value, "draws": values.draws, "given": told_of(entry.model.given)}
+    estimate, bits = entry.model.estimate, bits_per_dim(values.nll, dims)
     return {
-        "nll": _value(values.nll, NATS, density.value, values.draws) | given,
-        "bits_per_dim": _value(bits, "bits/dim", density.value, values.draws) | given,
+        "nll": likelihood(values.nll, NATS, estimate, **of).entry(),
+        "bits_per_dim": likelihood(bits, "bits/dim", estimate, float(bits_per_dim(1.0, dims)), **of).entry(),
     }
 
 
-def _value(each: np.ndarray, unit: str, relation: str = "=", draws: int = 1) -> dict[str, Any]:
-    return Value.mean(each, unit, relation, draws).entry()
+def _value(each: np.ndarray, unit: str, relation: str = "=", common: float = 0.0) -> dict[str, Any]:
+    return Value.mean(each, unit, relation, common=common).entry()
 
 
 def _difference(one: Entry, values: Measured, reference: Entry, its: Measured) -> dict[str, Any] | None:
     """NLL minus the reference's, image by image, so that what is hard about an image falls out; None where the two are
-    not of one quantity."""
+    not of one quantity. What an estimate's images have in common does not fall out, and is in the error."""
     if values.nll is None or its.nll is None or _given(one) != _given(reference):
         return None
     relation = difference_relation(one.model.density.value, reference.model.density.value)
-    value = {k: v for k, v in _value(values.nll - its.nll, NATS, relation).items() if k != "draws"}
+    common = math.hypot(*(common_error(of.model.estimate) for of in (one, reference)))
+    value = {k: v for k, v in _value(values.nll - its.nll, NATS, relation, common).items() if k != "draws"}
     return value | {"to": reference.name}
 
 
@@ -110,14 +112,17 @@ def _code(entry: Entry) -> dict[str, Any] | None:
 def difference_relation(nll: str, reference: str) -> str:
     """What holds between the true difference of two NLLs and that of the values, from what holds of each of them.
 
-    A bound is a value that the truth is at most; so a difference of two bounds says nothing for certain.
+    A bound is a value that the truth is at most; so a difference of two bounds says nothing for certain. That of an
+    estimate and an exact value, or another estimate, is an estimate.
 
     Example:
         >>> difference_relation("=", "<="), difference_relation("<=", "=")
         ('>=', '<=')
-        >>> difference_relation("<=", "<=")
-        '?'
+        >>> difference_relation("<=", "<="), difference_relation("~", "=")
+        ('?', '~')
     """
+    if "~" in (nll, reference):
+        return "~" if {nll, reference} <= {"~", "="} else "?"
     return {("=", "="): "=", ("<=", "="): "<=", ("=", "<="): ">="}.get((nll, reference), "?")
 
 
