@@ -33,7 +33,7 @@ from lowerbound.testing.base import (
 )
 
 BINARY, LABEL = Space((1, 2, 2), levels=2), Space((), levels=3, ordered=False)
-REAL = Space((2,))
+REAL, CHAINS = Space((2,)), Persistent(chains=12)
 
 
 def machine(V: int = 6, H: int = 5, scale: float = 1.0, *seed: int) -> Machine:
@@ -43,9 +43,7 @@ def machine(V: int = 6, H: int = 5, scale: float = 1.0, *seed: int) -> Machine:
     return Machine(Binary(), W, b, c, torch.ones(V, dtype=torch.float64))
 
 
-def model(
-    negative: Negative = Persistent(chains=12), space: Space = BINARY, given: tuple[Space, ...] = (), **more: Any
-) -> RBM:
+def model(negative: Negative = CHAINS, space: Space = BINARY, given: tuple[Space, ...] = (), **more: Any) -> RBM:
     with seeded("model"):
         rbm = RBM.Config(hidden=3, negative=negative, steps=100, **more).build(space, given)
     shake_parameters(rbm, "model", scale=1.0)
@@ -431,5 +429,6 @@ def test_what_a_run_shows_and_draws(runs: dict[str, Path], tmp_path: Path):
     right("sample", runs["counted"], "-n", "4", "--steps", "7", "--out", tmp_path / "x.npz")
     assert np.load(tmp_path / "x.npz")["x"].shape == (4, 8, 8, 1)
     right("encode", runs["counted"], "--split", "valid", "--out", tmp_path / "z.npz")
-    z = np.load(tmp_path / "z.npz")
-    print({k: (v.shape, v.dtype) for k, v in z.items()})
+    with np.load(tmp_path / "z.npz") as z, np.load(runs["counted"] / "evaluation" / "valid.npz") as each:
+        assert z["z"].shape == (len(each["nll"]), 6)
+        assert ((z["z"] > 0) & (z["z"] < 1)).all()  # p(h = 1|v)
