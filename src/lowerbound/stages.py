@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from lowerbound import noise
 from lowerbound.optimization import Optimizer, Schedule
 from lowerbound.space import Space, Y
 
@@ -39,6 +41,16 @@ class Prepare(NamedTuple):
 def of_events(fit: Callable[[Iterable[Tensor]], None]) -> Callable[[Iterable[Pair]], None]:
     """A `Stage.fit` that looks at the events alone."""
     return lambda pairs: fit(x for x, _ in pairs)
+
+
+def some(events: Iterable[Tensor], n: int) -> Tensor:
+    """n of all events of the batches, read once, each as likely to be among them: [n or fewer, *shape]."""
+    kept, keys = None, torch.zeros(0)
+    for x in events:
+        keys = torch.cat([keys.to(x.device), noise.rand((len(x),), device=x.device).to(torch.float32)])
+        keys, first = keys.topk(min(n, len(keys)))
+        kept = (x if kept is None else torch.cat([kept, x]))[first]
+    return torch.zeros(0) if kept is None else kept
 
 
 class Size(NamedTuple):

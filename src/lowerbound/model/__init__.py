@@ -3,7 +3,7 @@
 from lowerbound.model.base import AUTOREGRESSIVE, BoundModel, ExactModel, Model, WithoutDensity
 from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, rows_of, share_of, told_nobody
 from lowerbound.model.latent import LatentModel, with_residual
-from lowerbound.model.roles import BoundParts, Classifying, CodeModel, Diffusing, Refittable, Stepwise, Viewing
+from lowerbound.model.roles import BoundParts, Chained, Classifying, CodeModel, Diffusing, Refittable, Stepwise, Viewing
 from lowerbound.model.terms import ElboTerms
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "BoundModel",
     "BoundParts",
     "ByLevel",
+    "Chained",
     "Classifying",
     "CodeModel",
     "Diffusing",

@@ -347,6 +347,18 @@ class Model(nn.Module):
         """
         raise ModelError(self._cannot_complete())
 
+    def _kept_pixels(self, kept: Tensor) -> dict[str, Tensor]:
+        """`keeps` of a model of which any pixels can stay. Raises ModelError for a mask of another size."""
+        size = (1, *self.space.shape)[-2:]
+        if tuple(kept.shape) != size:
+            raise ModelError(f"the mask is of {list(kept.shape)}, expected the size of the images, {list(size)}")
+        return {"pixels": kept}
+
+    def _stays(self, kept: Tensor) -> Tensor:
+        """Of every element of an event, whether it stays when `kept` [H, W] does: bool [*space.shape]."""
+        shape, stays = self.space.shape, self.keeps(kept)["pixels"].to(self.device)
+        return stays.expand(*shape[:-2], *stays.shape).reshape(shape)
+
     def log_p_kept(self, x: Tensor, kept: Tensor, y: Y = None) -> Tensor:
         """log p of what stays of x when `kept` does, given y, in nats: [B]. Raises ModelError as `keeps` does."""
         raise ModelError(self._cannot_complete())

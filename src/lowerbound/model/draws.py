@@ -34,7 +34,7 @@ class Draw:
     mean: bool = False  # the means of p(x|z) instead of draws from it
     cluster: int | None = None  # from this component of a mixture alone
     sampler: Sampler | None = None  # by which a diffusion model takes noise away; None: its own
-    steps: int | None = None  # of it; None: its own
+    steps: int | None = None  # of it, or of a Markov chain; None: its own
     guidance: float | None = None  # times what a condition changes of the noise that such a model sees; None: 1
 
     def at(self, level: str = "") -> Tempering:

@@ -11,6 +11,19 @@ from lowerbound.model.latent import LatentModel
 from lowerbound.space import Density, Y
 
 
+class Chained(Model):
+    """A model that is drawn from by a Markov chain of events."""
+
+    @property
+    def walks(self) -> bool:
+        return True
+
+    @abstractmethod
+    def chain(self, n: int, length: int, y: Y = None, how: Draw = PLAIN) -> Tensor:
+        """As many states, one after another, of each of n chains, from that on which `draw` would give; or the means
+        that they were drawn around: [n, length, *space.shape]. Raises ModelError for no states, and as `draw` does."""
+
+
 class Classifying(WithoutDensity):
     """A model p(y|x) of the label that it is given while it is trained: no density of x, no samples."""
 

@@ -116,11 +116,7 @@ class Denoising(Diffusing):
         return self.likelihood(z).sample() if len(gammas) > 1 else x
 
     def keeps(self, kept: Tensor) -> dict[str, Tensor]:
-        if tuple(kept.shape) != self.space.shape[1:]:
-            raise ModelError(
-                f"the mask is of {list(kept.shape)}, expected the size of the images, {list(self.space.shape[1:])}"
-            )
-        return {"pixels": kept}
+        return self._kept_pixels(kept)
 
     def log_p_kept(self, x: Tensor, kept: Tensor, y: Y = None) -> Tensor:
         raise ModelError(

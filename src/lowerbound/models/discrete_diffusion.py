@@ -254,9 +254,7 @@ class DiscreteDiffusion(Stepwise):
                 "DiscreteDiffusion of multinomial noise can't complete images: what is kept has no state of its own; "
                 "train with model.noise=absorbing"
             )
-        if tuple(kept.shape) != self.size:
-            raise ModelError(f"the mask is of {list(kept.shape)}, expected the size of the images, {list(self.size)}")
-        return {"pixels": kept}
+        return self._kept_pixels(kept)
 
     @torch.no_grad()
     def complete(self, x: Tensor, kept: Tensor, y: Y = None, how: Draw = PLAIN, told: Told = told_nobody) -> Drawn:
@@ -280,15 +278,6 @@ class DiscreteDiffusion(Stepwise):
                 log_p = self._log_probs(z[None], None, c)[0].gather(1, x.unsqueeze(1)).squeeze(1)
                 found += log_p.where(now, 0.0).flatten(1).double().sum(1)
         return found
-
-    def _stays(self, kept: Tensor) -> Tensor:
-        """Of every element of an event, whether it is kept: bool [*shape]."""
-        return (
-            self.keeps(kept)["pixels"]
-            .to(self.device)
-            .expand(*self.space.shape[:-2], *self.size)
-            .reshape(self.space.shape)
-        )
 
 
 def posterior(z: Tensor, p: Tensor, before: Tensor, keep: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import Draw, Drawn, Model, Told
 from lowerbound.priors.base import Bindable, check_enough
 from lowerbound.space import Space, Y, conditions
+from lowerbound.stages import some
 
 Posterior = Callable[[Tensor, Y], Distribution]  # features [N, *feature_shape] and conditions -> q, of batch shape [N]
 MOST = 2**24  # numbers that a part of log-densities holds
@@ -88,13 +89,8 @@ class VampPrior(Bindable):
         if not self.begins:
             check_enough(self.config.components, events)
             return
-        K, kept, keys = self.config.components, self.inputs[:0], self.inputs.new_zeros(0)
-        for x in events:
-            keys = torch.cat([keys, noise.rand((len(x),), device=x.device).to(keys)])
-            keys, first = keys.topk(min(K, len(keys)))
-            kept = torch.cat([kept, x.to(kept)])[first]
-        if len(kept) < K:
-            n = len(kept)
+        K, kept = self.config.components, some(events, self.config.components)
+        if (n := len(kept)) < K:
             raise ModelError(f"model.prior.components={K}: there are {n} training images to begin at; set at most {n}")
         self.inputs.copy_(kept)
 

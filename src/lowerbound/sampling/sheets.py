@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowerbound import pictures
 from lowerbound.data.batches import Batch, Batches
-from lowerbound.model import Draw, LatentModel, Model, Viewing, rows_of
+from lowerbound.model import Chained, Draw, LatentModel, Model, Viewing, rows_of
 from lowerbound.noise import key, seeded
 from lowerbound.progress import Progress
 from lowerbound.runs.inputs import Held
@@ -21,6 +21,7 @@ from lowerbound.stages import Stage
 
 MOST_FILTERS = 100
 MOST_ROWS = 8  # of a picture of reconstructions from more and more levels
+CHAINS, STATES = 8, 16  # of a picture of Markov chains
 
 
 @torch.no_grad()
@@ -51,6 +52,13 @@ def draw_scenes(run: Run, model: Viewing, valid: Batches, progress: Progress | N
     for name, how in (("samples.png", Draw()), ("samples_mean.png", Draw(mean=True))):
         drawn = scenes.draw(model, valid, number, how=how, progress=progress)
         pictures.save_png(pictures.table_picture(drawn.table()), run.picture(name))
+
+
+def draw_chains(run: Run, model: Chained) -> None:
+    """chain.png: a chain in each row, its states one after another, from that on which would be drawn."""
+    y = drawing.to_device(run.condition(CHAINS), model.device)
+    states = model.chain(CHAINS, STATES, y).flatten(0, 1).cpu().numpy()
+    pictures.save_png(pictures.grid(states, model.space.levels or 256, columns=STATES), run.picture("chain.png"))
 
 
 @torch.no_grad()
@@ -106,12 +114,14 @@ def draw_filters(run: Run, filters: Tensor) -> None:
 
 
 def draw_pictures(held: Held, progress: Progress | None = None) -> None:
-    """Everything in pictures/: samples, their means, reconstructions, completions, the manifold where z is a plane,
-    filters, curves."""
+    """Everything in pictures/: samples, their means, Markov chains, reconstructions, completions, the manifold where z
+    is a plane, filters, curves."""
     run, model = held.run, held.model
     if model.can_sample:
         with seeded(run.recipe.seed, "pictures"):
             draw_samples(run, model, progress=progress, valid=held.valid)
+            if isinstance(model, Chained):
+                draw_chains(run, model)
             if model.passes:
                 draw_completions(held, progress)
     if isinstance(model, LatentModel):

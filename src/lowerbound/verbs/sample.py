@@ -187,7 +187,7 @@ def sample(
         top_p: draw each value from the fewest that hold this probability; by level of codes: top=…,bottom=…
         mean: show the means of p(x|z) instead of draws from it
         sampler: by which a diffusion model takes noise away: ancestral, ddim or heun
-        steps: of it, or of the Markov chain that a Boltzmann machine draws by
+        steps: of it, or of a Markov chain
         guidance: times what the label changes of what a diffusion model sees in the noise; 1: as it is
         images: draw only the finer codes, or latents, of image files
         keep_level: with --from: a level that is kept, with all coarser ones; by default the coarsest
