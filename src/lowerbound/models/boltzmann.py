@@ -304,10 +304,7 @@ class RBM(LatentModel):
         return (h.to(self.latents[0].dtype),)
 
     def keeps(self, kept: Tensor) -> dict[str, Tensor]:
-        if tuple(kept.shape) != self.space.shape[1:]:
-            wanted = list(self.space.shape[1:])
-            raise ModelError(f"the mask is of {list(kept.shape)}, expected the size of the images, {wanted}")
-        return {"pixels": kept}
+        return self._kept_pixels(kept)
 
     def _moved(self, x: Tensor, y: Y, last: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """z of p(h|x), which is exact: every one would be accepted."""
