@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from lowerbound import noise
 from lowerbound.devices import at_least_float32, widened
 from lowerbound.distributions import Bernoulli
-from lowerbound.errors import ConfigError, ModelError
+from lowerbound.errors import ConfigError
 from lowerbound.model import Draw, LatentModel, Model, Told
 from lowerbound.models.machines import Machine, fewest
 from lowerbound.models.negatives import Negative, Persistent
