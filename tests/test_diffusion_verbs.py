@@ -78,7 +78,7 @@ def test_images_go_along_the_flow_to_codes_and_back_and_between_one_another(run:
     assert between.sphere
     np.testing.assert_allclose(between.frames[[0, 2]], there.r, rtol=1e-3, atol=1e-2)
     for words, message in {
-        ("encode", str(run), "--scale", "--out", "z.npz"): "--scale: the probability flow takes an image to one point",
+        ("encode", str(run), "--scale", "--out", "z.npz"): "--scale: a flow takes an image to one point",
         ("reconstruct", str(run), "a.png", "--label", "3", "--levels", "z1"): "continuous time has no levels",
         ("traverse", str(run), "--out", "t.png"): "has no latent code",
     }.items():

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lowerbound.data.base import Images
-from lowerbound.editing.latents import Editor
+from lowerbound.editing.latents import Codec
 from lowerbound.editing.learn import classes
 from lowerbound.errors import UserError, counted, did_you_mean
 from lowerbound.progress import Progress
@@ -32,7 +32,7 @@ class Part(NamedTuple):
     positive: np.ndarray  # bool [N], over all rows of all sets
     others: dict[str, np.ndarray]  # other attributes: bool [N], or float with NaN where nothing is said
 
-    def codes(self, editor: Editor) -> np.ndarray:
+    def codes(self, editor: Codec) -> np.ndarray:
         """The posterior means: float64 [N, D]."""
         return np.concatenate([editor.codes_of(images)[rows] for images, rows in self.sets])
 

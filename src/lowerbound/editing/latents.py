@@ -16,7 +16,7 @@ from lowerbound.directions import Direction
 from lowerbound.distributions import Point, closed_kl
 from lowerbound.editing.values import is_of_values
 from lowerbound.errors import ModelError, UserError
-from lowerbound.model import BoundModel, Diffusing, LatentModel
+from lowerbound.model import Invertible, LatentModel
 from lowerbound.noise import KeyedNoise
 from lowerbound.progress import Progress
 from lowerbound.runs.conditions import Asked
@@ -132,13 +132,15 @@ class Codec(ABC):
     """A run's images as vectors, and vectors as images."""
 
     run: Run
-    model: BoundModel
+    model: LatentModel | Invertible
     device: torch.device
     progress: Progress
+    size: int  # D
+    values: int | None = None  # that each element takes, where they are whole numbers
 
     @abstractmethod
-    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """[B, D]"""
+    def encode(self, x: Tensor, y: Tensor | None = None, draw: int | None = None) -> Tensor:
+        """The posterior means (of whole numbers the likeliest), or draws keyed by this seed: [B, D]."""
 
     @abstractmethod
     def _decoded(self, z: Tensor, y: Tensor | None) -> Tensor:
@@ -178,25 +180,54 @@ class Codec(ABC):
         self.run.check_asked(asked)
         return condition_of(self.run, self.model, own, asked, self.progress)
 
+    @property
+    def directions(self) -> Mapping[str, Direction]:
+        return self.run.directions(self.model)
 
-def codec(run: Run, device: torch.device | str = "cpu", progress: Progress | None = None) -> Codec:
-    """By the latents of the run's model, or a diffusion model's probability flow. Raises ModelError for others."""
+    def relabelled(self, z: Tensor, y: Tensor, target: Tensor) -> Tensor:
+        """Codes [B, S, D] of images of conditions y [B, ...] as those of others [B, S, ...], where they act through
+        the codes."""
+        return z
+
+    @torch.no_grad()
+    def codes_of(self, images: Images) -> np.ndarray:
+        """The posterior means of a part of a data set: float64 [N, D]."""
+        batches = as_batches(self.run, images, self.device).in_order(self.model.rows)
+        return np.concatenate([self.encode(b.x, b.y).double().cpu().numpy() for b in batches])
+
+    def check_dimension(self, d: int, option: str) -> None:
+        if not 0 <= d < self.size:
+            raise UserError(f"{option}: expected a dimension from 0 to {self.size - 1}, the latents of {self.run.path}")
+
+
+def codec(
+    run: Run, device: torch.device | str = "cpu", progress: Progress | None = None, *, whole: bool = False
+) -> Codec:
+    """By the latents of the run's model, or the noise that its flow takes images to. Raises ModelError for others.
+
+    whole: see `Editor`.
+    """
     model = run.load(device)
-    return FlowCodec(run, model, device, progress) if isinstance(model, Diffusing) else Editor(run, device, progress)
+    if isinstance(model, Invertible):
+        return FlowCodec(run, model, device, progress)
+    return Editor(run, device, progress, whole=whole)
 
 
 class FlowCodec(Codec):
-    """Images as the noise that the probability flow of a diffusion model takes them to."""
+    """Images as the noise that a flow takes them to: that of a diffusion model is its probability flow."""
 
-    def __init__(self, run: Run, model: Diffusing, device: torch.device | str, progress: Progress | None = None):
+    def __init__(self, run: Run, model: Invertible, device: torch.device | str, progress: Progress | None = None):
         self.run, self.model, self.flow = run, model, model
         self.device, self.progress = torch.device(device), progress or Progress()
+        self.size = model.space.dims
 
     @property
     def sphere(self) -> bool:
         return True
 
-    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def encode(self, x: Tensor, y: Tensor | None = None, draw: int | None = None) -> Tensor:
+        if draw is not None:
+            raise ModelError("--from sample: a flow takes an image to one code, and draws none; leave it out")
         return self.flow.to_noise(x, y).flatten(1)
 
     def _decoded(self, z: Tensor, y: Tensor | None) -> Tensor:
@@ -251,13 +282,8 @@ class Editor(Codec):
     def sphere(self) -> bool:
         return not self.in_levels and codes(self.run, self.model, self.device, self.progress).sphere
 
-    @property
-    def directions(self) -> Mapping[str, Direction]:
-        return self.run.directions(self.model)
-
     @torch.no_grad()
     def encode(self, x: Tensor, y: Tensor | None = None, draw: int | None = None) -> Tensor:
-        """The posterior means (of whole numbers the likeliest), or draws keyed by this seed: [B, D]."""
         if self.in_levels:
             return torch.cat([level.flatten(1) for level in self._levels(x, y, draw)], 1)
         q = self._posterior(x, y)
@@ -281,17 +307,5 @@ class Editor(Codec):
 
     @torch.no_grad()
     def relabelled(self, z: Tensor, y: Tensor, target: Tensor) -> Tensor:
-        """Codes [B, S, D] of images of conditions y [B, ...] as those of others [B, S, ...], where they act through
-        the codes."""
         own = y.repeat_interleave(z.shape[1], 0)
         return self.model.relabelled(z.flatten(0, 1), own, target.flatten(0, 1)).view_as(z)
-
-    @torch.no_grad()
-    def codes_of(self, images: Images) -> np.ndarray:
-        """The posterior means of a part of a data set: float64 [N, D]."""
-        batches = as_batches(self.run, images, self.device).in_order(self.model.rows)
-        return np.concatenate([self.encode(b.x, b.y).double().cpu().numpy() for b in batches])
-
-    def check_dimension(self, d: int, option: str) -> None:
-        if not 0 <= d < self.size:
-            raise UserError(f"{option}: expected a dimension from 0 to {self.size - 1}, the latents of {self.run.path}")

@@ -3,7 +3,17 @@
 from lowerbound.model.base import AUTOREGRESSIVE, BoundModel, ExactModel, Model, WithoutDensity
 from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, rows_of, share_of, told_nobody
 from lowerbound.model.latent import LatentModel, with_residual
-from lowerbound.model.roles import BoundParts, Chained, Classifying, CodeModel, Diffusing, Refittable, Stepwise, Viewing
+from lowerbound.model.roles import (
+    BoundParts,
+    Chained,
+    Classifying,
+    CodeModel,
+    Diffusing,
+    Invertible,
+    Refittable,
+    Stepwise,
+    Viewing,
+)
 from lowerbound.model.terms import ElboTerms
 
 __all__ = [
@@ -20,6 +30,7 @@ __all__ = [
     "Drawn",
     "ElboTerms",
     "ExactModel",
+    "Invertible",
     "LatentModel",
     "Model",
     "Refittable",

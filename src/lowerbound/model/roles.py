@@ -1,10 +1,14 @@
 """What only some models answer, so that whoever asks need not know their classes."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Self
 
+import torch
 from torch import Tensor
 
+from lowerbound.directions import Direction, shifted
 from lowerbound.model.base import BoundModel, Model, WithoutDensity
 from lowerbound.model.draws import PLAIN, Draw, Told, told_nobody
 from lowerbound.model.latent import LatentModel
@@ -147,8 +151,33 @@ class Stepwise(BoundModel):
         """The terms of the bound, for this many draws of the noise and of a time. Raises ModelError for no events."""
 
 
-class Diffusing(Stepwise):
-    """Noise that is normal, and can be followed back along a flow."""
+class Invertible(Model):
+    """Events and the noise of N(0, I), as many numbers, are made of one another: the noise is the code of an event."""
+
+    directions: Mapping[str, Direction] = MappingProxyType({})  # the named ones of the run it was loaded from
+
+    @abstractmethod
+    def to_noise(self, x: Tensor, y: Y = None) -> Tensor:
+        """The noise that events are made of: [B, *space.shape]."""
+
+    @abstractmethod
+    def from_noise(self, z: Tensor, y: Y = None) -> Tensor:
+        """The events that are made of noise [B, *space.shape], in pixel values: float."""
+
+    @torch.no_grad()
+    def edit(self, x: Tensor, strengths: Mapping[str, float], y: Y = None) -> Tensor:
+        """Events [B, *space.shape] moved along named directions of the run, as `LatentModel.edit` does.
+
+        Raises ModelError for an unknown direction.
+        """
+        x, y = self.taken(x, y)
+        z = shifted(self.to_noise(x, y).flatten(1), strengths, self.directions)
+        edited = self.from_noise(z.view_as(x), y)
+        return edited if self.space.levels is None else edited.round().to(self.space.dtype)
+
+
+class Diffusing(Stepwise, Invertible):
+    """Noise that is normal, and can be followed back along a flow: the code is where that takes events."""
 
     @abstractmethod
     def hierarchy(self, steps: int | None = None) -> LatentModel:
@@ -164,11 +193,3 @@ class Diffusing(Stepwise):
     ) -> Tensor:
         """Events x with the noise of a time put on them, 0 to 1, and taken away again: others, near them where the time
         is small (Meng et al. 2022, SDEdit, https://arxiv.org/abs/2108.01073). Raises ModelError for another time."""
-
-    @abstractmethod
-    def to_noise(self, x: Tensor, y: Y = None) -> Tensor:
-        """Where the probability flow takes events: z_1 [B, *space.shape]."""
-
-    @abstractmethod
-    def from_noise(self, z: Tensor, y: Y = None) -> Tensor:
-        """Back from z_1 [B, *space.shape]: the means of events, in pixel values, not rounded."""

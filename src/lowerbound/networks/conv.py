@@ -62,10 +62,10 @@ def goes_down(in_shape: Shape, out_shape: Shape) -> bool:
 
 
 def join(x: Tensor, c: Tensor | None) -> Tensor:
-    """x with the context as further channels (of every pixel), or elements of the vector."""
+    """x with the context as further channels (of every pixel, unless it is a map itself), or elements of the vector."""
     if c is None:
         return x
-    return torch.cat([x, c.reshape(*c.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])], 1)
+    return torch.cat([x, c.reshape(*c.shape, *[1] * (x.dim() - c.dim())).expand(-1, -1, *x.shape[2:])], 1)
 
 
 def from_map(small: Shape, out_shape: Shape) -> nn.Module:

@@ -13,7 +13,7 @@ from lowerbound.data.base import Data, open_readable
 from lowerbound.data.batches import Batches, binarized
 from lowerbound.data.images import Failed, Images
 from lowerbound.errors import DataError, ModelError, RunError
-from lowerbound.model import Diffusing, LatentModel, Model
+from lowerbound.model import Invertible, LatentModel, Model
 from lowerbound.progress import Progress
 from lowerbound.runs.run import Run
 
@@ -125,15 +125,20 @@ def open_like(run: Run, split: str, source: str | None, progress: Progress) -> I
     return images
 
 
-def code_model(run: Run, device: torch.device | str) -> LatentModel | Diffusing:
+def code_model(run: Run, device: torch.device | str) -> LatentModel | Invertible:
     """The run's model, that makes a code of an image and an image of a code. Raises ModelError for one that doesn't."""
     model = run.load(device)
-    return model if isinstance(model, Diffusing) else latent_model(run, device)
+    return model if isinstance(model, Invertible) else latent_model(run, device)
 
 
 def latent_model(run: Run, device: torch.device | str) -> LatentModel:
     """The run's model. Raises ModelError for one without latents."""
     model = run.load(device)
+    if isinstance(model, Invertible):
+        raise ModelError(
+            f"{run.path}: {type(model).__name__} has no latent code of few numbers: an image's is as large as itself; "
+            "`encode`, `interpolate`, `direction` and `edit` take that"
+        )
     if not isinstance(model, LatentModel):
         raise ModelError(f"{run.path}: {type(model).__name__} has no latent code")
     return model

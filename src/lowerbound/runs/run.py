@@ -34,7 +34,7 @@ from lowerbound.devices import pick_device
 from lowerbound.directions import Direction, check_name
 from lowerbound.errors import RunError, UserError, did_you_mean
 from lowerbound.files import UNFINISHED, replacing
-from lowerbound.model import LatentModel, Model
+from lowerbound.model import Invertible, LatentModel, Model
 from lowerbound.noise import key, never_quick, seeded
 from lowerbound.runs import lock
 from lowerbound.runs.conditions import NOTHING, Asked, Candidates
@@ -106,7 +106,7 @@ class Run:
         """The trained model, in eval mode, with the run's directions. Raises RunError before there are weights."""
         model = self.build()
         self.load_weights(model)
-        if isinstance(model, LatentModel):
+        if isinstance(model, LatentModel | Invertible):
             model.directions = self.directions(model, strict=False)
         return model.to(device).eval()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 class Bijection(nn.Module):
     """u [B, D], or a map [B, C, H, W], c [B, context] or None -> z like u and log |det dz/du| [B]; or from z to u, and
-    the same determinant."""
+    the same determinant. Those of maps may be given a map as c, [B, context, H, W]."""
 
     @abstractmethod
     def forward(self, x: Tensor, c: Tensor | None = None, inverse: bool = False) -> tuple[Tensor, Tensor]: ...

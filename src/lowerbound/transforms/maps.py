@@ -28,7 +28,8 @@ class MapCoupling(Bijection):
         super().__init__()
         self.bound = bound
         self.register_buffer("kept", kept.clone(), persistent=False)
-        self.network = Conditioner(len(kept), context, width, blocks)
+        between = nn.Sequential(*(Block(width) for _ in range(blocks)))
+        self.network = Conditioner(len(kept), context, width, between, 2 * len(kept))
 
     def forward(self, x: Tensor, c: Tensor | None = None, inverse: bool = False) -> tuple[Tensor, Tensor]:
         s, t = self._parameters_of(x, c)
@@ -45,14 +46,14 @@ class MapCoupling(Bijection):
 
 
 class Conditioner(Reducible):
-    """x [B, C, H, W], c [B, context] or None -> [B, 2C, H, W]: 3x3 convolutions, with residual blocks between the first
-    and the last, which begins at zero."""
+    """x [B, C, H, W], c [B, context] or [B, context, H, W] or None -> [B, out, H, W]: a 3x3 convolution, what is
+    between, of `width` channels, and another 3x3 convolution, which begins at zero."""
 
-    def __init__(self, channels: int, context: int, width: int, blocks: int):
+    def __init__(self, channels: int, context: int, width: int, between: nn.Module, out: int):
         super().__init__()
         self.first = nn.Conv2d(channels + context, width, 3, padding=1)
-        self.blocks = nn.Sequential(*(Block(width) for _ in range(blocks)))
-        self.last = nn.Conv2d(width, 2 * channels, 3, padding=1)
+        self.blocks = between
+        self.last = nn.Conv2d(width, out, 3, padding=1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # pyright: ignore[reportArgumentType]
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from lowerbound.directions import Direction, check_name, found
 from lowerbound.editing.contrasts import Contrast, Part, choose
-from lowerbound.editing.latents import Editor
+from lowerbound.editing.latents import Codec, codec
 from lowerbound.editing.learn import along, as_step, auroc, auroc_interval, leakage, learn
 from lowerbound.errors import UserError
 from lowerbound.progress import Progress
@@ -131,7 +131,7 @@ def teach(
     """Learn a named direction, measure it and store it in the run, in place of an earlier one: its report."""
     progress = progress or Progress()
     check_name(name)
-    editor = Editor(run, device, progress)
+    editor = codec(run, device, progress)
     stored = {k: d for k, d in editor.directions.items() if k != name and d.fresh}
     for other in orthogonal_to:
         if other == name:
@@ -184,7 +184,7 @@ def _probe(z: np.ndarray, side: np.ndarray, method: str) -> np.ndarray | None:
         return None
 
 
-def _redrawn(editor: Editor, z: np.ndarray, step: np.ndarray, held: Part) -> np.ndarray | None:
+def _redrawn(editor: Codec, z: np.ndarray, step: np.ndarray, held: Part) -> np.ndarray | None:
     """The mean change of the code [D] when codes moved by strength 1 are drawn, rounded to pixels, and encoded again.
 
     None for a conditional model, whose codes go with a label.

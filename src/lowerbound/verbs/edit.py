@@ -13,7 +13,7 @@ from torch import Tensor
 from lowerbound.data.images import Failed
 from lowerbound.directions import Direction, found, shifted
 from lowerbound.editing.checks import check_number
-from lowerbound.editing.latents import Editor
+from lowerbound.editing.latents import Codec, codec
 from lowerbound.errors import ModelError, UserError, counted
 from lowerbound.model import Diffusing, Drawn, with_residual
 from lowerbound.model import Told as Counted
@@ -53,7 +53,7 @@ class Edit:
     values: Mapping[int, float] = field(default_factory=dict)
     strengths: Mapping[str, float] = field(default_factory=dict)
 
-    def check(self, editor: Editor) -> None:
+    def check(self, editor: Codec) -> None:
         """Raise UserError for a dimension, direction or number that can't be."""
         for d, value in self.values.items():
             editor.check_dimension(d, f"--set {d}={value:g}")
@@ -178,7 +178,7 @@ def edit(
         raise UserError(
             "nothing to change: give --set DIM=V, --direction NAME=V, or of a conditional model --label or --attribute"
         )
-    editor = Editor(run, device, progress, whole=True)
+    editor = codec(run, device, progress, whole=True)
     change.check(editor)
     if strengths is not None and editor.values is not None:
         raise UserError("--strength-grid: goes along real numbers, and these latents take whole ones; leave it out")

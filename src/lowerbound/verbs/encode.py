@@ -11,7 +11,7 @@ from lowerbound.data.batches import Batch
 from lowerbound.data.images import Failed, Images
 from lowerbound.errors import ModelError, RunError, counted
 from lowerbound.files import Rows, replacing
-from lowerbound.model import CodeModel, Diffusing, LatentModel
+from lowerbound.model import CodeModel, Invertible, LatentModel
 from lowerbound.runs.inputs import as_batches, code_model, open_data
 from lowerbound.runs.run import Run
 from lowerbound.verbs.base import Device, Option, Seed, Shown, Told, verb
@@ -50,8 +50,9 @@ def encode(
     """Write the posterior means (of a VQ-VAE, the codes of each level) of all images of a split.
 
     z float32 [N, D], what `features` gives; of latents that take whole numbers the probabilities of their values, and
-    `codes_z` int64 [N, D], the likeliest values; of a VQ-VAE `codes_LEVEL` int64 [N, h, w] of each level; of a
-    diffusion model z is where the probability flow takes the image. Rows go to disk as they are computed.
+    `codes_z` int64 [N, D], the likeliest values; of a VQ-VAE `codes_LEVEL` int64 [N, h, w] of each level; of a flow z
+    is the noise that it takes the image to, of a diffusion model by its probability flow. Rows go to disk as they are
+    computed.
 
     Args:
         out: a file ending in .npz: z (or codes_LEVEL), label, path
@@ -76,16 +77,16 @@ def encode(
     return Encoded(len(images), out, () if data is None else images.unreadable)
 
 
-def _check_scale(run: Run, model: LatentModel | Diffusing) -> None:
-    if isinstance(model, Diffusing):
-        raise ModelError("--scale: the probability flow takes an image to one point, without a standard deviation")
+def _check_scale(run: Run, model: LatentModel | Invertible) -> None:
+    if isinstance(model, Invertible):
+        raise ModelError("--scale: a flow takes an image to one point, without a standard deviation")
     if any(space.levels is not None for space in model.latents):
         whose = "a VQ-VAE" if isinstance(model, CodeModel) else run.path
         raise ModelError(f"--scale: the codes of {whose} are whole numbers, without a standard deviation")
 
 
-def _encoded(model: LatentModel | Diffusing, batch: Batch, scale: bool) -> dict[str, Tensor]:
-    if isinstance(model, Diffusing):
+def _encoded(model: LatentModel | Invertible, batch: Batch, scale: bool) -> dict[str, Tensor]:
+    if isinstance(model, Invertible):
         return {"z": model.to_noise(batch.x, batch.y).flatten(1).float()}
     if isinstance(model, CodeModel):
         return {f"codes_{name}": c for name, c in zip(model.levels, model.codes(batch.x), strict=True)}

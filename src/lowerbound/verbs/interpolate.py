@@ -57,8 +57,8 @@ def interpolate(
     seed: Seed = 0,
     progress: Told = False,
 ) -> Interpolation:
-    """Images between images, by their codes: along the sphere for Gaussian latents, straight for others. The codes of a
-    diffusion model are where the probability flow takes images.
+    """Images between images, by their codes: along the sphere for Gaussian latents, straight for others. The code of a
+    flow is the noise that it takes an image to; a diffusion model has a probability flow.
 
     Args:
         images: image files, two or more

@@ -11,7 +11,7 @@ import torch
 from lowerbound import pictures
 from lowerbound.data.images import Failed
 from lowerbound.errors import ModelError, counted
-from lowerbound.model import Diffusing
+from lowerbound.model import Diffusing, Invertible
 from lowerbound.runs.conditions import Asked
 from lowerbound.runs.inputs import code_model, user_images
 from lowerbound.runs.run import Run
@@ -76,7 +76,8 @@ def reconstruct(
         label: a class, by name or number (conditional models)
         attribute: NAME=V, of models that are given attributes
         levels: top,… or z1,…: from these levels alone, without the others (VQ-VAE) or with their priors' means; of a
-            diffusion model of T steps z1 is at time 1. Without, a diffusion model takes the probability flow and back
+            diffusion model of T steps z1 is at time 1. Without, a diffusion model takes the probability flow and back,
+            as a flow does its own
         seed: nothing is drawn
     """
     out = pictures.check_out(out)
@@ -88,7 +89,7 @@ def reconstruct(
     own = user_images(run, images, progress, device)
     y = condition_of(run, model, own, Asked(label, attribute or {}), progress)
     with torch.no_grad():
-        if isinstance(model, Diffusing):
+        if isinstance(model, Invertible):
             r = model.from_noise(model.to_noise(own.x, y), y)
         else:
             r = model.reconstruct(own.x, y, levels)
