@@ -21,6 +21,7 @@ from lowerbound.networks.context import Context
 from lowerbound.space import Density, Estimate, Space, Y, conditions
 from lowerbound.stages import Loss, Pair, Stage, Turn
 
+LOG_Z = "log_z"  # the stage that estimates it
 SMOOTHED = 1.0  # events that are added, half of them 1, to the counts that biases begin at
 
 
@@ -59,6 +60,9 @@ class RBM(LatentModel):
         def binary(self) -> bool:
             return isinstance(self.visible, Binary)
 
+        def of_stage(self, stage: str) -> tuple[str, ...]:
+            return ("annealing.",) if stage == LOG_Z else ()
+
         @classmethod
         def example(cls) -> tuple["RBM.Config", Space, tuple[Space, ...]]:
             return cls(hidden=3, negative=Persistent(chains=12), steps=100), Space((1, 2, 2), levels=2), ()
@@ -89,7 +93,7 @@ class RBM(LatentModel):
         turn = Turn((self.energy,), self._loss)
         if self.prior_log_z is None:
             return (Stage("model", (turn,), begin=self._begin),)
-        log_z = Stage("log_z", (Turn((self.prior_log_z,), self._nll),), fit=self._fit_log_z, score=None)
+        log_z = Stage(LOG_Z, (Turn((self.prior_log_z,), self._nll),), fit=self._fit_log_z, score=None)
         return Stage("model", (turn,), begin=self._begin, score=None), log_z
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from lowerbound.noise import KeyedNoise, seeded
 from lowerbound.space import Density, Space, Y
 from lowerbound.stages import Stage
 from lowerbound.testing.base import (
+    ERRORS,
     MANY,
     all_events,
     checks_in,
@@ -276,6 +277,11 @@ def model_is_a_probability(case: ModelCase) -> None:
             _real_model_is_a_probability(case, model)
             return
         log_w = model.log_weights(world, case.one_y(len(world)), MANY if model.noisy else 1)
+        if model.estimate is not None:
+            total, error = float(torch.logsumexp(log_w.mean(0), 0)), ERRORS * model.estimate.error
+            expect(abs(total) < error, f"log of the sum of all probabilities is {total:.4f}, expected 0 ± {error:.4f}")
+            expect_frequencies(model.sample(2000, case.one_y(2000)), log_w.mean(0).softmax(0), world)
+            return
         if not model.unbiased:
             total = float(log_w.mean(0).exp().sum())
             expect(total < 1.01, f"the bounds of all events add up to {total:.4f}")

@@ -122,7 +122,7 @@ def _stage(model: Model, stage: Stage, batches: Batches, config: Recipe) -> Cost
     kept = _Kept([*model.parameters(), *model.buffers()])
     measured = stage._replace(turns=tuple(map(kept.of, stage.turns)))
     epoch = len(batches) * (2 if stage.prepare is not None and batches.flip else 1)
-    total = training.total_steps(epoch)
+    total = 1 if stage.fit else training.total_steps(epoch)
     stage.sized(Size(epoch, training.batch, total))
     movers = Movers(trained, measured, training, total, images.device)  # pyright: ignore[reportArgumentType]
 
