@@ -25,7 +25,7 @@ from lowerbound.models.partition import Annealing, annealed, from_above, from_be
 from lowerbound.models.visibles import Binary, Gaussian
 from lowerbound.noise import seeded
 from lowerbound.schedules import DDIM
-from lowerbound.space import Density, Space
+from lowerbound.space import Density, Estimate, Space
 from lowerbound.testing.base import (
     all_events,
     double,
@@ -35,6 +35,7 @@ from lowerbound.testing.base import (
     shake_parameters,
 )
 from lowerbound.testing.cases import ModelCase
+from lowerbound.verbs.doctor.likelihoods import two_sides
 
 BINARY, LABEL = Space((1, 2, 2), levels=2), Space((), levels=3, ordered=False)
 REAL, CHAINS = Space((2,)), Persistent(chains=12)
@@ -273,6 +274,12 @@ def test_an_estimate_is_near_what_is_counted(given: Any, negative: Negative):
         assert abs(other.estimate.reverse - other.estimate.log_z) < 0.1
 
 
+def test_a_label_that_no_event_has_is_estimated_too():
+    rbm = model(Contrastive(), given=(LABEL,), counted=0, annealing=QUICK)
+    rbm._fit_log_z([(testing.base.events(BINARY, 8), torch.zeros(8, dtype=torch.int64))])
+    assert rbm.density is Density.ESTIMATE
+
+
 def test_a_step_of_training_makes_an_estimate_one_of_other_weights():
     rbm = estimated()
     rbm.after_step()
@@ -379,6 +386,14 @@ def test_mistakes_are_named():
             parse(Model.Config, {"type": "models.boltzmann.RBM", **wrong_value})
     with pytest.raises(ModelError, match="--sampler"):
         model().draw(2, how=Draw(sampler=DDIM()))
+
+
+def test_doctor_sees_two_sides_that_differ():
+    well = Estimate(90.0, 0.02, 90.08, 0.03, 100, 1000)
+    assert not two_sides(well).wrong
+    check = two_sides(well._replace(reverse=90.2))
+    assert check.wrong
+    assert "temperatures=10000" in check.remedy
 
 
 # ---- as runs

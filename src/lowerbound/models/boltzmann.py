@@ -98,7 +98,7 @@ class RBM(LatentModel):
 
     @torch.no_grad()
     def _begin(self, batches: Iterable[Tensor]) -> None:
-        """Begin as independent units with the means (and variances) of all events (Hinton 2012, section 8.1,
+        """Begin as independent units with the means (and variances) of all events (Hinton 2012, section 8,
         https://doi.org/10.1007/978-3-642-35289-8_32)."""
         n, total, squares = SMOOTHED, torch.full_like(self.base, 0.5 * SMOOTHED), torch.zeros_like(self.base)
         units = self.config.visible
@@ -199,15 +199,12 @@ class RBM(LatentModel):
                     own.append(v[conditions(y, self.given)[0] == label][:n] if self.given else v[:n])
             if all(sum(map(len, own)) >= n for own in found):
                 break
-        return [torch.cat(own) for own in found]
+        return [torch.cat([*own, self.base.new_zeros(0, self.space.dims)]) for own in found]
 
     @property
     def estimate(self) -> Estimate | None:
-        return (
-            self.prior_log_z.estimate(self.config.annealing)
-            if self.prior_log_z is not None and self.prior_log_z.known
-            else None
-        )
+        log_z = self.prior_log_z
+        return log_z.estimate(self.config.annealing) if log_z is not None and log_z.known else None
 
     def log_zs(self, y: Y) -> Tensor:
         """log Z, of the machine of each label: [B], or [1] without labels."""

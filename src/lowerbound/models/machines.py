@@ -21,7 +21,7 @@ class Machine(NamedTuple):
         -F(v) = \log \sum_h e^{-E(v, h)} = g(v) + \sum_j \log(1 + e^{\beta (c + W^T s(v))_j})
 
     At β = 1 it is the machine itself. `tempered` gives those between it and independent units of given biases, at
-    β = 0 (Salakhutdinov & Murray 2008, https://doi.org/10.1145/1390156.1390266, eq. 13 to 17, with base-rate biases).
+    β = 0 (Salakhutdinov & Murray 2008, https://doi.org/10.1145/1390156.1390266, with base-rate biases).
     """
 
     units: Visible

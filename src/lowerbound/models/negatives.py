@@ -5,8 +5,6 @@ r"""Where a Boltzmann machine is compared with its data: the model's own samples
 The second expectation is of the model's own samples, which are never exact: they come from Markov chains.
 """
 
-from abc import abstractmethod
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -30,17 +28,14 @@ class Negative(Component, abstract=True):
         """Chains that go on from one gradient step to the next: at how many temperatures, and how many at each."""
         return 0, 0
 
-    @abstractmethod
     def moved(self, h: Tensor, machine: Machine, base: Tensor) -> Tensor:
-        """Chains h [R, C, H] some steps later. base: visible biases of the machine without connections."""
+        """Chains h [..., C, H] some steps later. base: visible biases of the machine without connections."""
+        return machine.stepped(h, self.steps)
 
 
 class Contrastive(Negative):
     """Contrastive divergence, CD-k: k steps from the data of each batch (Hinton 2002,
     https://doi.org/10.1162/089976602760128018). Biased, the less the more steps: no gradient of log p(x)."""
-
-    def moved(self, h: Tensor, machine: Machine, base: Tensor) -> Tensor:
-        return machine.stepped(h, self.steps)
 
 
 class Persistent(Negative):
@@ -52,9 +47,6 @@ class Persistent(Negative):
     @property
     def shape(self) -> tuple[int, int]:
         return 1, self.chains
-
-    def moved(self, h: Tensor, machine: Machine, base: Tensor) -> Tensor:
-        return machine.stepped(h, self.steps)
 
 
 class Tempered(Negative):

@@ -8,9 +8,10 @@ from an exact draw of :math:`p_0` by transitions that leave :math:`p_{\beta_t}` 
     E[w] = \frac{Z_1}{Z_0}
 
 so that log of the mean of w is too low for log Z in the mean, and log p(x) by it too high. In reverse order, from a
-sample of the model to where Z is known, E[w] = Z_0 / Z_1, and the estimate is too high (Burda et al. 2015,
-https://arxiv.org/abs/1412.8566, of the same path from both sides). That holds for exact samples of the model; here they
-are the ends of Markov chains of their own, and the two estimates can agree and both be wrong where no chain has been.
+sample of the model to where Z is known, E[w] = Z_0 / Z_1, and the estimate is too high (Grosse et al. 2015,
+https://arxiv.org/abs/1511.02543; for a reverse path from each test image, Burda et al. 2015,
+https://arxiv.org/abs/1412.8566). That holds for exact samples of the model; here they are the ends of Markov chains of
+their own, and the two estimates can agree and both be wrong where no chain has been.
 """
 
 import math
@@ -83,7 +84,9 @@ def from_below(machine: Machine, base: Tensor, how: Annealing) -> Mean:
 
 
 def from_above(machine: Machine, base: Tensor, v: Tensor, how: Annealing) -> Mean:
-    """log Z by as many chains from β = 1 to 0, that begin where v [n, V] are after the burn-in."""
+    """log Z by as many chains from β = 1 to 0, that begin where v [n, V] are after the burn-in; of no v, at independent
+    units."""
+    v = v if len(v) else machine.units.draw(base[None], machine.scale)
     v = v[torch.arange(how.chains, device=v.device) % len(v)]
     for _ in range(how.burn_in):
         v = machine.visible(machine.hidden(machine.field(v)))

@@ -124,7 +124,7 @@ class Binary(Visible):
 
 class Gaussian(Visible):
     r"""Real units, with :math:`g(v) = -\sum_i (v_i - b_i)^2 / 2 \sigma_i^2, \; s(v)_i = v_i / \sigma_i^2, \;
-    p(v_i|h) = N(a_i, \sigma_i^2)` (Cho et al. 2011, https://doi.org/10.1007/978-3-642-21735-7_2, eq. 3).
+    p(v_i|h) = N(a_i, \sigma_i^2)` (Cho et al. 2011, https://doi.org/10.1007/978-3-642-21735-7_2).
 
     Pixel values are dequantized to [-1, 1): `distributions.Dequantized`. learned: σ of each unit is; else it is 1.
     """

@@ -1,5 +1,6 @@
 """log p(x), or its bound, beside what a histogram of each pixel says, and of training images beside others."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from lowerbound.chunks import log_density
 from lowerbound.distributions import Dequantized
 from lowerbound.model import LatentModel
 from lowerbound.noise import KeyedNoise
-from lowerbound.space import Density
+from lowerbound.space import Density, Estimate
 from lowerbound.verbs.doctor.check import ERRORS, LESS_BY_HEART, Check, difference, stderr
 from lowerbound.verbs.doctor.examined import Examined, seen
 
@@ -20,7 +21,23 @@ def checks(e: Examined) -> list[Check]:
         return []
     train, valid = (log_density(e.model, batches) for batches in (e.train, e.valid))
     by_pixel = histograms(seen(e.counted), seen(e.valid), e.model.space.levels or 2)
-    return Likelihoods(train, valid, by_pixel, _is_dequantized(e)).checks()
+    found = Likelihoods(train, valid, by_pixel, _is_dequantized(e)).checks()
+    return found if e.model.estimate is None else [*found, two_sides(e.model.estimate)]
+
+
+def two_sides(e: Estimate) -> Check:
+    """Whether a normalizing constant is the same from both sides."""
+    apart, error = abs(e.reverse - e.log_z), ERRORS * math.hypot(e.error, e.reverse_error)
+    return Check(
+        "likelihood.two_sides",
+        apart,
+        error,
+        apart > error,
+        "advice",
+        f"log Z is {e.log_z:.5g} from below and {e.reverse:.5g} from above, further apart than their errors: log p(x) "
+        "is not known better than that",
+        f"train it again with --stage log_z --overwrite model.annealing.temperatures={10 * e.temperatures}",
+    )
 
 
 def _is_dequantized(e: Examined) -> bool:
