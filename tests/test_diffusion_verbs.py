@@ -43,6 +43,20 @@ def test_a_run_is_measured_scored_and_compared(run: Path):
     right("doctor", str(run))
 
 
+def test_the_bound_of_finite_steps_is_told_by_level(run: Path):
+    """z1's is a closed form, and so the same number as the first of the three terms; all have the mean of the bound."""
+    right("train", "diffusion-digits", "--out", "steps", *SMALL, "model.steps=3", "model.sampler.steps=3")
+    found = lb.evaluate("steps", limit=50, metrics=["level", "prior_term", "nll", "bits_per_dim"])["metrics"]
+    levels = {name: m["value"] for name, m in found.items() if name.startswith("level.")}
+    assert [*levels] == ["level.z1", "level.z2", "level.z3", "level.z4", "level.x"]
+    assert levels["level.z1"] == pytest.approx(found["prior_term"]["value"], rel=1e-5)
+    assert levels["level.x"] > 0
+    error = 4 * sum(found[name]["stderr"] for name in ("bits_per_dim", *levels))
+    assert sum(levels.values()) == pytest.approx(found["bits_per_dim"]["value"], abs=error)
+    status, _, error = call("evaluate", str(run), "--metrics", "level")
+    assert (status, "continuous time has no levels" in error) == (2, True)
+
+
 def test_samples_changed_and_completed_images(run: Path):
     right("sample", str(run), "-n", "4", "--label", "3", "--guidance", "2", "--sampler", "heun", "--out", "x.npz")
     assert np.load("x.npz")["x"].shape == (4, 8, 8, 1)

@@ -1,4 +1,4 @@
-"""The three terms of a diffusion model's bound."""
+"""The three terms of a diffusion model's bound, and its levels."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from pydantic import Field
 
 from lowerbound.chunks import draws_of, keyed_chunks
 from lowerbound.metrics.base import Metric, Value, World
-from lowerbound.model import BoundParts, Stepwise
+from lowerbound.model import BoundParts, Diffusing, Stepwise
 from lowerbound.units import bits_per_dim
 
 
@@ -33,3 +33,28 @@ class Terms(Metric):
         terms = bits_per_dim(np.concatenate(found, 1), model.space.dims)
         named = zip(self.names, terms, strict=True)
         return {name: Value.mean(each, "bits/dim", draws=draws, given=world.given) for name, each in named}
+
+
+class Levels(Metric):
+    """The bound of a diffusion model of T steps by the levels of the hierarchical VAE that it is, in bits/dim: level.z1
+    is KL(q(z_1|x) || p(z_1)), each further one that of a step given the noisier, level.x minus log p(x|z_0). They add
+    up to minus the bound of one draw of them all. Raises ModelError for continuous time, which has none."""
+
+    names: ClassVar[tuple[str, ...]] = ("level",)
+    costly: ClassVar[bool] = True
+
+    def applies(self, world: World) -> bool:
+        return isinstance(world.model, Diffusing)
+
+    def __call__(self, world: World) -> dict[str, Value]:
+        assert isinstance(world.model, Diffusing)
+        model, found = world.model.hierarchy(), []
+        for batch, chunks in keyed_chunks(model, world.batches, 1, world.seed):
+            for draws in chunks:
+                terms = model.elbo_terms(batch.x, batch.y, draws)
+                assert terms.kl is not None
+                found.append(torch.cat([terms.kl[0].T, -terms.log_px]).double().cpu().numpy())
+            world.advance(len(batch.index))
+        levels = bits_per_dim(np.concatenate(found, 1), model.space.dims)
+        named = zip((*model.levels, "x"), levels, strict=True)
+        return {f"level.{name}": Value.mean(each, "bits/dim", given=world.given) for name, each in named}

@@ -1,0 +1,185 @@
+"""One model on every branch of the taxonomy of generative models: the runs, map, table and samples of docs/taxonomy.md.
+
+    python benchmarks/taxonomy.py                     # a quarter of an hour of one core, then a minute again
+    python benchmarks/taxonomy.py --runs runs/map     # where the runs are, or are put
+
+All are of the same images: the 8x8 digits of scikit-learn, a pixel white where its value is at least 8 of 16. Runs that
+are not there yet are trained, by the recipes that the page names, a few of them made smaller for images of this size.
+The table is that of `lowerbound compare --quality`, in the features of a classifier of the same images.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+
+import lowerbound as lb
+from common import parser, put, set_threads
+
+PAGE = Path("docs/taxonomy.md")
+MAP, SAMPLES = PAGE.parent / "pictures/taxonomy.png", PAGE.parent / "pictures/taxonomy-samples.png"
+
+
+class Leaf(NamedTuple):
+    """A model of the map: its run's name, what it is called, the recipe, what is changed of it, and its guide."""
+
+    name: str
+    title: str
+    recipe: str
+    guide: str
+    model: Mapping[str, Any] = MappingProxyType({})
+    train: Mapping[str, Any] = MappingProxyType({})
+
+
+# what the recipes of larger images need for these
+CAUSAL = {"steps": 1500, "batch": 64}
+DECAY = {"optimizer": {"type": "optimization.AdamW", "lr": 2e-3, "weight_decay": 0.3}}
+BERNOULLI = {"likelihood": {"type": "families.Bernoulli"}}
+HIERARCHY = {"scales": [{"factor": 8, "latent": 10}, {"factor": 2, "levels": 3, "latent": 4}], "width": 32, "inner": 16}
+
+# Goodfellow (2016), figure 9, https://arxiv.org/abs/1701.00160: the branches, and a model or more on each
+TREE: dict[str, Any] = {
+    "explicit density": {
+        "tractable": {
+            "fully visible belief nets": (
+                Leaf("fvsbn", "FVSBN", "fvsbn-mnist", "autoregressive.md", {}, CAUSAL | DECAY),
+                Leaf("nade", "NADE", "nade-mnist", "autoregressive.md", {}, CAUSAL | DECAY),
+                Leaf("made", "MADE", "made-mnist", "autoregressive.md", {}, CAUSAL),
+                Leaf(
+                    "pixelcnn",
+                    "PixelCNN",
+                    "pixelcnn-mnist",
+                    "autoregressive.md",
+                    {"network": {"width": 32, "blocks": 4}},
+                    CAUSAL | {"steps": 800},
+                ),
+                Leaf("pixelrnn", "PixelRNN", "pixelrnn-mnist", "autoregressive.md", {}, CAUSAL | {"steps": 400}),
+            ),
+            "change of variables": (Leaf("flow", "flow", "flow-digits", "flows.md"),),
+        },
+        "approximate": {
+            "variational": (
+                Leaf("vae", "VAE", "vae", "editing.md", BERNOULLI),
+                Leaf(
+                    "hvae",
+                    "hierarchical VAE",
+                    "hvae-mnist",
+                    "hierarchical.md",
+                    HIERARCHY,
+                    {"steps": 1500, "batch": 64},
+                ),
+                Leaf("diffusion", "diffusion", "diffusion-digits", "diffusion.md", {"fourier": []}, {"steps": 1000}),
+                Leaf("vqvae", "VQ-VAE-2", "vqvae2-digits", "vqvae2.md", BERNOULLI),
+            ),
+            "Markov chain": (Leaf("rbm", "Boltzmann machine", "rbm-digits", "boltzmann.md"),),
+        },
+    },
+    "implicit density": {
+        "Markov chain": (Leaf("gsn", "GSN", "gsn-digits", "gsn.md", BERNOULLI),),
+        "direct": (Leaf("gan", "GAN", "gan-digits", "gan.md"),),
+    },
+}
+
+
+def leaves(tree: Any = TREE) -> list[Leaf]:
+    return [*tree] if isinstance(tree, tuple) else [leaf for branch in tree.values() for leaf in leaves(branch)]
+
+
+def images(root: Path) -> Path:
+    """The data set, an .npz of two levels with labels."""
+    path = root / "binary-digits.npz"
+    if not path.exists():
+        root.mkdir(parents=True, exist_ok=True)
+        x, y = load_digits(return_X_y=True)
+        np.savez_compressed(path, x=(x.reshape(-1, 8, 8) >= 8).astype(np.uint8), y=y.astype(np.int64), levels=2)
+    return path
+
+
+def trained(root: Path) -> tuple[list[Path], Path]:
+    """The runs, and that of the classifier."""
+    data = images(root)
+    small = Leaf("classifier", "", "classifier", "", {}, {"steps": 1000})
+    for leaf in (small, *leaves()):
+        if (root / leaf.name / "model.safetensors").exists():
+            continue
+        print(f"training {leaf.name}", flush=True)
+        options = {"label": leaf is small}
+        lb.train(
+            leaf.recipe, data=data, out=root / leaf.name, model={**leaf.model}, train={**leaf.train}, options=options
+        )
+    return [root / leaf.name for leaf in leaves()], root / "classifier"
+
+
+def listed(report: Any, tree: Any = TREE, depth: int = 0) -> list[str]:
+    """The map in words: a line for each branch and model, these linked to recipe and guide."""
+    says = {row["name"]: row["nll"]["relation"] for row in report["runs"]}
+    indent, found = "  " * depth, []
+    if isinstance(tree, tuple):
+        for leaf in tree:
+            recipe = f"[`{leaf.recipe}`](../src/lowerbound/recipes/{leaf.recipe}.toml)"
+            found.append(f"{indent}- `{says[leaf.name]}` [{leaf.title}]({leaf.guide}), {recipe}")
+        return found
+    for name, branch in tree.items():
+        found += [f"{indent}- {name}", *listed(report, branch, depth + 1)]
+    return found
+
+
+def draw(report: Any) -> None:
+    """The map as a picture: branches from left to right, at each leaf what it says of log p(x)."""
+    says = {row["name"]: row["nll"]["relation"] for row in report["runs"]}
+    fig, ax = plt.subplots(figsize=(11, 6.2))
+    ax.axis("off")
+    step, at = 1.0, iter(range(len(leaves())))
+
+    def box(x: float, y: float, text: str, face: str) -> None:
+        style = {"boxstyle": "round,pad=0.35", "facecolor": face, "edgecolor": "#888888"}
+        ax.text(x, y, text, va="center", ha="left", fontsize=10, bbox=style)
+
+    def branch(name: str, tree: Any, depth: int) -> float:
+        """Draw a branch, and give its height."""
+        x = 2.15 * depth
+        if isinstance(tree, tuple):
+            heights = []
+            for leaf in tree:
+                heights.append(-step * next(at))
+                sign = {"=": "=", "<=": "≤", "~": "~", "?": "?"}[says[leaf.name]]
+                box(2.15 * 4, heights[-1], f"{sign}  {leaf.title}", COLOURS[says[leaf.name]])
+        else:
+            heights = [branch(n, t, depth + 1) for n, t in tree.items()]
+        y = sum(heights) / len(heights)
+        for height in heights:
+            end = 2.15 * (4 if isinstance(tree, tuple) else depth + 1)
+            ax.plot([x + 1.75, end - 0.08], [y, height], color="#888888", lw=1, zorder=0)
+        box(x, y, name.replace(" ", "\n", 1) if len(name) > 14 else name, "white")
+        return y
+
+    branch("maximum likelihood", TREE, 0)
+    ax.set_xlim(-0.2, 2.15 * 5)
+    ax.set_ylim(-len(leaves()) * step, step)
+    fig.savefig(MAP, dpi=110, bbox_inches="tight")
+    plt.close(fig)
+
+
+COLOURS = {"=": "#d7ecd9", "<=": "#d9e6f5", "~": "#f7ecd0", "?": "#eeeeee"}
+
+
+def main() -> None:
+    p: argparse.ArgumentParser = parser(__doc__)
+    p.add_argument("--runs", type=Path, default=Path("runs/map"))
+    args = p.parse_args()
+    set_threads(args.threads)
+    torch.set_num_threads(args.threads)
+    runs, classifier = trained(args.runs)
+    report = lb.compare(runs, quality=True, extractor=classifier, markdown=PAGE, png=SAMPLES)
+    put(PAGE, "map", "\n".join(listed(report)))
+    draw(report)
+
+
+if __name__ == "__main__":
+    main()
