@@ -59,6 +59,7 @@ def test_the_test_part_holds_combinations_that_training_never_sees():
         ({"holdout": "shape"}, "expected NAME=VALUE or NAME=LOW..HIGH"),
         ({"holdout": "sky=2..3"}, "expected a number from 0 to 1"),
         ({"holdout": "sky=dark"}, "expected a number from 0 to 1, got 'dark'"),
+        ({"holdout": "object_hue=0.5..0.5"}, "none of the 60 images is so"),
         ({"holdout": "shape=box..sphere"}, "expected one of sphere"),
         ({"holdout": "object_hue=0.5..0.50001"}, "none of the 60 images is so"),
         ({"holdout": "sky=0..1"}, "leaves nothing to train on"),

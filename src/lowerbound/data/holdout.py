@@ -64,7 +64,7 @@ def _within(values: np.ndarray, factor: Factor, wanted: str, what: str) -> np.nd
     """Which values [N] are the one, or between the two; of a circle, from the first on to the second."""
     low, dots, high = wanted.partition("..")
     first = factor.number(low, what)
-    if not dots:
+    if not dots or low == high:  # else 90..90 were a whole circle
         return np.isclose(values, first, rtol=0, atol=1e-5 * factor.period)
     if factor.kind == "categorical":
         raise DataError(f"{what}: {factor.name} has names, expected one of {', '.join(factor.values)}")
