@@ -309,6 +309,20 @@ def test_the_rest_of_an_image_is_drawn_as_its_probability_given_what_is_kept():
         expect_frequencies(drawn, rbm.log_density(world[fits]).softmax(0), world[fits])
 
 
+def test_states_of_a_chain_have_the_probabilities_of_the_model():
+    with double(), torch.no_grad():
+        rbm, world = model(), all_events(BINARY)
+        assert world is not None
+        with seeded("chain"):
+            states = rbm.chain(4000, 3)
+        for t in range(3):
+            expect_frequencies(states[:, t], rbm.log_density(world).exp(), world)
+        with seeded("chain"):
+            assert torch.equal(rbm.sample(4000), states[:, 0])
+        alike = (states[:, 0] == states[:, 1]).double().mean()
+        assert alike > (states[:, 0] == states[:, 1].roll(1, 0)).double().mean() + 0.015
+
+
 def test_at_temperature_0_a_sample_is_where_every_unit_is_at_its_likelier_value():
     with double(), seeded("mode"):
         rbm = model()

@@ -10,22 +10,22 @@ from torch.distributions import Distribution
 
 from lowerbound import noise
 from lowerbound.devices import at_least_float32, widened
-from lowerbound.distributions import Bernoulli
+from lowerbound.distributions import Bernoulli, tempered
 from lowerbound.errors import ConfigError
-from lowerbound.model import Draw, LatentModel, Model, Told
+from lowerbound.model import PLAIN, Chained, Draw, LatentModel, Model, Told, told_nobody
 from lowerbound.models.machines import Machine, fewest
 from lowerbound.models.negatives import Negative, Persistent
 from lowerbound.models.partition import Annealing, LogZ, from_above, from_below
 from lowerbound.models.visibles import Binary, Visible, flipped
 from lowerbound.networks.context import Context
-from lowerbound.space import Density, Estimate, Space, Y, conditions
+from lowerbound.space import Density, Estimate, Space, Y, check_number_of, conditions
 from lowerbound.stages import Loss, Pair, Stage, Turn
 
 LOG_Z = "log_z"  # the stage that estimates it
 SMOOTHED = 1.0  # events that are added, half of them 1, to the counts that biases begin at
 
 
-class RBM(LatentModel):
+class RBM(LatentModel, Chained):
     r"""A restricted Boltzmann machine (Smolensky 1986; Hinton 2002, https://doi.org/10.1162/089976602760128018).
 
     .. math::
@@ -280,10 +280,6 @@ class RBM(LatentModel):
     # ---- drawing
 
     @property
-    def walks(self) -> bool:
-        return True
-
-    @property
     def cost(self) -> int:
         return 2 * self.config.steps * self.config.hidden * self.space.dims
 
@@ -303,6 +299,19 @@ class RBM(LatentModel):
             h = machine.tempered(beta, base).stepped(h, temperature=T)
             told(step, steps)
         return (h.to(self.latents[0].dtype),)
+
+    @torch.no_grad()
+    def chain(self, n: int, length: int, y: Y = None, how: Draw = PLAIN) -> Tensor:
+        self.check_how(how)
+        check_number_of(length, "length")
+        y, T, states = self._checked_draw(n, y, how), how.at().temperature, []
+        z = self._draw_latents(n, y, how, told_nobody, ())
+        for _ in range(length):
+            p = self.likelihood(z, y)
+            x = p.sample()
+            states.append(p.mean if how.mean else x)
+            z = (tempered(self.posterior(0, self.bottom_up(x, y)), T).sample(),)
+        return torch.stack(states, 1)
 
     def keeps(self, kept: Tensor) -> dict[str, Tensor]:
         return self._kept_pixels(kept)
