@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from lowerbound.testing.base import (
     shake_parameters,
 )
 from lowerbound.testing.cases import ModelCase
+from lowerbound.verbs.compare import plot
 from lowerbound.verbs.doctor.likelihoods import two_sides
 
 BINARY, LABEL = Space((1, 2, 2), levels=2), Space((), levels=3, ordered=False)
@@ -423,6 +425,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("machines")
     for name, more in {"counted": [], "estimated": ["model.counted=0"]}.items():
         right("train", "rbm-digits", "--out", folder / name, *SMALL, *more)
+        right("evaluate", folder / name)
     return {name: folder / name for name in ("counted", "estimated")}
 
 
@@ -464,7 +467,11 @@ def test_a_difference_to_an_estimate_is_as_unsure_as_that(runs: dict[str, Path],
         math.hypot(paired.std(ddof=1) / math.sqrt(len(paired)), common), rel=1e-6
     )
     assert any("log Z is estimated" in note for note in report["notes"])
-    assert "A bar: where it lies" in page.read_text()
+    drawn = page.read_text()
+    assert "A bar: where it lies" in drawn
+    (bar,), points = re.findall(r'd="M([\d.]+) [\d.]+ V', drawn), re.findall(r'class="mark" cx="([\d.]+)"', drawn)
+    assert bar in points
+    assert all(plot.LEFT <= float(x) <= plot.WIDTH - plot.RIGHT for x in points)
 
 
 def test_more_steps_need_a_new_estimate(runs: dict[str, Path]):

@@ -64,8 +64,8 @@ def _svg(points: list[Point]) -> str:
     heights = _apart([up(p.nll) for p in points], 15)
     for p, height in sorted(zip(points, heights, strict=True), key=lambda pair: pair[0].seconds):
         if p.interval is not None:
-            low, high = map(up, p.interval)
-            parts.append(f'<path class="mark" d="M{across(p.seconds):.1f} {low:.1f} V{high:.1f}" fill="none"/>')
+            lower, upper = map(up, p.interval)
+            parts.append(f'<path class="mark" d="M{across(p.seconds):.1f} {lower:.1f} V{upper:.1f}" fill="none"/>')
         parts.append(_mark(p, across(p.seconds), None if p.naive is None else across(p.naive), up(p.nll), height))
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="soft" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">seconds of a sample</text>')
