@@ -21,9 +21,8 @@ from lowerbound.config import override
 from lowerbound.distributions import closed_kl, normal_moments
 from lowerbound.errors import ConfigError, ModelError, UserError
 from lowerbound.families import DiagonalNormal, Noiseless, Point
+from lowerbound.likeness import PixelFeatures, frechet
 from lowerbound.metrics import report as metrics_report
-from lowerbound.metrics.distances import frechet
-from lowerbound.metrics.extractors import PixelFeatures
 from lowerbound.model import Draw, Drawn, Model
 from lowerbound.models.flow import Flow
 from lowerbound.models.vae import VAE

@@ -15,8 +15,7 @@ from safetensors.torch import load_file, save_file
 import lowerbound as lb
 from command import call, right
 from lowerbound.errors import Interrupted
-from lowerbound.metrics.distances import frechet
-from lowerbound.metrics.extractors import PixelFeatures
+from lowerbound.likeness import PixelFeatures, frechet
 from lowerbound.models.vqvae import VQVAE
 from lowerbound.progress import Progress, Report
 from lowerbound.runs.inputs import as_batches, open_data

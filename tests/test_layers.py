@@ -14,7 +14,7 @@ PACKAGE = ROOT / "src" / "lowerbound"
 FLOORS = (  # ground first
     ("errors", "units", "noise", "progress", "processes", "waiting"),
     ("config", "space", "files", "devices", "directions"),
-    ("optimization", "schedules", "distributions", "networks", "quantizers", "data", "pictures"),
+    ("optimization", "schedules", "distributions", "networks", "quantizers", "data", "pictures", "likeness"),
     ("stages", "estimators", "transforms"),
     ("model",),
     ("chunks", "priors", "objectives", "families"),

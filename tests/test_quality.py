@@ -16,10 +16,11 @@ from torch import Tensor, nn
 import lowerbound as lb
 from command import call, right
 from lowerbound.errors import ConfigError, ModelError
+from lowerbound.likeness import frechet
 from lowerbound.metrics import extractors, samples
 from lowerbound.metrics.accuracy import labelled
 from lowerbound.metrics.base import Value, World, measure, taken
-from lowerbound.metrics.distances import Precision, Recall, covered, frechet, kernel_distance
+from lowerbound.metrics.distances import Precision, Recall, covered, kernel_distance
 from lowerbound.metrics.extractors import Input
 from lowerbound.metrics.likelihood import NLL
 from lowerbound.metrics.reconstruction import ssim

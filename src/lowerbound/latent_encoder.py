@@ -222,7 +222,7 @@ class LatentEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         with seeded(recipe.seed, "weights"):
             model = recipe.model.build(space).to(device)
         if not isinstance(model, LatentModel):
-            raise ModelError(f"recipe {self.recipe}: {type(model).__name__} has no latent code")
+            raise ModelError(f"recipe {self.recipe}: {model.why_no_code()}")
         with tempfile.TemporaryDirectory() as folder:
             run = Run.create(Path(folder), "array", recipe, facts)
             parts = tuple(self._batches(x, recipe, device))

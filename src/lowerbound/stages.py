@@ -27,6 +27,7 @@ class Turn(NamedTuple):
     name: str = ""
     optimizer: Optimizer | None = None  # None: the stage's
     schedule: Schedule | None = None  # None: the stage's
+    times: int = 1  # moves in a step, each on a batch of its own
 
 
 class Prepare(NamedTuple):
@@ -65,6 +66,8 @@ class Score(NamedTuple):
     """By what a stage's weights are chosen, on the validation images: the higher, the better."""
 
     draws: int | None = 1  # of the bound of log p(x); None, and where there is no bound: minus the first turn's loss
+    # where it is given: minus the squared Fréchet distance of so many samples, or as many as there are images, if more
+    samples: int | None = None
 
 
 class Stage(NamedTuple):
@@ -79,3 +82,8 @@ class Stage(NamedTuple):
     learned: Callable[[bool], None] = lambda yes: None  # told False before its first step, True when weights are kept
     sized: Callable[[Size], None] = lambda size: None  # told before its first step; raises ConfigError for another size
     score: Score | None = Score()  # None: nothing says which weights are better; the last, averaged, are kept
+
+    @property
+    def batches(self) -> int:
+        """How many a step takes."""
+        return max((turn.times for turn in self.turns), default=1)

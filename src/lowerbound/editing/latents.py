@@ -253,7 +253,7 @@ class Editor(Codec):
     ):
         model = run.load(device)
         if not isinstance(model, LatentModel):
-            raise ModelError(f"{run.path}: {type(model).__name__} has no latent code to edit")
+            raise ModelError(f"{run.path}: {model.why_no_code()}")
         self.run, self.model = run, model
         self.values = model.latents[0].levels if whole and is_of_values(model) else None  # that each variable takes
         self.device, self.progress = torch.device(device), progress or Progress()

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 
 from lowerbound.errors import ConfigError
+from lowerbound.likeness import frechet
 from lowerbound.metrics import extractors, samples
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.metrics.extractors import Input
@@ -56,7 +57,7 @@ class OfSets(Metric, abstract=True):
 
 
 class Frechet(OfSets):
-    """The squared Fréchet distance: see `frechet`."""
+    """The squared Fréchet distance: see `likeness.frechet`."""
 
     names: ClassVar[tuple[str, ...]] = ("frechet",)
 
@@ -123,27 +124,6 @@ def _sets(world: World, asked: int | None, where: Path | None, given: Input) -> 
 
 
 # ---- two sets of vectors
-
-
-def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    r"""The squared Fréchet distance of the normals with the means and covariances of a [N, F] and b [M, F].
-
-    .. math:: \|m_a - m_b\|^2 + \mathrm{tr}(S_a + S_b - 2 (S_a^{1/2} S_b S_a^{1/2})^{1/2})
-
-    Dowson & Landau (1982); as a figure of samples Heusel et al. (2017), https://arxiv.org/abs/1706.08500. It grows as
-    the sets get smaller: compare it with that of two sets of real images of the same sizes.
-    """
-    gap = a.mean(0) - b.mean(0)
-    A, B = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
-    root = _root(A)
-    cross = np.linalg.eigvalsh(root @ B @ root).clip(min=0)
-    return float(gap @ gap + np.trace(A) + np.trace(B) - 2 * np.sqrt(cross).sum())
-
-
-def _root(S: np.ndarray) -> np.ndarray:
-    """The symmetric square root of a covariance."""
-    values, vectors = np.linalg.eigh(S)
-    return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> tuple[float, float | None]:

@@ -12,35 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowerbound.errors import ConfigError
+from lowerbound.likeness import PixelFeatures, enough
 from lowerbound.model import Classifying
 from lowerbound.runs.run import Run
 
 AT_ONCE = 64  # images
-FITTED, NUMBERS = 10_000, 2**26  # training images, at most, that components are fitted to, and their pixels
 FILES = (".pt", ".ts", ".onnx")
-
-
-class PixelFeatures:
-    """The first principal components of the pixels of a set of images: a space for the Fréchet distance that needs no
-    trained network. It sees blur, contrast and the large shapes, not whether an image makes sense.
-
-    Images: uint8 [N, C, H, W] with values in [0, levels). `components` is cut to what the images span.
-    """
-
-    def __init__(self, images: np.ndarray, levels: int, *, components: int = 64, seed: int = 0):
-        from sklearn.decomposition import PCA  # a slow import, and all modules are imported to find the components
-
-        self.levels = levels
-        x = self._flat(images)
-        solver = "full" if min(x.shape) <= 500 else "randomized"
-        self.pca = PCA(min(components, *x.shape), svd_solver=solver, random_state=seed).fit(x)
-
-    def _flat(self, images: np.ndarray) -> np.ndarray:
-        return images.reshape(len(images), -1).astype(np.float64) / (self.levels - 1)
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """[N, components]."""
-        return self.pca.transform(self._flat(images))
 
 
 @dataclass(frozen=True)
@@ -76,7 +53,7 @@ def parted(order: np.ndarray, n: int, dims: int) -> tuple[np.ndarray, np.ndarray
     both, half of all are scored. dims: the pixels of an image, which take memory.
     """
     n = min(n, len(order) // 2)
-    return order[:n], order[n : n + max(2, min(FITTED, NUMBERS // dims))]
+    return order[:n], order[n : n + enough(dims)]
 
 
 def opened(where: str | Path, given: Input, levels: int, device: torch.device) -> Extractor:

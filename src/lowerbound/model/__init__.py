@@ -4,6 +4,7 @@ from lowerbound.model.base import AUTOREGRESSIVE, BoundModel, ExactModel, Model,
 from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, rows_of, share_of, told_nobody
 from lowerbound.model.latent import LatentModel, with_residual
 from lowerbound.model.roles import (
+    Adversarial,
     BoundParts,
     Chained,
     Classifying,
@@ -19,6 +20,7 @@ from lowerbound.model.terms import ElboTerms
 __all__ = [
     "AUTOREGRESSIVE",
     "PLAIN",
+    "Adversarial",
     "BoundModel",
     "BoundParts",
     "ByLevel",

@@ -401,6 +401,10 @@ class Model(nn.Module):
     def why_no_density(self) -> str:
         return "one of its parts has no density"
 
+    def why_no_code(self) -> str:
+        """What is said where a model is asked for the latent code of an image, and makes none."""
+        return f"{type(self).__name__} has no latent code"
+
     def why_no_fitted_prior(self) -> str:
         """What a density fitted to codes after training can take the place of a prior in; "" where it can in this."""
         return f"a VAE or an autoencoder, and this is a {self.config.type_name()}"

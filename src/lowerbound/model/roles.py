@@ -59,6 +59,19 @@ class Classifying(WithoutDensity):
         """Take the encoder of a model that `Config.of` was given, and the last layer W [classes, D], b [classes]."""
 
 
+class Adversarial(WithoutDensity):
+    """A generator of samples that is trained against a discriminator."""
+
+    @property
+    @abstractmethod
+    def judges(self) -> bool:
+        """Whether `realness` above 0 says that an event is real; else only differences of it say anything."""
+
+    @abstractmethod
+    def realness(self, x: Tensor, y: Y = None) -> Tensor:
+        """What the discriminator says of events x, larger where they look real: [B]."""
+
+
 class Refittable(LatentModel):
     """A model whose prior can be fitted anew to its codes once it is trained, where `why_no_fitted_prior` is empty."""
 

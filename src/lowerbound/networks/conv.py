@@ -15,6 +15,9 @@ class Conv(Network):
     """ReLU convolutions of stride 2, one for each width. The direction follows from the shapes: an image in (and a
     vector or a smaller map out) goes down, an image out comes up. A context joins the vector, or every pixel.
 
+    The networks of a DCGAN (Radford et al. 2016, https://arxiv.org/abs/1511.06434, section 3) are, up, the normalized
+    one, and down the one whose rectifiers have a `slope` of 0.2.
+
     Example:
         >>> down = Conv.Config(widths=(16, 32)).build((1, 28, 28), (10,))
         >>> down(torch.zeros(2, 1, 28, 28)).shape
@@ -26,6 +29,8 @@ class Conv(Network):
 
     class Config(Network.Config):
         widths: tuple[int, ...] = Field(default=(32, 64), min_length=1)
+        slope: float = Field(default=0.0, ge=0, lt=1)  # of the rectifiers, below zero
+        normalized: bool = False  # over the batch, before every rectifier but down's first
 
         def build(self, in_shape: Shape, out_shape: Shape, context: int = 0) -> "Conv":
             return Conv(self, in_shape, out_shape, context)
@@ -41,17 +46,30 @@ class Conv(Network):
         small = (widths[-1], *halvings(image, len(widths)))
         strided: list[nn.Module] = []
         if down:
-            for i, o in zip((in_shape[0] + context, *widths), widths, strict=False):
-                strided += [nn.Conv2d(i, o, 4, stride=2, padding=1), nn.ReLU()]
+            for n, (i, o) in enumerate(zip((in_shape[0] + context, *widths), widths, strict=False)):
+                normalized = config.normalized and n > 0
+                strided += [
+                    nn.Conv2d(i, o, 4, stride=2, padding=1, bias=not normalized),
+                    *_rectified(o, config.slope, normalized),
+                ]
             self.layers = nn.Sequential(*strided, from_map(small, inner))
         else:
             steps = (*reversed(widths), out_shape[0])
-            for i, o in pairwise(steps):
-                strided += [nn.ReLU(), nn.ConvTranspose2d(i, o, 4, stride=2, padding=1)]
+            for n, (i, o) in enumerate(pairwise(steps), 1):
+                bias = not config.normalized or n == len(widths)
+                strided += [
+                    *_rectified(i, config.slope, config.normalized),
+                    nn.ConvTranspose2d(i, o, 4, stride=2, padding=1, bias=bias),
+                ]
             self.layers = nn.Sequential(to_map(inner, small, context), *strided)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return self.layers(join(x, c))
+
+
+def _rectified(width: int, slope: float, normalized: bool) -> list[nn.Module]:
+    rectifier = nn.LeakyReLU(slope) if slope else nn.ReLU()
+    return [nn.BatchNorm2d(width), rectifier] if normalized else [rectifier]
 
 
 def goes_down(in_shape: Shape, out_shape: Shape) -> bool:

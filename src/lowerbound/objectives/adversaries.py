@@ -1,7 +1,7 @@
 """Whom a model is trained against: a network that reads its codes, with an optimizer and a turn of its own."""
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -60,9 +60,9 @@ class Adversary(nn.Module):
         return Loss(loss.value + gamma * found.mean(), {**loss.terms, self.term: found.detach()})
 
 
-def held(network: nn.Module, z: Tensor) -> Tensor:
-    """What a network says of z as a function of z alone: its weights are held fixed."""
-    return torch.func.functional_call(network, {name: p.detach() for name, p in network.named_parameters()}, (z,))
+def held(network: nn.Module, *inputs: Any) -> Tensor:
+    """What a network says of its inputs as a function of them alone: its weights are held fixed."""
+    return torch.func.functional_call(network, {name: p.detach() for name, p in network.named_parameters()}, inputs)
 
 
 class TotalCorrelation(Adversary):

@@ -140,5 +140,5 @@ def latent_model(run: Run, device: torch.device | str) -> LatentModel:
             "`encode`, `interpolate`, `direction` and `edit` take that"
         )
     if not isinstance(model, LatentModel):
-        raise ModelError(f"{run.path}: {type(model).__name__} has no latent code")
+        raise ModelError(f"{run.path}: {model.why_no_code()}")
     return model

@@ -14,7 +14,7 @@ from lowerbound.errors import UserError
 from lowerbound.files import replacing
 
 Record = dict[str, Any]
-SCORES = ("minus_loss", "iwae", "elbo")  # by what weights are chosen: the first that a validation has
+SCORES = ("minus_loss", "minus_frechet", "iwae", "elbo")  # by what weights are chosen: the first that a validation has
 
 
 class Log:

@@ -70,12 +70,12 @@ class Training(Component):
             own = override(own, {k: v for k, v in table.items() if k in Training.model_fields})
         return own
 
-    def total_steps(self, images: int) -> int:
-        """The number of steps for a training split of this many images."""
+    def total_steps(self, images: int, batches: int = 1) -> int:
+        """The number of steps for a training split of this many images, where a step takes so many batches."""
         if self.steps is None and self.epochs is None:
             raise ConfigError("train: set train.steps or train.epochs")
         limits = [] if self.steps is None else [self.steps]
-        limits += [] if self.epochs is None else [round(self.epochs * images / self.batch)]
+        limits += [] if self.epochs is None else [round(self.epochs * images / (self.batch * batches))]
         return max(1, min(limits))
 
 

@@ -122,15 +122,16 @@ def _stage(model: Model, stage: Stage, batches: Batches, config: Recipe) -> Cost
     kept = _Kept([*model.parameters(), *model.buffers()])
     measured = stage._replace(turns=tuple(map(kept.of, stage.turns)))
     epoch = len(batches) * (2 if stage.prepare is not None and batches.flip else 1)
-    total = 1 if stage.fit else training.total_steps(epoch)
+    total = 1 if stage.fit else training.total_steps(epoch, stage.batches)
     stage.sized(Size(epoch, training.batch, total))
+    images_per_step = training.batch * stage.batches
     movers = Movers(trained, measured, training, total, images.device)  # pyright: ignore[reportArgumentType]
 
     def timed(i: int) -> float:
         """Seconds of step i, as the loop takes it."""
         begun = time.perf_counter()
-        x, y = images.training(i, training.batch, key(config.seed, stage.name))
-        movers.step(x, y, i)
+        taken, n = key(config.seed, stage.name), stage.batches
+        movers.step([images.training(i * n + j, training.batch, taken) for j in range(n)], i)
         if images.device.type == "cuda":
             torch.cuda.synchronize(images.device)
         return time.perf_counter() - begun
@@ -152,9 +153,9 @@ def _stage(model: Model, stage: Stage, batches: Batches, config: Recipe) -> Cost
         activations=round(kept.bytes / 1e6, 1),
         flop=round(counter.get_total_flops() / 1e9, 3),
         steps=total,
-        epochs=round(total * training.batch / epoch, 2),
+        epochs=round(total * images_per_step / epoch, 2),
         timed=len(seconds),
-        rate=_figure(training.batch / median(seconds)),
+        rate=_figure(images_per_step / median(seconds)),
         minutes=round(total * median(seconds) / 60, 2),
     )
 

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from lowerbound.processes import keep_freed
 from lowerbound.progress import Progress
 from lowerbound.runs.recipes import Training
 from lowerbound.runs.run import Run
-from lowerbound.stages import Size, Stage
+from lowerbound.stages import Pair, Size, Stage
 from lowerbound.training.finite import first_not_finite
 from lowerbound.training.lines import Lines
 from lowerbound.training.movers import Moved, Movers
@@ -50,18 +49,18 @@ class Loop:
         self.run, self.model, self.stage, self.progress, self.stop = run, model, stage, progress, stop
         self.pictures, self.made_by = pictures, made_by
         self.trained: Model = stage.model or model  # pyright: ignore[reportAttributeAccessIssue]  # what is measured
-        self.images, valid = images
+        self.images = images[0]
         self.data = [part.fingerprint for part in images]  # what tells these images from others
         self.config: Training = run.recipe.train.of(stage.name)
         self.seed = key(run.recipe.seed, stage.name)
         self.device = self.images.device
-        self.steps = 1 if stage.fit else self.config.total_steps(len(self.images))
+        self.steps = 1 if stage.fit else self.config.total_steps(len(self.images), stage.batches)
         stage.sized(Size(len(self.images), self.config.batch, self.steps))
         self.valid_every = self.config.valid_every or max(1, math.ceil(self.steps / 20))
         self.movers = Movers(self.trained, stage, self.config, self.steps, self.device)
         self.window, self.at, self.saved_step = Window(), Place(), 0
         self.state = State(self.trained, self.movers, self.window, self.at, self.device)
-        self.validation = Validation(self.trained, stage, valid, self.config, self.steps, self.seed)
+        self.validation = Validation(self.trained, stage, images, self.config, self.steps, self.seed)
         self.lines = Lines(run, stage.name, self.config.tensorboard)
 
     @property
@@ -123,19 +122,19 @@ class Loop:
         """One step of every turn of the stage; of what has a closed form, all there is."""
         if self.stage.fit:
             return self._fit()
-        x, y = self._batch(self.step)
-        return self.movers.step(x, y, self.step)
+        return self.movers.step(self._batches(self.step), self.step)
 
-    def _batch(self, step: int) -> tuple[Tensor, Any]:
+    def _batches(self, step: int) -> list[Pair]:
         """What a step is given; its other noise is a function of the step from here on."""
         reseed(key(self.seed, "step", step))
-        return self.images.training(step, self.config.batch, self.seed)
+        n = self.stage.batches
+        return [self.images.training(step * n + i, self.config.batch, self.seed) for i in range(n)]
 
     @torch.no_grad()
     def _fit(self) -> list[Moved]:
         """The whole stage in closed form; the loss of a batch afterwards is what is logged."""
         assert self.stage.fit is not None
-        x, y = self._batch(self.step)
+        ((x, y),) = self._batches(self.step)
         self.stage.fit(self.images.pairs(self._at_once()))
         self.movers.average_anew()
         return [Moved(self.stage.turns[0].loss(x, y, self.step), torch.zeros(()))]
@@ -179,7 +178,7 @@ class Loop:
             )
 
     def _losses_again(self) -> None:
-        x, y = self._batch(self.step - 1)
+        x, y = self._batches(self.step - 1)[0]
         with reduced(self.config.precision):
             for turn in self.stage.turns:
                 turn.loss(x, y, self.step - 1)
@@ -198,7 +197,7 @@ class Loop:
     def _log(self) -> dict[str, float]:
         """One line: the means of the terms since the last."""
         self._check_finite()
-        at, images = self.at, self.window.steps * self.config.batch
+        at, images = self.at, self.window.steps * self.config.batch * self.stage.batches
         means = self.window.means()
         rate = images / max(1e-9, at.seconds - at.logged_seconds)
         means |= {f"{_prefix(self.stage, m.turn.name)}lr": m.lr for m in self.movers.each}
@@ -233,9 +232,8 @@ class Loop:
             score = values[name] = self.validation.score() if self.movers.average else values["weights"]
             values |= self.validation.beside()
             if not all(map(math.isfinite, values.values())):
-                what = "loss" if self.validation.draws is None else "bound"
                 raise TrainingError(
-                    f"step {self.step}: the {what} on the validation images is not finite. "
+                    f"step {self.step}: the {self.validation.what} on the validation images is not finite. "
                     f"{self._last_good('train.optimizer.lr')}"
                 )
             self.at.since_best += 1

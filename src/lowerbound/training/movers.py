@@ -1,5 +1,6 @@
 """What moves the weights of a stage: each turn's optimizer, schedule and guard, and the average of all weights."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from lowerbound.model import Model
 from lowerbound.optimization import Guard
 from lowerbound.runs.recipes import Training
 from lowerbound.space import Y
-from lowerbound.stages import Loss, Stage, Turn
+from lowerbound.stages import Loss, Pair, Stage, Turn
 
 
 class Moved(NamedTuple):
@@ -33,9 +34,14 @@ class Mover:
     def lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
-    def move(self, x: Tensor, y: Y, step: int, steps: int) -> Moved:
+    def move(self, batches: Sequence[Pair], step: int, steps: int) -> Moved:
+        """As often as the turn says, each time on the next batch; the mean of what was found."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * self.schedule.factor(step, steps)
+        moved = [self._move(*batch, step) for batch in batches[: self.turn.times]]
+        return moved[0] if len(moved) == 1 else _mean(moved)
+
+    def _move(self, x: Tensor, y: Y, step: int) -> Moved:
         with reduced(self.precision):
             loss = self.turn.loss(x, y, step)
         for p in self.parameters:
@@ -53,9 +59,9 @@ class Movers:
         self.weights = [p.detach() for mover in self.each for p in mover.parameters] + _learned_buffers(stage)
         self.average = [p.clone() for p in self.weights] if self.averaging else []
 
-    def step(self, x: Tensor, y: Y, step: int) -> list[Moved]:
-        """One move of every turn on a batch, and what follows a step."""
-        moved = [mover.move(x, y, step, self.steps) for mover in self.each]
+    def step(self, batches: Sequence[Pair], step: int) -> list[Moved]:
+        """The moves of every turn on `stage.batches` batches, and what follows a step."""
+        moved = [mover.move(batches, step, self.steps) for mover in self.each]
         self.trained.after_step()
         if self.averaging:
             self.averaging.update(self.average, self.weights, step)
@@ -64,6 +70,13 @@ class Movers:
     def average_anew(self) -> None:
         """Forget what the weights were: their average is what they are now."""
         self.average = [w.clone() for w in self.weights] if self.average else []
+
+
+def _mean(moved: list[Moved]) -> Moved:
+    """Of several moves of a turn; their terms are of the events of all."""
+    losses, norms = zip(*moved, strict=True)
+    terms = {name: torch.cat([loss.terms[name] for loss in losses]) for name in losses[0].terms}
+    return Moved(Loss(torch.stack([loss.value for loss in losses]).mean(), terms), torch.stack(norms).mean())
 
 
 def _learned_buffers(stage: Stage) -> list[Tensor]:

@@ -14,7 +14,7 @@ from lowerbound.config import Changes, dump
 from lowerbound.data.batches import Batches
 from lowerbound.data.given import values_of
 from lowerbound.devices import check_precision, pick_device
-from lowerbound.errors import ConfigError, Interrupted, RunError, did_you_mean
+from lowerbound.errors import ConfigError, Interrupted, RunError, counted, did_you_mean
 from lowerbound.model import Model
 from lowerbound.noise import seeded
 from lowerbound.progress import Progress
@@ -163,7 +163,7 @@ class _Work:
             facts.labelled is not None and model.density is Density.NONE
         ):  # no label of the validation images is looked at
             stages = [stage._replace(score=None) for stage in stages]
-        _check_settings(config.train, model.stages(), stages, len(images), device)
+        _check_settings(config.train, model.stages(), stages, len(images), len(valid), device)
         _check_trained_before(old, model.stages(), stages, asked)
         options: dict[str, Any] = facts.conditions(config) | {"binarize": facts.binarizes}
         batches = (
@@ -207,7 +207,7 @@ def _chosen(stages: tuple[Stage, ...], name: str | None) -> list[Stage]:
 
 
 def _check_settings(
-    config: Training, stages: tuple[Stage, ...], chosen: list[Stage], images: int, device: torch.device
+    config: Training, stages: tuple[Stage, ...], chosen: list[Stage], images: int, valid: int, device: torch.device
 ) -> None:
     """Raise ConfigError for settings that mean nothing here: of a stage that the model does not have, where it has
     several; a training without an end, or too small for its stage; a precision that is not of this device; patience
@@ -218,8 +218,13 @@ def _check_settings(
             raise ConfigError(f"train.stages.{table}: no such stage{did_you_mean(table, names)}")
     for stage in chosen:
         own = config.of(stage.name)
-        stage.sized(Size(images, own.batch, own.total_steps(images)))
+        stage.sized(Size(images, own.batch, own.total_steps(images, stage.batches)))
         check_precision(own.precision, device)
+        if stage.score is not None and stage.score.samples and min(valid, own.valid_images) < 2:
+            raise ConfigError(
+                f"data: {counted(valid, 'validation image')}: samples are compared with at least 2, and with hundreds "
+                "to say anything; give it more images"
+            )
         if stage.score is None and own.patience is not None:
             raise ConfigError(f"train.patience={own.patience}: nothing scores the stage {stage.name}; leave it null")
 

@@ -14,10 +14,10 @@ from lowerbound.config import dump, parse
 from lowerbound.data.base import Images
 from lowerbound.data.batches import binarized
 from lowerbound.errors import ConfigError, ModelError, counted, did_you_mean
+from lowerbound.likeness import PixelFeatures, frechet
 from lowerbound.metrics import samples
 from lowerbound.metrics.base import World, measure
-from lowerbound.metrics.distances import frechet
-from lowerbound.metrics.extractors import PixelFeatures, parted
+from lowerbound.metrics.extractors import parted
 from lowerbound.metrics.report import finish, short_draws
 from lowerbound.model import Model, Refittable, rows_of
 from lowerbound.noise import seeded

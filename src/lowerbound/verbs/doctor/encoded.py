@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lowerbound.data.batches import Batch
-from lowerbound.metrics.distances import frechet
-from lowerbound.metrics.extractors import PixelFeatures, parted
+from lowerbound.likeness import PixelFeatures, frechet
+from lowerbound.metrics.extractors import parted
 from lowerbound.model import CodeModel, Draw
 from lowerbound.noise import KeyedNoise, key, randint, seeded
 from lowerbound.sampling import drawing

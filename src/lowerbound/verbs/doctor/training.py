@@ -50,7 +50,7 @@ def _trained(run: Run, stage: Stage, records: list[Record], state: dict[str, Any
     return Trained(
         stage=stage.name,
         step=state["step"] if state else 0,
-        steps=1 if stage.fit else train.total_steps(run.facts.images),
+        steps=1 if stage.fit else train.total_steps(run.facts.images, stage.batches),
         finished=bool(state and state["finished"]),
         skipped=max((float(r["skipped"]) for r in own if "skipped" in r), default=0.0),
         scores=tuple(sorted(scores.items())),

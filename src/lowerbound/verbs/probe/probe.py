@@ -53,7 +53,7 @@ class Probe:
         """Raises RunError, ModelError or DataError for a run or data that can't be probed."""
         model = run.load(device)
         if not isinstance(model, LatentModel):
-            raise ModelError(f"{run.path}: {type(model).__name__} has no latent code to probe")
+            raise ModelError(f"{run.path}: {model.why_no_code()}")
         if run.recipe.model.views_given():
             raise ModelError(f"{run.path} is of views of scenes: a probe has no others to give it with an image")
         if model.given:
