@@ -92,7 +92,7 @@ class GAN(Adversarial):
             )
         self.condition = Context(given, config.context)
         self.generator = config.generator.build((config.latent,), space.shape, self.condition.width)
-        self.discriminator = Discriminator(config.discriminator, space.shape, given, config.context)
+        self.discriminator = Discriminator(config, space.shape, given)
         if config.penalty is not None and _is_normalized(self.discriminator):
             raise ConfigError(
                 f"model.penalty: {config.penalty.type_name()} takes the slope of D at each image by itself, and "
@@ -208,14 +208,15 @@ class GAN(Adversarial):
 class Discriminator(nn.Module):
     """D(x) [B], or D(x, y), of events as networks see them."""
 
-    def __init__(self, config: Discriminating, shape: Shape, given: tuple[Space, ...], context: int):
+    def __init__(self, config: GAN.Config, shape: Shape, given: tuple[Space, ...]):
         super().__init__()
-        self.projected = config.projected and bool(given)
-        self.condition = Context(given, config.features if self.projected else context)
+        own = config.discriminator
+        self.projected = own.projected and bool(given)
+        self.condition = Context(given, own.features if self.projected else config.context)
         joined = 0 if self.projected else self.condition.width
-        self.network = config.network.build(shape, (config.features,), joined)
-        self.last = nn.Linear(config.features, 1)
-        if config.spectral:
+        self.network = own.network.build(shape, (own.features,), joined)
+        self.last = nn.Linear(own.features, 1, bias=config.objective.judges)  # else only differences count
+        if own.spectral:
             spectrally_normalized(self)
 
     def forward(self, x: Tensor, y: Y = None) -> Tensor:

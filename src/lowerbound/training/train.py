@@ -220,10 +220,11 @@ def _check_settings(
         own = config.of(stage.name)
         stage.sized(Size(images, own.batch, own.total_steps(images, stage.batches)))
         check_precision(own.precision, device)
-        if stage.score is not None and stage.score.samples and min(valid, own.valid_images) < 2:
+        compared = min(valid, own.valid_images)
+        if stage.score is not None and stage.score.samples is not None and compared < 2:
             raise ConfigError(
-                f"data: {counted(valid, 'validation image')}: samples are compared with at least 2, and with hundreds "
-                "to say anything; give it more images"
+                f"{counted(compared, 'validation image')}: samples are compared with at least 2, and with hundreds to "
+                "say anything; give it more images, or a larger train.valid_images"
             )
         if stage.score is None and own.patience is not None:
             raise ConfigError(f"train.patience={own.patience}: nothing scores the stage {stage.name}; leave it null")

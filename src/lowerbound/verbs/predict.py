@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lowerbound.data.images import Failed
 from lowerbound.errors import ConfigError, ModelError
+from lowerbound.model import Adversarial
 from lowerbound.runs.inputs import as_batches, open_data, user_images
 from lowerbound.runs.run import Run
 from lowerbound.verbs import tables
@@ -58,9 +59,10 @@ def predict(
         raise ConfigError("predict: expected image files, or --data with a data set, and not both")
     model = run.load(device)
     if not model.predicts:
+        probed = f"`lowerbound probe {run.path} --finetune --out RUN` makes a classifier of its encoder"
         raise ModelError(
-            f"{run.path}: {type(model).__name__} gives no labels; `lowerbound probe {run.path} --finetune --out RUN` "
-            "makes a classifier of its encoder"
+            f"{run.path}: {type(model).__name__} gives no labels; "
+            + ("a classifier does (recipe classifier)" if isinstance(model, Adversarial) else probed)
         )
     names = run.facts.classes if model.predicts == "label" else None
     if data is None:

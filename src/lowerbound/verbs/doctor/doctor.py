@@ -14,6 +14,7 @@ from lowerbound.runs.run import Run
 from lowerbound.verbs import tables
 from lowerbound.verbs.base import ASIDE, Device, Report, Told, verb
 from lowerbound.verbs.doctor import (
+    adversarial,
     codes,
     ends,
     labels,
@@ -107,7 +108,15 @@ def examine(e: Examined) -> list[Check]:
     """What the images say of a model: every check that its kind has."""
     with networks.watched(e.model) as active:
         asked = [*likelihoods.checks(e), *labels.checks(e), *latents.checks(e), *reconstructions.checks(e)]
-    return [*pixels.checks(e), *asked, *ends.checks(e), *networks.checks(active), *samples.checks(e), *codes.checks(e)]
+    return [
+        *pixels.checks(e),
+        *asked,
+        *ends.checks(e),
+        *networks.checks(active),
+        *samples.checks(e),
+        *adversarial.checks(e),
+        *codes.checks(e),
+    ]
 
 
 def _finding(check: Check) -> dict[str, Any]:

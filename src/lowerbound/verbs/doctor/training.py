@@ -16,6 +16,7 @@ SKIPPED = 0.02  # of the steps; the guard leaves out a few in any training
 STILL = 0.01  # of the validation score, gained over the last fifth of the steps
 STILL_OF_ALL = 0.05  # of all that was gained since the first validation; a finished training gains 0.02 at most
 PAST_BEST = 0.05  # of the best validation score, lost until the end
+PAST_BEST_GAME = 0.25  # the same, of the distance of samples, which goes up and down
 
 
 def checks(run: Run) -> list[Check]:
@@ -55,6 +56,7 @@ def _trained(run: Run, stage: Stage, records: list[Record], state: dict[str, Any
         skipped=max((float(r["skipped"]) for r in own if "skipped" in r), default=0.0),
         scores=tuple(sorted(scores.items())),
         resume=f"lowerbound train {run.name} … --resume --out {run.path}",
+        game=bool(stage.score and stage.score.samples),
         longer=" ".join(longer),
         calmer=f"{key}.optimizer.lr={train.optimizer.lr / 3:.1g} {key}.schedule.warmup=500",
     )
@@ -73,6 +75,7 @@ class Trained:
     resume: str  # the command that goes on
     longer: str  # KEY=VALUE of a training twice as long
     calmer: str  # KEY=VALUE of one with smaller steps
+    game: bool = False  # whether samples are what is scored
 
     def checks(self) -> list[Check]:
         found = [self._unfinished(), self._skipped()]
@@ -129,17 +132,21 @@ class Trained:
             )
         ]
 
+    def _why_past(self) -> str:
+        return "the networks lost their balance" if self.game else "it learnt the training images by heart"
+
     def _past_its_best(self) -> Check:
         scores = [score for _, score in self.scores]
         lost = (max(scores) - scores[-1]) / max(abs(max(scores)), 1e-12)
         at = self.scores[int(np.argmax(scores))][0]
+        bound = PAST_BEST_GAME if self.game else PAST_BEST
         return Check(
             self._named("past_its_best"),
             lost,
-            PAST_BEST,
-            lost > PAST_BEST,
+            bound,
+            lost > bound,
             "advice",
             f"stage {self.stage} was best on the validation images at step {at:,} of {self.step:,}, and these weights "
-            f"are kept; the score was {lost:.1%} worse at the end: it learnt the training images by heart",
-            f"train.patience=3, or {LESS_BY_HEART}",
+            f"are kept; the score was {lost:.1%} worse at the end: {self._why_past()}",
+            self.calmer if self.game else f"train.patience=3, or {LESS_BY_HEART}",
         )
