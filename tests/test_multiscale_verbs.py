@@ -37,7 +37,9 @@ def test_a_run_is_measured_compared_and_looked_at(run: Path):
     assert metrics["nll"]["given"] == "label"
     assert metrics["nll"]["value"] < lb.evaluate(run, limit=20, draws=1)["metrics"]["nll"]["value"]  # weighted
     right("score", str(run), "digits", "--split", "valid", "--draws", "1", "--out", "scores.csv")
-    right("compare", str(run), "--limit", "10", "--draws", "2", "--samples", "4")
+    (entry,) = lb.compare([run], limit=10, draws=2, samples=4)["runs"]
+    assert entry["code"] == {"shapes": [[1, 8, 8]], "dims": 64}
+    assert entry["answers"] == ["density", "samples", "code", "edit"]
     right("doctor", str(run))
 
 

@@ -10,7 +10,7 @@ import torch
 from lowerbound.config import Component
 from lowerbound.metrics.base import Value
 from lowerbound.metrics.likelihood import NATS, common_error, likelihood
-from lowerbound.model import LatentModel, Model
+from lowerbound.model import Invertible, LatentModel, Model
 from lowerbound.runs.run import Run
 from lowerbound.space import told_of
 from lowerbound.units import bits_per_dim
@@ -101,6 +101,8 @@ def _given(entry: Entry) -> tuple[Any, ...]:
 def _code(entry: Entry) -> dict[str, Any] | None:
     """The shapes of the code, coarsest first, and how many numbers it is."""
     model = entry.model
+    if isinstance(model, Invertible):
+        return {"shapes": [list(model.space.shape)], "dims": model.space.dims}
     if not isinstance(model, LatentModel):
         return None
     batch = next(entry.batches.in_order(1))
