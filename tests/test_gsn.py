@@ -307,6 +307,9 @@ def test_what_is_wrong_with_a_draw():
     for length in (0, -1, 1.5):
         with pytest.raises(ModelError, match="length: expected a whole number of at least 1"):
             model.chain(2, length)  # pyright: ignore[reportArgumentType]
+    for n in (0, -1):
+        with pytest.raises(ModelError, match="n: expected a whole number of at least 1"):
+            model.chain(n, 2)
     with pytest.raises(ModelError, match="the mask is of"):
         model.complete(WORLD[:1], torch.zeros(3, 3, dtype=torch.bool))
     with pytest.raises(ModelError, match="--guidance"):

@@ -167,7 +167,8 @@ class GSN(WithoutDensity, Chained):
     def chain(self, n: int, length: int, y: Y = None, how: Draw = PLAIN) -> Tensor:
         self.check_how(how)
         check_number_of(length, "length")
-        return self._walk(self._started(n), self._checked_draw(n, y, how), how, length=length)
+        y = self._checked_draw(n, y, how)
+        return self._walk(self._started(n), y, how, length=length)
 
     def _started(self, n: int) -> Tensor:
         """Where n chains begin."""
