@@ -297,6 +297,11 @@ def test_what_it_is_no_flow_of_is_refused(space: Space, scales: int, message: st
         MultiscaleFlow.Config(scales=scales).build(space)
 
 
+def test_noise_of_another_shape_is_refused():
+    with pytest.raises(ModelError, match=r"from_noise: expected noise of \['B', 1, 2, 2\], got \[3, 4\]"):
+        flow(WORLD).from_noise(torch.zeros(3, 4))
+
+
 def test_it_explains_that_it_can_not_complete():
     with pytest.raises(ModelError, match=r"can't complete.*an integral over the rest"):
         flow(WORLD).complete(some(WORLD, 1), torch.ones(2, 2, dtype=torch.bool))

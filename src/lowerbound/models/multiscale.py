@@ -13,7 +13,7 @@ from lowerbound.devices import at_least_float32
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import Draw, Drawn, ExactModel, Invertible, Model, Told
 from lowerbound.networks.context import Context
-from lowerbound.space import Density, Space, Y
+from lowerbound.space import Density, Space, Y, as_tensor
 from lowerbound.stages import Stage, Turn
 from lowerbound.transforms import ActNorm, Coupled, Dequantizer, Mixing, Uniform, multiscale
 from lowerbound.units import from_unit, to_unit, unit_bin
@@ -172,10 +172,12 @@ class MultiscaleFlow(ExactModel, Invertible):
     def from_noise(self, z: Tensor, y: Y = None) -> Tensor:
         """The events that f takes to z [B, *space.shape], in pixel values: float, whole where these are.
 
-        Raises ModelError where a 1x1 convolution can't be inverted.
+        Raises ModelError where a 1x1 convolution can't be inverted, and for noise of another shape.
         """
         self._check_mixings()
-        z = z.to(self.device, at_least_float32(self.dtype))
+        z = as_tensor(z, "noise").to(self.device, at_least_float32(self.dtype))
+        if tuple(z.shape[1:]) != self.space.shape:
+            raise ModelError(f"from_noise: expected noise of {['B', *self.space.shape]}, got {list(z.shape)}")
         return self._unscaled(self.bijection(z, self.condition(self.taken_conditions(len(z), y)))[0])
 
     def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
