@@ -81,7 +81,7 @@ TREE: dict[str, Any] = {
         },
     },
     "implicit density": {
-        "Markov chain": (Leaf("gsn", "GSN", "gsn-digits", "gsn.md", BERNOULLI),),
+        "Markov chain": (Leaf("gsn", "GSN", "gsn-digits", "chains.md", BERNOULLI),),
         "direct": (Leaf("gan", "GAN", "gan-digits", "gan.md"),),
     },
 }
