@@ -40,7 +40,7 @@ class Leaf(NamedTuple):
 
 # what the recipes of larger images need for these
 SHORT = {"averaging": {"decay": 0.99}}  # of runs that are shorter than the recipes' averages are long
-CAUSAL = {"steps": 1500, "batch": 64} | SHORT
+CAUSAL = {"steps": 1500, "epochs": None, "batch": 64} | SHORT
 DECAY = {"optimizer": {"type": "optimization.AdamW", "lr": 2e-3, "weight_decay": 0.3}}
 BERNOULLI = {"likelihood": {"type": "families.Bernoulli"}}
 HIERARCHY = {"scales": [{"factor": 8, "latent": 10}, {"factor": 2, "levels": 3, "latent": 4}], "width": 32, "inner": 16}
@@ -106,7 +106,7 @@ def images(root: Path) -> Path:
 def trained(root: Path) -> tuple[list[Path], Path]:
     """The runs, and that of the classifier."""
     data = images(root)
-    small = Leaf("classifier", "", "classifier", "", {}, {"steps": 1000})
+    small = Leaf("classifier", "", "classifier", "", {}, {"steps": 1000, "epochs": None})
     for leaf in (small, *leaves()):
         if (root / leaf.name / "model.safetensors").exists():
             continue
