@@ -437,9 +437,14 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def weights_code(model: nn.Module, *, prior: bool = True) -> str:
     """What tells one set of weights from another; without `prior`, those of its encoder and decoder alone."""
+    weights = model.state_dict()
+    return code_of({name: w for name, w in weights.items() if prior or "prior" not in name.partition(".")[0]})
+
+
+def code_of(weights: Mapping[str, Tensor]) -> str:
+    """What tells these, by name, from others."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(model.state_dict().items()):
-        if prior or "prior" not in name.partition(".")[0]:
-            digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -23,7 +23,7 @@ from lowerbound.runs.facts import Facts
 from lowerbound.runs.inputs import Held, as_batches
 from lowerbound.runs.lock import held
 from lowerbound.runs.recipes import Recipe, Training
-from lowerbound.runs.run import Run, clear, occupied, weights_code
+from lowerbound.runs.run import Run, clear, code_of, occupied, weights_code
 from lowerbound.space import Density
 from lowerbound.stages import Size, Stage
 from lowerbound.training.lines import summary_writer
@@ -254,6 +254,15 @@ def _forget(run: Run, stage: Stage) -> None:
         run.save_model(model)
 
 
+def _taken(model: Model, stage: Stage) -> str:
+    """What tells the weights of earlier stages that a stage takes as they are from others; "" where there are none."""
+    if stage.name == model.stages()[0].name:
+        return ""
+    moved = {p for turn in stage.turns for part in turn.parts for p in part.parameters()}
+    rest = {name: p for name, p in model.named_parameters() if p not in moved}
+    return code_of(rest) if rest else ""
+
+
 def _run_stage(
     run: Run,
     model: Model,
@@ -267,8 +276,8 @@ def _run_stage(
     if len(model.stages()) > 1:
         progress.say(f"stage {stage.name}")
     if stage.prepare is None:
-        made_by = "" if stage.name == model.stages()[0].name else weights_code(model, prior=False)
-        return Loop(run, model, stage, batches, progress, stop, pictures=pictures, made_by=made_by).run_through()
+        taken = _taken(model, stage)
+        return Loop(run, model, stage, batches, progress, stop, pictures=pictures, made_by=taken).run_through()
     made_by, told = weights_code(model, prior=False), progress.count("encoding")
 
     def advance(done: int, total: int) -> None:
