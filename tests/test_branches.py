@@ -1,0 +1,32 @@
+"""The recipes of 8x8 digits, one for each branch of the taxonomy that has one, trained whole by the command.
+
+Over 5 s each, some minutes of a CPU core together: trainings to their ends.
+"""
+
+from pathlib import Path
+
+import pytest
+
+import lowerbound as lb
+from command import right
+
+pytestmark = pytest.mark.usefixtures("surroundings", "here")
+
+REACHED = {  # what is measured of test images, its relation to the truth, and between what it must lie, by the recipe
+    "flow-digits": ("bits_per_dim", "<=", 1.85, 2.05),
+    "rbm-digits": ("nll", "~", 23.5, 25.5),
+    "diffusion-digits": ("bits_per_dim", "<=", 1.78, 1.98),
+    "gsn-digits": ("frechet", "=", 0.4, 0.8),
+    "gan-digits": ("frechet", "=", 0.35, 0.7),
+}
+
+
+@pytest.mark.parametrize("recipe", REACHED)
+def test_a_recipe_reaches_what_it_says(recipe: str):
+    right("train", recipe, "--out", "run")
+    name, relation, low, high = REACHED[recipe]
+    found = lb.evaluate("run", metrics=[name], draws=20)["metrics"][name]
+    assert found["relation"] == relation
+    assert low < found["value"] < high
+    right("sample", "run", "-n", "4", "--out", "samples.png")
+    assert Path("samples.png").stat().st_size > 100
