@@ -349,7 +349,9 @@ class LatentModel(BoundModel):
             return self.elbo_terms(x, y).log_weight[0]
 
     def _log_weights(self, x: Tensor, y: Y = None, draws: int = 1) -> Tensor:
-        return self.elbo_terms(x, y, draws if self.noisy else 1).log_weight.expand(draws, -1)
+        if self.noisy:
+            return self.elbo_terms(x, y, draws).log_weight
+        return self.elbo_terms(x, y).log_weight.expand(draws, -1)
 
 
 def _over(of_each: Tensor, like: Tensor) -> Tensor:
