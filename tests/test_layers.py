@@ -23,6 +23,7 @@ FLOORS = (  # ground first
     ("sampling", "editing", "training"),
     ("metrics", "latent_encoder"),
     ("verbs", "testing"),
+    ("explorer",),
     ("cli", "__init__"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}

@@ -1,5 +1,6 @@
 from . import metrics as metrics
 from .errors import UserError as UserError
+from .explorer.explore import explore as explore
 from .latent_encoder import LatentEncoder as LatentEncoder
 from .runs.run import Run as Run
 from .runs.run import load as load

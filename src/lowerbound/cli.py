@@ -15,7 +15,8 @@ from cyclopts import App, CycloptsError
 
 from lowerbound.errors import Interrupted, UserError
 
-VERBS = Path(__file__).parent / "verbs"
+PACKAGE = Path(__file__).parent
+EXPLORE = PACKAGE / "explorer" / "explore.py"  # a verb on the floor above: it shows what others report
 
 
 class Command(NamedTuple):
@@ -30,11 +31,11 @@ class Command(NamedTuple):
 def commands() -> Iterator[Command]:
     """Every function that is marked `@verb` in the file, or the main file of the folder, of a name; found by reading
     them, since importing takes seconds. A file's own name is the verb's, that of another function goes before it."""
-    for path in sorted(VERBS.iterdir()):
+    for path in sorted([*(PACKAGE / "verbs").iterdir(), EXPLORE], key=lambda path: path.name):
         path = path if path.suffix == ".py" else path / f"{path.name}.py"
         if not path.is_file():
             continue
-        module = ".".join(path.relative_to(VERBS).with_suffix("").parts)
+        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
         name = path.stem.replace("_", "-")
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and any(getattr(d, "id", "") == "verb" for d in node.decorator_list):
@@ -61,7 +62,8 @@ def app(words: list[str]) -> App:
         home = made
         if len(c.words) > 1:
             if c.words[0] not in groups:
-                about = ast.get_docstring(ast.parse((VERBS / f"{c.module}.py").read_text(encoding="utf-8"))) or ""
+                source = PACKAGE.joinpath(*c.module.split(".")).with_suffix(".py")
+                about = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
                 groups[c.words[0]] = App(name=c.words[0], help=about)
                 made.command(groups[c.words[0]])
             home = groups[c.words[0]]
@@ -71,7 +73,7 @@ def app(words: list[str]) -> App:
 
 def _imported(c: Command) -> Callable[..., int]:
     base = importlib.import_module("lowerbound.verbs.base")
-    return base.command(getattr(importlib.import_module(f"lowerbound.verbs.{c.module}"), c.function), _show)
+    return base.command(getattr(importlib.import_module(f"lowerbound.{c.module}"), c.function), _show)
 
 
 def _unopened(c: Command) -> Callable[..., None]:

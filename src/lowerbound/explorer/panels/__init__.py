@@ -1,0 +1,1 @@
+"""The panels of the page, found by their files: one Python file here, one of the same name in `static/panels/`."""

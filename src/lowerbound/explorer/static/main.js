@@ -1,0 +1,154 @@
+// The page: which run, which panel, and what its address says.
+
+import { h, toast } from "/static/dom.js";
+import { uploadAgain } from "/static/pictures.js";
+import { Dropped, Refused, Wire } from "/static/wire.js";
+
+const $ = (selector) => document.querySelector(selector);
+let runs = [];
+let shown = null; // the mounted panel: {name, run, unmount, reconnected}
+let state = {}; // what the address says, strings by name
+let writing = null;
+
+// ---- the address
+
+function readAddress() {
+  state = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+}
+
+/** Keep values in the address; null removes one. */
+function remember(values) {
+  for (const [name, value] of Object.entries(values)) {
+    if (value === null || value === undefined || value === "") delete state[name];
+    else state[name] = String(value);
+  }
+  clearTimeout(writing);
+  writing = setTimeout(writeAddress, 150);
+}
+
+function writeAddress() {
+  clearTimeout(writing);
+  history.replaceState(null, "", `${location.pathname}#${new URLSearchParams(state)}`);
+}
+
+// ---- runs and panels
+
+/** What a panel is given of the page. */
+function pageOf(place, panel) {
+  const ask = async (what, given = {}, options = {}) => {
+    const again = () => wire.ask(panel, what, { run: place, given, ...options });
+    try {
+      return await again();
+    } catch (error) {
+      if (error instanceof Refused && error.kind === "gone" && (await sendAgain(given))) return again();
+      throw error;
+    }
+  };
+  return {
+    run: runs[place], place, runs, ask, remember, toast,
+    recall: (name) => state[name] ?? null,
+    address: () => { writeAddress(); return location.href; },
+    /** For a promise whose failure the user is to see; what was dropped is nobody's failure. */
+    tell: (promise) => promise.catch((error) => {
+      if (error instanceof Dropped) return null;
+      toast(error instanceof Refused ? error.message : `the page failed: ${error.message}`, "error");
+      if (!(error instanceof Refused)) console.error(error);
+      return null;
+    }),
+  };
+}
+
+/** Send all images again that a question names; whether there were any. */
+async function sendAgain(given) {
+  const names = Object.values(given).flat().filter((v) => typeof v === "string" && v.startsWith("upload:"));
+  const found = await Promise.all(names.map(uploadAgain));
+  return found.length > 0 && found.every(Boolean);
+}
+
+async function show(place, panel) {
+  const run = runs[place];
+  const wanted = run.panels.find((p) => p.name === panel) ?? run.panels[0];
+  if (state.run !== run.name || state.panel !== wanted?.name) {
+    const keep = state.run === run.name ? state : {};
+    state = { ...keep, run: run.name, panel: wanted?.name ?? "" };
+  }
+  remember({});
+  $("#run").value = String(place);
+  document.title = `${run.name} · lowerbound explore`;
+  const shape = run.shape;
+  $("#facts").textContent = [run.about || run.model, `${run.parameters.toLocaleString("en")} parameters`,
+    `${run.data}, ${shape[2]}×${shape[1]}${shape[0] === 1 ? " grey" : " in colour"}`].join(" · ");
+  $("#tabs").replaceChildren(...run.panels.map((p) => h("button", {
+    type: "button", role: "tab", id: `tab-${p.name}`, "aria-selected": String(p === wanted), "aria-controls": "panel",
+    tabindex: p === wanted ? "0" : "-1", onclick: () => show(place, p.name),
+  }, p.title)));
+  shown?.unmount?.();
+  const root = h("div", { class: `panel ${wanted?.name ?? ""}` });
+  $("#panel").replaceChildren(root);
+  shown = null;
+  if (!wanted) return void root.append(h("p", { class: "empty" }, run.problem || "no panel fits this run yet"));
+  $("#panel").setAttribute("aria-labelledby", `tab-${wanted.name}`);
+  const opening = h("p", { class: "empty", role: "status" }, "Opening the run …");
+  $("#panel").append(opening);
+  const module = await import(`/static/panels/${wanted.name}.js`);
+  const page = pageOf(place, wanted.name);
+  const mounted = await page.tell(module.mount(root, page));
+  opening.remove();
+  if (!root.isConnected) return void mounted?.unmount?.(); // another one was asked for meanwhile
+  shown = { name: wanted.name, place, ...mounted };
+}
+
+// Arrow keys go from tab to tab.
+$("#tabs").addEventListener("keydown", (event) => {
+  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (!step) return;
+  const tabs = [...$("#tabs").children];
+  const next = tabs[(tabs.indexOf(document.activeElement) + step + tabs.length) % tabs.length];
+  next.click();
+  $(`#${next.id}`)?.focus();
+});
+
+async function begin() {
+  readAddress();
+  runs = (await wire.ask("", "runs")).said.runs;
+  $("#run").replaceChildren(...runs.map((run, i) => h("option", { value: String(i) }, run.name)));
+  $("#run").closest("label").hidden = runs.length < 2;
+  const place = Math.max(0, runs.findIndex((run) => run.name === state.run));
+  await show(place, state.panel);
+  document.body.dataset.ready = "true";
+}
+
+$("#run").addEventListener("change", (event) => show(Number(event.target.value), state.panel));
+addEventListener("hashchange", () => { const before = state; readAddress(); if (JSON.stringify(before) !== JSON.stringify(state)) begin(); });
+
+// ---- the socket, and how it is said
+
+let lost = false;
+const wire = new Wire((how) => {
+  const words = { open: "", lost: "The server is not there; looking for it again …", full: "Too many pages are open; close one." };
+  $("#status").textContent = words[how];
+  document.body.dataset.socket = how;
+  if (how === "open" && lost) (shown?.reconnected ?? begin)();
+  lost = how !== "open";
+});
+
+// ---- dark and light
+
+const THEMES = ["auto", "light", "dark"];
+function theme(name) {
+  document.documentElement.dataset.theme = name;
+  $("#theme").textContent = { auto: "◐", light: "☀", dark: "☾" }[name];
+  $("#theme").setAttribute("aria-label", `Colours: ${name === "auto" ? "as the system" : name}`);
+  $("#theme").title = $("#theme").getAttribute("aria-label");
+}
+theme(localStorage.getItem("theme") ?? "auto");
+$("#theme").addEventListener("click", () => {
+  const next = THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length];
+  localStorage.setItem("theme", next);
+  theme(next);
+});
+
+if (new URLSearchParams(location.search).has("token")) { // it is in the cookie from now on
+  history.replaceState(null, "", location.pathname + location.hash);
+}
+begin().catch((error) => toast(error.message, "error"));
