@@ -2,7 +2,11 @@
 
 import csv
 import math
+import os
 import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ import lowerbound as lb
 from command import call, right
 from lowerbound import testing
 from lowerbound.config import parse
-from lowerbound.errors import ConfigError, ModelError
+from lowerbound.errors import ConfigError, Interrupted, ModelError
 from lowerbound.metrics.likelihood import NLL, Bound
 from lowerbound.model import Draw, Model
 from lowerbound.models.boltzmann import RBM
@@ -25,6 +29,7 @@ from lowerbound.models.negatives import Contrastive, Negative, Persistent, Tempe
 from lowerbound.models.partition import Annealing, annealed, from_above, from_below, mean_of
 from lowerbound.models.visibles import Binary, Gaussian
 from lowerbound.noise import seeded
+from lowerbound.progress import Progress
 from lowerbound.schedules import DDIM
 from lowerbound.space import Density, Estimate, Space
 from lowerbound.testing.base import (
@@ -36,6 +41,7 @@ from lowerbound.testing.base import (
     shake_parameters,
 )
 from lowerbound.testing.cases import ModelCase
+from lowerbound.training.train import train
 from lowerbound.verbs.compare import plot
 from lowerbound.verbs.doctor.likelihoods import two_sides
 
@@ -491,6 +497,35 @@ def test_more_steps_need_a_new_estimate(runs: dict[str, Path]):
     done = call(*again, "--resume", "train.steps=70")
     assert done.status == 2
     assert "--stage log_z --overwrite" in done.err
+
+
+class Asking(Progress):
+    """Told how far a stage is; Ctrl-C comes in the middle of the one that estimates, unless it is gone on with."""
+
+    def __init__(self, stop: bool):
+        self.stop, self.parts = stop, []
+
+    @contextmanager
+    def bar(self, total: int, start: int = 0) -> Iterator[Any]:
+        def tell(step: float, terms: Any) -> None:
+            if step % 1:
+                self.parts.append(step)
+            if self.stop and len(self.parts) == 10:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        yield tell
+
+
+def test_an_estimate_tells_how_far_it_is_and_begins_anew_after_ctrl_c(tmp_path: Path):
+    whole, parts, changes = tmp_path / "whole", tmp_path / "parts", [*SMALL, "model.counted=0"]
+    asked, again = Asking(stop=True), Asking(stop=False)
+    train("rbm-digits", out=whole, changes=changes)
+    with pytest.raises(Interrupted):
+        train("rbm-digits", out=parts, changes=changes, progress=asked)
+    assert len(asked.parts) == 10
+    train("rbm-digits", out=parts, changes=changes, progress=again, resume=True)
+    assert again.parts == pytest.approx([i / 220 for i in range(1, 220)])  # there and back, and 20 steps of burn-in
+    assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
 
 
 def test_what_a_run_shows_and_draws(runs: dict[str, Path], tmp_path: Path):

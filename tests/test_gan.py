@@ -171,7 +171,7 @@ def test_both_networks_are_told_the_condition(variant: str):
     assert isinstance(model, GAN)
     assert not torch.allclose(model.realness(x, a), model.realness(x, b))
     z = torch.ones(4, 2)
-    assert not torch.allclose(model._generated(z, a), model._generated(z, b))
+    assert not torch.allclose(model.generated(z, a), model.generated(z, b))
 
 
 def test_a_projected_discriminator_is_bilinear(double):

@@ -11,7 +11,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 
 CLEAR = "\r\033[K"  # an unfinished line of a terminal
-Report = Callable[[int, Mapping[str, float]], None]
+Report = Callable[[float, Mapping[str, float]], None]
+Told = Callable[[int, int], None]  # told how much is done, and of how much
+Step = Callable[[], None]  # called after each of many steps
+
+
+def told_nobody(done: int, of: int) -> None:
+    pass
+
+
+def silent() -> None:
+    pass
 
 
 class Progress:
@@ -23,14 +33,42 @@ class Progress:
     def note(self, text: str, *, last: bool) -> None:
         """One of many lines, of which some may be left out, but not the last."""
 
-    def count(self, what: str) -> Callable[[int, int], None]:
+    def count(self, what: str) -> Told:
         """Told (done, total)."""
         return lambda done, total: None
 
     @contextlib.contextmanager
     def bar(self, total: int, start: int = 0) -> Iterator[Report]:
-        """Yields what is told (step, terms) of a training of `total` steps; the terms may be empty."""
+        """Yields what is told (step, terms) of a training of `total` steps; the terms may be empty, and the step a part
+        of one that takes long."""
         yield lambda step, terms: None
+
+
+class Passing:
+    """A pass over images in batches, each image of which takes so many steps: told while a batch is under way.
+
+    Example:
+        >>> passing = Passing(lambda done, total: print(done, total), images=3, steps=10)
+        >>> step = passing.batch(2)
+        >>> step()
+        2 30
+        >>> step()
+        4 30
+    """
+
+    def __init__(self, told: Told, images: int, steps: int):
+        self.told, self.total, self.steps = told, images * steps, steps
+        self.begun = self.done = 0
+
+    def batch(self, images: int) -> Step:
+        """What is called after each step of the next so many images together."""
+        before, self.begun = self.begun, self.begun + images * self.steps
+
+        def step() -> None:
+            self.done = min(max(self.done, before) + images, self.begun)
+            self.told(self.done, self.total)
+
+        return step
 
 
 class Terminal(Progress):
@@ -49,7 +87,7 @@ class Terminal(Progress):
             self.say(text)
             self.noted = time.monotonic()
 
-    def count(self, what: str) -> Callable[[int, int], None]:
+    def count(self, what: str) -> Told:
         last = time.monotonic()
         first: tuple[float, int] | None = None  # when it was first told, and of how many
         before, begun = -1, False
@@ -94,7 +132,7 @@ class Terminal(Progress):
             task = bars.add_task("", total=total, completed=start, shown="", left="left")
             shown, told = "", 0.0
 
-            def tell(step: int, terms: Mapping[str, float]) -> None:
+            def tell(step: float, terms: Mapping[str, float]) -> None:
                 nonlocal shown, told
                 shown = _shown(terms) if terms else shown
                 if terms or time.monotonic() - told > 0.2:
@@ -105,15 +143,17 @@ class Terminal(Progress):
 
     def _lines(self, total: int) -> Report:
         begun = last = time.monotonic()
-        first: int | None = None
+        first: float | None = None
 
-        def told(step: int, terms: Mapping[str, float]) -> None:
+        def told(step: float, terms: Mapping[str, float]) -> None:
             nonlocal last, first
             first = step if first is None else first
             now = time.monotonic()
-            if terms and (now - last > 10 or step == total):
-                left = (now - begun) / max(1, step - first) * (total - step)
-                self.say(f"step {step:,} of {total:,}  {_shown(terms)}  {left:,.0f} s left")
+            part = step < total and step % 1 > 0
+            if (terms or part) and (now - last > 10 or step == total):
+                left = (now - begun) / ((step - first) or 1) * (total - step)
+                done = f"{step % 1:.0%} of a step" if part else f"step {step:,} of {total:,}  {_shown(terms)}"
+                self.say(f"{done}  {left:,.0f} s left")
                 last = now
 
         return told

@@ -1,13 +1,14 @@
 """How a model is trained: losses, the turns of optimizers, and stages one after another."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lowerbound import noise
 from lowerbound.optimization import Optimizer, Schedule
+from lowerbound.progress import Told, told_nobody
 from lowerbound.space import Space, Y
 
 Pair = tuple[Tensor, Y]  # events and what is given of each
@@ -39,9 +40,16 @@ class Prepare(NamedTuple):
     given: Callable[[tuple[Tensor, ...], Y], tuple[Tensor, Y]]  # parts and labels -> event and condition of the stage
 
 
-def of_events(fit: Callable[[Iterable[Tensor]], None]) -> Callable[[Iterable[Pair]], None]:
+class Fit(Protocol):
+    """What takes the place of all gradient steps: it looks at all training events, and tells how much is done where
+    that takes long."""
+
+    def __call__(self, pairs: Iterable[Pair], told: Told = told_nobody, /) -> None: ...
+
+
+def of_events(fit: Callable[[Iterable[Tensor]], None]) -> Fit:
     """A `Stage.fit` that looks at the events alone."""
-    return lambda pairs: fit(x for x, _ in pairs)
+    return lambda pairs, told=told_nobody: fit(x for x, _ in pairs)
 
 
 def some(events: Iterable[Tensor], n: int) -> Tensor:
@@ -76,7 +84,7 @@ class Stage(NamedTuple):
     name: str
     turns: tuple[Turn, ...]
     prepare: Prepare | None = None
-    fit: Callable[[Iterable[Pair]], None] | None = None  # all training events, in place of all gradient steps
+    fit: Fit | None = None  # in place of all gradient steps
     begin: Callable[[Iterable[Tensor]], None] | None = None  # all training events, before the first gradient step
     model: nn.Module | None = None  # what is trained and measured, where that is a part with a density of its own
     learned: Callable[[bool], None] = lambda yes: None  # told False before its first step, True when weights are kept

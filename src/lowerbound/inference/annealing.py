@@ -19,6 +19,7 @@ from torch import Tensor
 from lowerbound.chunks import log_mean
 from lowerbound.inference.hmc import Bridge, moved
 from lowerbound.noise import KeyedNoise
+from lowerbound.progress import Step, silent
 
 PILOTS = 4  # chains that find the sizes of steps
 BROAD = 64  # draws of f_0 that say how broad it is
@@ -53,19 +54,25 @@ class Annealed(NamedTuple):
     size: Tensor  # effective number of chains, (Σ w)² / Σ w²: 1 to K
 
 
-def forward(bridge: Bridge, z: Tensor, steps: Tensor, how: Annealing, noise: KeyedNoise) -> Annealed:
+def forward(
+    bridge: Bridge, z: Tensor, steps: Tensor, how: Annealing, noise: KeyedNoise, told: Step = silent
+) -> Annealed:
     """From draws z [K, B, *latent] of f_0, by steps of `found_steps`."""
-    return _annealed(bridge, z, how.schedule(), steps, how.leapfrogs, noise)
+    return _annealed(bridge, z, how.schedule(), steps, how.leapfrogs, noise, told)
 
 
-def backward(bridge: Bridge, z: Tensor, steps: Tensor, how: Annealing, noise: KeyedNoise) -> Annealed:
+def backward(
+    bridge: Bridge, z: Tensor, steps: Tensor, how: Annealing, noise: KeyedNoise, told: Step = silent
+) -> Annealed:
     """In reverse order from z [K, B, *latent], of which each is an exact draw of p(z|x): the z that x was made with, as
     often as there are chains. The steps are those of the way there."""
-    found = _annealed(bridge, z, how.schedule().flip(0), steps.flip(0), how.leapfrogs, noise)
+    found = _annealed(bridge, z, how.schedule().flip(0), steps.flip(0), how.leapfrogs, noise, told)
     return found._replace(log_p=-found.log_p)  # its weights are 1 / w
 
 
-def _annealed(bridge: Bridge, z: Tensor, b: Tensor, steps: Tensor, leapfrogs: int, noise: KeyedNoise) -> Annealed:
+def _annealed(
+    bridge: Bridge, z: Tensor, b: Tensor, steps: Tensor, leapfrogs: int, noise: KeyedNoise, told: Step
+) -> Annealed:
     at, chances = bridge.place(z), []
     log_w = torch.zeros_like(at.log_f[0], dtype=torch.float64)
     for t in range(1, len(b)):
@@ -74,6 +81,7 @@ def _annealed(bridge: Bridge, z: Tensor, b: Tensor, steps: Tensor, leapfrogs: in
             noise.chunk(len(z))
             at, chance = moved(bridge, at, float(b[t]), steps[t - 1], leapfrogs)
             chances.append(chance.mean(0))
+        told()
     acceptance = torch.stack(chances).mean(0) if chances else torch.ones_like(log_w[0])
     return Annealed(log_mean(log_w, True), acceptance, _effective(log_w))
 
@@ -83,7 +91,7 @@ def _effective(log_w: Tensor) -> Tensor:
     return (2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0)).exp()
 
 
-def found_steps(bridge: Bridge, z: Tensor, how: Annealing, noise: KeyedNoise) -> Tensor:
+def found_steps(bridge: Bridge, z: Tensor, how: Annealing, noise: KeyedNoise, told: Step = silent) -> Tensor:
     """The sizes of steps at every temperature between the ends, by a run of a few chains: [T - 1, B, *latent].
 
     z: [n, B, *latent], draws of f_0, whose standard deviation is the unit of each dimension. A step grows by 2 % where
@@ -103,4 +111,5 @@ def found_steps(bridge: Bridge, z: Tensor, how: Annealing, noise: KeyedNoise) ->
         smoothed = 0.9 * smoothed + 0.1 * chance.mean(0)
         found.append(step[None])
         size = torch.where(smoothed > TARGET, 1.02 * size, 0.98 * size).clamp(least, largest)
+        told()
     return torch.cat(found)

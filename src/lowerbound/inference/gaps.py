@@ -22,10 +22,12 @@ from lowerbound.distributions import Normal
 from lowerbound.errors import ModelError
 from lowerbound.inference.annealing import BROAD, Annealed, Annealing, backward, forward, found_steps
 from lowerbound.inference.hmc import Bridge
+from lowerbound.inference.observed import Observed, check_annealed
 from lowerbound.inference.own import Own
 from lowerbound.inference.refinement import Refinement, log_weights, refined
 from lowerbound.model import LatentModel, rows_of
 from lowerbound.noise import KeyedNoise
+from lowerbound.progress import Step, silent
 from lowerbound.space import Density, Y
 
 
@@ -34,22 +36,11 @@ def check(model: LatentModel) -> None:
     name, what = type(model).__name__, "gaps: "
     if model.density is Density.NONE:
         raise ModelError(f"{what}{name} says nothing of log p(x): {model.why_no_density()}")
-    if len(model.latents) != 1:
-        raise ModelError(f"{what}{name} has {len(model.latents)} levels of latents; expected a model with one")
-    if model.latents[0].levels is not None:
-        raise ModelError(
-            f"{what}the latents of {name} take {model.latents[0].levels} values, and annealing moves along gradients "
-            "of real ones; expected a model of real latents, such as a VAE with families.DiagonalNormal"
-        )
+    check_annealed(model, "gaps")
     if model.likelihood_density is not Density.EXACT:
         raise ModelError(
             f"{what}log p(x|z) of {name} is known by dequantization alone, with new noise for each draw, and annealing "
             "needs its value; train with a likelihood of whole numbers, such as families.DiscretizedNormal"
-        )
-    if model.prior_densities != (Density.EXACT,):
-        raise ModelError(
-            f"{what}log p(z) of {name} is known by a noisy bound alone, and annealing needs its value; train with a "
-            "prior such as priors.StandardNormal"
         )
 
 
@@ -65,38 +56,44 @@ class Bounds(NamedTuple):
     importance: Tensor  # log p(x) by importance weights of draws of q*: a stochastic lower bound
 
 
-def bounds(model: LatentModel, x: Tensor, y: Y, how: Refinement, draws: int, own: Own) -> Bounds:
+def bounds(model: LatentModel, x: Tensor, y: Y, how: Refinement, draws: int, own: Own, told: Step = silent) -> Bounds:
     """By so many draws, in parts that fit in memory."""
     h = model.bottom_up(x, y)
-    best = refined(model, x, h, y, how, own)
+    best = refined(model, x, h, y, how, own, told)
     log_w = [log_weights(model, x, each, y, draws, own.noise("bound")) for each in (h, best)]
     return Bounds(log_w[0].mean(0), log_w[1].mean(0), log_mean(log_w[1], True))
 
 
 @dataclass(frozen=True)
 class Sides:
-    """log p(x) of images [B, ...] by annealing, from below and, where a draw of p(z|x) is known, from above."""
+    """log p(x) of images [B, ...] by annealing, from below and, where a draw of p(z|x) is known, from above.
 
-    model: LatentModel
+    Of an `Observed` model, which has no encoder, from p(z). told: called after each temperature, of which there are
+    `how.temperatures` on each side, and one fewer where the steps are found.
+    """
+
+    model: LatentModel | Observed
     x: Tensor
     y: Y
     how: Annealing
     own: Own
+    told: Step = silent
 
     def below(self) -> Annealed:
         with self.own.noise("chains") as noise:
-            return forward(self.bridge, self._start(self.how.chains, "chains", noise), self.steps, self.how, noise)
+            z = self._start(self.how.chains, "chains", noise)
+            return forward(self.bridge, z, self.steps, self.how, noise, self.told)
 
     def above(self, z: Tensor) -> Annealed:
         """z: [B, *latent], drawn from p(z|x): as by `simulated`."""
         with self.own.noise("reverse") as noise:
             chains = z.expand(self.how.chains, *z.shape)
-            return backward(self.bridge, chains, self.steps, self.how, noise)
+            return backward(self.bridge, chains, self.steps, self.how, noise, self.told)
 
     @cached_property
     def steps(self) -> Tensor:
         with self.own.noise("pilot") as noise:
-            return found_steps(self.bridge, self._start(BROAD, "pilot", noise), self.how, noise)
+            return found_steps(self.bridge, self._start(BROAD, "pilot", noise), self.how, noise, self.told)
 
     @cached_property
     def bridge(self) -> Bridge:
@@ -106,17 +103,22 @@ class Sides:
         def joint(z: Tensor) -> Tensor:
             return self.model.likelihood((z,), self.y).log_prob(self.x) + prior.log_prob(z)
 
-        return Bridge(prior.log_prob if self.how.from_prior else self._encoded.log_prob, joint)
+        return Bridge(prior.log_prob if self._from_prior else self._encoded.log_prob, joint)
 
     @property
     def begun(self) -> str:
         """What f_0 is, in words."""
-        if self.how.from_prior:
+        if self._from_prior:
             return "prior"
         return "encoder" if isinstance(self._posterior, CLOSED) else "normal with the encoder's mean and variance"
 
+    @property
+    def _from_prior(self) -> bool:
+        return self.how.from_prior or isinstance(self.model, Observed)
+
     @cached_property
     def _posterior(self) -> Distribution:
+        assert isinstance(self.model, LatentModel)
         with torch.no_grad():
             return self.model.posterior(0, self.model.bottom_up(self.x, self.y), (), self.y)
 
@@ -134,7 +136,7 @@ class Sides:
     def _start(self, n: int, what: str, noise: KeyedNoise) -> Tensor:
         """So many draws of f_0 for each image: [n, B, *latent]."""
         noise.chunk(n)
-        if not self.how.from_prior:
+        if not self._from_prior:
             return self._encoded.sample((n,))
         return torch.stack([z for (z,) in self._of_prior(n, what)], 1)
 
@@ -144,7 +146,7 @@ class Sides:
                 yield self.model.draw_latents(n, _again(self.y, i, n))
 
 
-def simulated(model: LatentModel, y: Y, own: Own) -> tuple[Tensor, Tensor]:
+def simulated(model: LatentModel | Observed, y: Y, own: Own) -> tuple[Tensor, Tensor]:
     """An x of the model's own for each number of `own`, given y, and the z that it was made with, which is a draw of
     p(z|x): [B, *event] and [B, *latent]."""
     drawn = []

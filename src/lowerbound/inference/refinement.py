@@ -18,6 +18,7 @@ from lowerbound.model import LatentModel
 from lowerbound.model.latent import PLAINLY
 from lowerbound.noise import KeyedNoise, randn
 from lowerbound.objectives import ELBO
+from lowerbound.progress import Step, silent
 from lowerbound.space import Y
 
 CHOOSING = 100  # draws of the bound by which the better of several posteriors is taken
@@ -33,7 +34,7 @@ class Refinement:
     rate: float = 0.05
 
 
-def refined(model: LatentModel, x: Tensor, h: Any, y: Y, how: Refinement, own: Own) -> Any:
+def refined(model: LatentModel, x: Tensor, h: Any, y: Y, how: Refinement, own: Own, told: Step = silent) -> Any:
     r"""What the posterior would have to be given for each image x [B, ...] in the place of h for the highest bound.
 
     .. math:: q^* = \arg\max_q E_q[\log p(x|z) + \log p(z) - \log q(z)]
@@ -43,13 +44,13 @@ def refined(model: LatentModel, x: Tensor, h: Any, y: Y, how: Refinement, own: O
     and h itself the best is taken for each image, by draws that are used for nothing else. A climb may end below the
     best: the bound of the family's best member is at least that of what is found.
 
-    Raises ModelError where no gradient reaches h.
+    told: called after each step of either climb. Raises ModelError where no gradient reaches h.
     """
     h = _changed(widened, h)
     with own.noise("near zero") as noise:
         noise.chunk(1)
         near = _changed(lambda t: NEAR * randn((1, *t.shape), dtype=t.dtype, device=t.device)[0], h)
-    found = [h, *(_climbed(model, x, start, y, how, own.noise("climb")) for start in (h, near))]
+    found = [h, *(_climbed(model, x, start, y, how, own.noise("climb"), told) for start in (h, near))]
     bounds = [log_weights(model, x, each, y, CHOOSING, own.noise("choice")).mean(0) for each in found]
     best, rows = torch.stack(bounds).nan_to_num(-math.inf).argmax(0), torch.arange(len(x), device=x.device)
     return _changed(lambda *each: torch.stack(each)[best, rows], *found)
@@ -66,7 +67,7 @@ def log_weights(model: LatentModel, x: Tensor, h: Any, y: Y, draws: int, noise: 
     return torch.cat(found)
 
 
-def _climbed(model: LatentModel, x: Tensor, h: Any, y: Y, how: Refinement, noise: KeyedNoise) -> Any:
+def _climbed(model: LatentModel, x: Tensor, h: Any, y: Y, how: Refinement, noise: KeyedNoise, told: Step) -> Any:
     """Each image's part of h moves alone: the loss is a sum over images, and Adam scales every number by itself."""
     h = _changed(lambda t: t.detach().clone().requires_grad_(), h)
     free = list(_tensors(h))
@@ -84,6 +85,7 @@ def _climbed(model: LatentModel, x: Tensor, h: Any, y: Y, how: Refinement, noise
             _descend(ELBO().of_each(terms, 0).sum(), free)
             optimizer.step()
             schedule.step()
+            told()
     return _changed(Tensor.detach, h)
 
 

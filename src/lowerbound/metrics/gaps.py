@@ -15,8 +15,10 @@ from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.metrics.likelihood import NATS
 from lowerbound.model import LatentModel
 from lowerbound.noise import key
+from lowerbound.progress import Passing, Step
 
-BATCH = 50  # images at once, at most, so that a person sees them pass
+BATCH = 50  # images at once, at most, so that their chains fit in memory
+SIDES = 5  # annealings, with those that find the steps: of the images; of simulated ones, there and back
 
 
 class Gaps(Metric):
@@ -63,11 +65,12 @@ class Gaps(Metric):
         model = world.model
         assert isinstance(model, LatentModel)
         check(model)
+        steps = 2 * self.refinement + SIDES * self.temperatures
+        passing = Passing(world.progress.count("gaps"), min(self.limit, len(world.images)), steps)
         parts, begun = [], ""
         for batch in world.batches.in_order(self._at_once(model), self.limit):
-            numbers, begun = self._measured(model, batch, world.seed)
+            numbers, begun = self._measured(model, batch, world.seed, passing.batch(len(batch.index)))
             parts.append(numbers)
-            world.advance(len(batch.index))
         return self._values({k: np.concatenate([part[k] for part in parts]) for k in parts[0]}, begun, world)
 
     def _at_once(self, model: LatentModel) -> int:
@@ -77,14 +80,14 @@ class Gaps(Metric):
     def _annealing(self) -> Annealing:
         return Annealing(self.temperatures, self.chains, self.leapfrogs, self.from_prior)
 
-    def _measured(self, model: LatentModel, batch: Batch, seed: int) -> tuple[dict[str, np.ndarray], str]:
+    def _measured(self, model: LatentModel, batch: Batch, seed: int, told: Step) -> tuple[dict[str, np.ndarray], str]:
         """Of each image, by what follows the names, [B] each; and what the chains began with."""
         x, y, own = batch.x, batch.y, Own(seed, batch.index)
-        bound = bounds(model, x, y, Refinement(self.refinement, self.refinement_draws), self.draws, own)
-        ais = Sides(model, x, y, self._annealing, own).below()
+        bound = bounds(model, x, y, Refinement(self.refinement, self.refinement_draws), self.draws, own, told)
+        ais = Sides(model, x, y, self._annealing, own, told).below()
         own = Own(key(seed, "simulated"), batch.index)
         x, z = simulated(model, y, own)
-        sides = Sides(model, x, y, self._annealing, own)
+        sides = Sides(model, x, y, self._annealing, own, told)
         found: dict[str, torch.Tensor] = {
             "elbo": bound.encoder,
             "refined": bound.refined,

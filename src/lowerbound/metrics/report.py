@@ -1,5 +1,6 @@
 """What `evaluate` reports of a run, and what follows a training reports too."""
 
+import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -53,6 +54,8 @@ def evaluated(
     for name, value, least in ((k, options[k], LEAST[k]) for k in LEAST if k in options):
         if value < least:
             raise ModelError(f"--{name.replace('_', '-')} {value}: expected a whole number of at least {least}")
+    if not 0 < (sigma := options.get("sigma", 1.0)) < math.inf:
+        raise ModelError(f"--sigma {sigma:g}: expected a number above 0, a share of the range of pixels")
     check_names(metrics or ())
     model, images = run.load(device), open_data(run, split, data, progress)
     images = images if limit is None else images.head(limit)

@@ -1,7 +1,7 @@
 """What every model answers: a loss to train it, samples, and log p(x) with what that number is worth."""
 
 from lowerbound.model.base import AUTOREGRESSIVE, BoundModel, ExactModel, Model, WithoutDensity
-from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, rows_of, share_of, told_nobody
+from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, rows_of, share_of
 from lowerbound.model.latent import LatentModel, with_residual
 from lowerbound.model.roles import (
     Adversarial,
@@ -10,12 +10,14 @@ from lowerbound.model.roles import (
     Classifying,
     CodeModel,
     Diffusing,
+    Generating,
     Invertible,
     Refittable,
     Stepwise,
     Viewing,
 )
 from lowerbound.model.terms import ElboTerms
+from lowerbound.progress import Told, told_nobody
 
 __all__ = [
     "AUTOREGRESSIVE",
@@ -32,6 +34,7 @@ __all__ = [
     "Drawn",
     "ElboTerms",
     "ExactModel",
+    "Generating",
     "Invertible",
     "LatentModel",
     "Model",

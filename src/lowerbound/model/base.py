@@ -14,7 +14,8 @@ from lowerbound.config import Component
 from lowerbound.devices import at_least_float32
 from lowerbound.distributions import check_truncation
 from lowerbound.errors import ModelError, did_you_mean
-from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, told_nobody
+from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn
+from lowerbound.progress import Told, told_nobody
 from lowerbound.space import Density, Estimate, Space, Y, check_draw, check_number_of, taken_conditions, taken_events
 from lowerbound.stages import Loss, Stage, Turn
 

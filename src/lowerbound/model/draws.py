@@ -1,22 +1,18 @@
 """How values are drawn, and what was drawn."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
 from lowerbound.distributions import Tempering
+from lowerbound.progress import Told
 from lowerbound.schedules import Sampler
 from lowerbound.space import Y
 
 T = TypeVar("T")
 ByLevel = T | Mapping[str, T]
-Told = Callable[[int, int], None]  # told how many values are drawn, and of how many
-
-
-def told_nobody(done: int, of: int) -> None:
-    pass
 
 
 @dataclass(frozen=True)

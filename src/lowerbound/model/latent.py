@@ -15,8 +15,9 @@ from lowerbound.distributions import Categorical, detached
 from lowerbound.errors import ModelError, did_you_mean
 from lowerbound.estimators import Draws, Estimator, Pathwise
 from lowerbound.model.base import BoundModel
-from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, Told, rows_of, told_nobody
+from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, rows_of
 from lowerbound.model.terms import ElboTerms, log_probs
+from lowerbound.progress import Told, told_nobody
 from lowerbound.space import Density, Space, Y, as_tensor, check_events
 
 PLAINLY = Pathwise()

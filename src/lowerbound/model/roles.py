@@ -7,11 +7,13 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from lowerbound.directions import Direction, shifted
 from lowerbound.model.base import BoundModel, Model, WithoutDensity
-from lowerbound.model.draws import PLAIN, Draw, Told, told_nobody
+from lowerbound.model.draws import PLAIN, Draw
 from lowerbound.model.latent import LatentModel
+from lowerbound.progress import Told, told_nobody
 from lowerbound.space import Density, Y
 
 
@@ -70,6 +72,19 @@ class Adversarial(WithoutDensity):
     @abstractmethod
     def realness(self, x: Tensor, y: Y = None) -> Tensor:
         """What the discriminator says of events x, larger where they look real: [B]."""
+
+
+class Generating(Model):
+    """A model whose events are a function of noise, and which does not find the noise of an event."""
+
+    @property
+    @abstractmethod
+    def base(self) -> Distribution:
+        """p(z), of one event's noise: no batch dimensions, event shape [latent]."""
+
+    @abstractmethod
+    def generated(self, z: Tensor, y: Y = None) -> Tensor:
+        """The event that each z [..., B, latent] is made into, in pixel values, not rounded: [..., B, *space.shape]."""
 
 
 class Refittable(LatentModel):

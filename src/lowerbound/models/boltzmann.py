@@ -1,6 +1,7 @@
 """Restricted Boltzmann machines: an explicit density whose normalizing constant is a sum over all events."""
 
 from collections.abc import Iterable
+from itertools import count
 from typing import Any, ClassVar
 
 import torch
@@ -170,15 +171,20 @@ class RBM(LatentModel, Chained):
     # ---- log Z
 
     @torch.no_grad()
-    def _fit_log_z(self, pairs: Iterable[Pair]) -> None:
+    def _fit_log_z(self, pairs: Iterable[Pair], told: Told = told_nobody) -> None:
         """Estimate log Z of each label from both sides."""
         assert self.prior_log_z is not None
         how, starts, base = self.config.annealing, self._starts(pairs), widened(self.base)
+        steps, done = self.labels * (2 * how.temperatures + how.burn_in), count(1)
+
+        def step() -> None:
+            told(next(done), steps)
+
         for label in range(self.labels):
             machine = self.energy.machine(self._only(label))
             machine = machine._replace(b=machine.b[0], c=machine.c[0]) if self.given else machine
-            below = from_below(machine, base, how)
-            self.prior_log_z.set(label, below, from_above(machine, base, starts[label], how))
+            below = from_below(machine, base, how, step)
+            self.prior_log_z.set(label, below, from_above(machine, base, starts[label], how, step))
         self.prior_log_z.known.fill_(True)
 
     def _only(self, label: int) -> Y:

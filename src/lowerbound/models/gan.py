@@ -6,13 +6,15 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.distributions import Independent
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowerbound import noise
 from lowerbound.config import Component
-from lowerbound.devices import widened
+from lowerbound.devices import at_least_float32, widened
+from lowerbound.distributions import Normal
 from lowerbound.errors import ConfigError
-from lowerbound.model import Adversarial, Draw, Drawn, Model, Told
+from lowerbound.model import Adversarial, Draw, Drawn, Generating, Model, Told
 from lowerbound.networks.base import Network, Shape
 from lowerbound.networks.context import Context
 from lowerbound.networks.conv import Conv
@@ -41,7 +43,7 @@ class Discriminating(Component):
     steps: int = Field(default=1, gt=0)  # for each of the generator
 
 
-class GAN(Adversarial):
+class GAN(Adversarial, Generating):
     r"""A generator G of samples x̃ = G(z), z ~ N(0, I), and a discriminator D, trained against each other.
 
     Goodfellow et al. (2014), https://arxiv.org/abs/1406.2661; in the taxonomy of Goodfellow (2016),
@@ -136,7 +138,7 @@ class GAN(Adversarial):
         game, penalty = self.config.objective, self.config.penalty
         real = self._noisy(self._scaled(x))
         with torch.no_grad():
-            drawn = self._noisy(self._generated(self._latents(len(x)), y))
+            drawn = self._noisy(self._generated(self._latents(len(x)), self.condition(y)))
 
         def D(x: Tensor) -> Tensor:
             return self.discriminator(x, y)
@@ -152,7 +154,7 @@ class GAN(Adversarial):
 
     def _loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         """Of the generator, of as many samples as there are events, given what is given of these."""
-        drawn = self._noisy(self._generated(self._latents(len(x)), y))
+        drawn = self._noisy(self._generated(self._latents(len(x)), self.condition(y)))
         value = self.config.objective.generator(held(self.discriminator, drawn, y))
         return Loss(value.mean(), {"value": value.detach()})
 
@@ -168,27 +170,43 @@ class GAN(Adversarial):
     def _latents(self, n: int, scale: float = 1.0) -> Tensor:
         return scale * noise.randn((n, self.config.latent), dtype=self.dtype, device=self.device)
 
-    def _generated(self, z: Tensor, y: Y) -> Tensor:
-        """G(z) [B, *space.shape], scaled."""
-        h = self.generator(z, self.condition(y))
+    def _generated(self, z: Tensor, c: Tensor | None) -> Tensor:
+        """G(z) [B, *space.shape], scaled, given the condition's embedding."""
+        h = self.generator(z, c)
         return h if self.space.levels is None else torch.tanh(h)
 
     # ---- what it answers
 
     def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
         z = self._latents(n, how.at().temperature)
-        return Drawn(self._rounded(self._generated(z, y)), (z,))
+        return Drawn(self._rounded(self._generated(z, self.condition(y))), (z,))
 
     @torch.no_grad()
     def from_noise(self, z: Tensor, y: Y = None) -> Tensor:
         """The sample that each z [B, latent] is made into: [B, *space.shape]."""
-        return self._rounded(self._generated(z.to(self.device, self.dtype), self.taken_conditions(len(z), y)))
+        c = self.condition(self.taken_conditions(len(z), y))
+        return self._rounded(self._generated(z.to(self.device, self.dtype), c))
 
     def _rounded(self, s: Tensor) -> Tensor:
-        s = widened(s)
+        x = self._in_pixels(s)
         if self.space.levels is None:
-            return s
-        return from_unit(s, self.space.levels).round().clamp(0, self.space.levels - 1).to(self.space.dtype)
+            return x
+        return x.round().clamp(0, self.space.levels - 1).to(self.space.dtype)
+
+    def _in_pixels(self, s: Tensor) -> Tensor:
+        s = widened(s)
+        return s if self.space.levels is None else from_unit(s, self.space.levels)
+
+    @property
+    def base(self) -> Independent:
+        zero = torch.zeros(self.config.latent, dtype=at_least_float32(self.dtype), device=self.device)
+        return Independent(Normal(zero, torch.ones_like(zero), validate_args=False), 1, validate_args=False)
+
+    def generated(self, z: Tensor, y: Y = None) -> Tensor:
+        batch, c = z.shape[:-1], self.condition(y)
+        if c is not None:
+            c = c.expand(*batch, c.shape[-1]).flatten(0, -2)
+        return self._in_pixels(self._generated(z.flatten(0, -2).to(self.dtype), c)).unflatten(0, batch)
 
     @torch.no_grad()
     def realness(self, x: Any, y: Y = None) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from lowerbound.config import Component
 from lowerbound.models.machines import Machine
+from lowerbound.progress import Step, silent
 from lowerbound.space import Estimate
 
 
@@ -62,7 +63,7 @@ def mean_of(log_w: Tensor) -> Mean:
     return Mean(log_mean, float((log_w - log_mean).exp().std()) / math.sqrt(len(log_w)))
 
 
-def annealed(machine: Machine, base: Tensor, v: Tensor, betas: Sequence[float]) -> Tensor:
+def annealed(machine: Machine, base: Tensor, v: Tensor, betas: Sequence[float], told: Step = silent) -> Tensor:
     """log w of chains v [n, V], of exact draws at the first β, through the others: float64 [n]."""
     log_w, field = torch.zeros(len(v), dtype=torch.float64, device=v.device), machine.field(v)
     at = machine.tempered(betas[0], base)
@@ -72,25 +73,27 @@ def annealed(machine: Machine, base: Tensor, v: Tensor, betas: Sequence[float]) 
         if t < len(betas):
             v = to.visible(to.hidden(field))
             field, at = machine.field(v), to
+        told()
     return log_w
 
 
-def from_below(machine: Machine, base: Tensor, how: Annealing) -> Mean:
+def from_below(machine: Machine, base: Tensor, how: Annealing, told: Step = silent) -> Mean:
     """log Z by chains from β = 0 to 1; biases of one condition."""
     apart = machine.tempered(0.0, base)
     v = machine.units.draw(base.expand(how.chains, -1), machine.scale)
-    found = mean_of(annealed(machine, base, v, how.betas()))
+    found = mean_of(annealed(machine, base, v, how.betas(), told))
     return found._replace(log=found.log + float(apart.log_z_without_connections()))
 
 
-def from_above(machine: Machine, base: Tensor, v: Tensor, how: Annealing) -> Mean:
+def from_above(machine: Machine, base: Tensor, v: Tensor, how: Annealing, told: Step = silent) -> Mean:
     """log Z by as many chains from β = 1 to 0, that begin where v [n, V] are after the burn-in; of no v, at independent
     units."""
     v = v if len(v) else machine.units.draw(base[None], machine.scale)
     v = v[torch.arange(how.chains, device=v.device) % len(v)]
     for _ in range(how.burn_in):
         v = machine.visible(machine.hidden(machine.field(v)))
-    found = mean_of(annealed(machine, base, v, how.betas()[::-1]))
+        told()
+    found = mean_of(annealed(machine, base, v, how.betas()[::-1], told))
     return Mean(float(machine.tempered(0.0, base).log_z_without_connections()) - found.log, found.error)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound.errors import ConfigError, ModelError
-from lowerbound.model import Draw, Drawn, ExactModel, Model, Told
+from lowerbound.model import Draw, Drawn, ExactModel, Model, Told, told_nobody
 from lowerbound.priors.normals import Gaussian
 from lowerbound.space import Space, Y, conditions
 from lowerbound.stages import Pair, Stage, Turn
@@ -52,7 +52,7 @@ class PerLabel(ExactModel):
         closed = all(self._stage(c).fit for c in range(len(self.parts)))
         return (Stage("model", (Turn((self,), self._loss),), fit=self.fit if closed else None),)
 
-    def fit(self, pairs: Iterable[Pair]) -> None:
+    def fit(self, pairs: Iterable[Pair], told: Told = told_nobody) -> None:
         """Fit the density of each label to all events of it.
 
         Raises LabelError where there are none, or too few.

@@ -15,7 +15,7 @@ from lowerbound.errors import Interrupted, RunError, TrainingError
 from lowerbound.model import Model
 from lowerbound.noise import key, reseed, seeded
 from lowerbound.processes import keep_freed
-from lowerbound.progress import Progress
+from lowerbound.progress import Progress, Report
 from lowerbound.runs.recipes import Training
 from lowerbound.runs.run import Run
 from lowerbound.stages import Pair, Size, Stage
@@ -95,7 +95,7 @@ class Loop:
         with self.progress.bar(self.steps, self.step) as bar:
             while not self._is_over():
                 started = time.monotonic()
-                moved = self._step()
+                moved = self._step(bar)
                 self.at.step += 1
                 self.window.add(_logged(self.stage, moved))
                 looked = self._look(moved)
@@ -118,10 +118,10 @@ class Loop:
     def _out_of_patience(self) -> bool:
         return self.config.patience is not None and self.at.since_best >= self.config.patience
 
-    def _step(self) -> list[Moved]:
+    def _step(self, told: Report) -> list[Moved]:
         """One step of every turn of the stage; of what has a closed form, all there is."""
         if self.stage.fit:
-            return self._fit()
+            return self._fit(told)
         return self.movers.step(self._batches(self.step), self.step)
 
     def _batches(self, step: int) -> list[Pair]:
@@ -131,11 +131,17 @@ class Loop:
         return [self.images.training(step * n + i, self.config.batch, self.seed) for i in range(n)]
 
     @torch.no_grad()
-    def _fit(self) -> list[Moved]:
+    def _fit(self, told: Report) -> list[Moved]:
         """The whole stage in closed form; the loss of a batch afterwards is what is logged."""
         assert self.stage.fit is not None
         ((x, y),) = self._batches(self.step)
-        self.stage.fit(self.images.pairs(self._at_once()))
+
+        def part(done: int, of: int) -> None:
+            told(done / of, {})
+            if self.stop.is_set():  # it begins anew
+                raise Interrupted(str(self.run.path))
+
+        self.stage.fit(self.images.pairs(self._at_once()), part)
         self.movers.average_anew()
         return [Moved(self.stage.turns[0].loss(x, y, self.step), torch.zeros(()))]
 

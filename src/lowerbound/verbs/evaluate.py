@@ -39,6 +39,7 @@ def evaluate(
     extractor_size: SomeWhole = None,
     extractor_range: Annotated[tuple[float, float], Option(kind=str, parse=range_of_two)] = (0, 1),
     seeds: Whole = 1,
+    sigma: float | None = None,
     temperatures: SomeWhole = None,
     chains: SomeWhole = None,
     refinement: SomeWhole = None,
@@ -50,17 +51,19 @@ def evaluate(
 
     Args:
         data: measure on this data set; by default the run's own
-        metrics: a,b: only these; of samples: frechet, kernel, precision, recall, cas; where nats are lost: gaps; of
-            codes and known factors: mig, modularity, dci, sap, factor_vae, beta_vae, explicitness, infomec
+        metrics: a,b: only these; of samples: frechet, kernel, precision, recall, cas; where nats are lost: gaps; a
+            likelihood of samples with noise on them, as of a GAN: ais; of codes and known factors: mig, modularity,
+            dci, sap, factor_vae, beta_vae, explicitness, infomec
         draws: importance-weighted draws for nll, bits_per_dim and gaps; at most 20 where they are only averaged
-        limit: only the first so many images (gaps: 100 by default)
+        limit: only the first so many images (gaps and ais: 100 by default)
         samples: drawn; by default as many as images, at most 5,000 (cas 10,000)
         extractor: a classifier's run, a TorchScript or ONNX file; by default principal components of pixels
         extractor_size: side in pixels of the images that a file's network takes
         extractor_range: LOW,HIGH: values of black and white that it takes
         seeds: classifiers of cas, each of samples of its own; more than one show what these bring to its error
-        temperatures: of the annealing of gaps, by default 100
-        chains: of the annealing of gaps, for each image, by default 16
+        sigma: standard deviation of the noise that ais puts on what a model makes of z, a share of the range of pixels
+        temperatures: of the annealing of gaps, by default 100, and of ais, by default 500
+        chains: of the annealing of gaps and ais, for each image, by default 16
         refinement: steps by which gaps looks for the best posterior of each image, by default 500
 
     Raises ConfigError for an unknown metric, ModelError for one that the model does not have.
@@ -72,6 +75,7 @@ def evaluate(
         "extractor_size": extractor_size,
         "extractor_range": extractor_range,
         "seeds": seeds,
+        "sigma": sigma,
         "temperatures": temperatures,
         "chains": chains,
         "refinement": refinement,
