@@ -61,6 +61,7 @@ class Loop:
         self.window, self.at, self.saved_step = Window(), Place(), 0
         self.state = State(self.trained, self.movers, self.window, self.at, self.device)
         self.validation = Validation(self.trained, stage, images, self.config, self.steps, self.seed)
+        self.told: Report = lambda step, terms: None
         self.lines = Lines(run, stage.name, self.config.tensorboard)
 
     @property
@@ -93,9 +94,10 @@ class Loop:
         keep_freed()
         saved = time.monotonic()
         with self.progress.bar(self.steps, self.step) as bar:
+            self.told = bar
             while not self._is_over():
                 started = time.monotonic()
-                moved = self._step(bar)
+                moved = self._step()
                 self.at.step += 1
                 self.window.add(_logged(self.stage, moved))
                 looked = self._look(moved)
@@ -118,10 +120,10 @@ class Loop:
     def _out_of_patience(self) -> bool:
         return self.config.patience is not None and self.at.since_best >= self.config.patience
 
-    def _step(self, told: Report) -> list[Moved]:
+    def _step(self) -> list[Moved]:
         """One step of every turn of the stage; of what has a closed form, all there is."""
         if self.stage.fit:
-            return self._fit(told)
+            return self._fit()
         return self.movers.step(self._batches(self.step), self.step)
 
     def _batches(self, step: int) -> list[Pair]:
@@ -131,13 +133,13 @@ class Loop:
         return [self.images.training(step * n + i, self.config.batch, self.seed) for i in range(n)]
 
     @torch.no_grad()
-    def _fit(self, told: Report) -> list[Moved]:
+    def _fit(self) -> list[Moved]:
         """The whole stage in closed form; the loss of a batch afterwards is what is logged."""
         assert self.stage.fit is not None
         ((x, y),) = self._batches(self.step)
 
         def part(done: int, of: int) -> None:
-            told(done / of, {})
+            self.told(done / of, {})
             if self.stop.is_set():  # it begins anew
                 raise Interrupted(str(self.run.path))
 
