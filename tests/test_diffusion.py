@@ -19,6 +19,7 @@ from lowerbound.models.denoising import spread_times
 from lowerbound.models.diffusion import Diffusion, reconstruction_cost
 from lowerbound.models.unrolled import Unrolled
 from lowerbound.models.vae import VAE
+from lowerbound.networks.context import Shown
 from lowerbound.networks.mlp import MLP
 from lowerbound.networks.residual import ResidualMLP
 from lowerbound.networks.unet import UNet
@@ -349,6 +350,41 @@ def test_guidance_goes_on_from_what_no_label_gives():
             small().build(BINARY, given).draw(2, y[:2] if given else None, Draw(guidance=2))
 
 
+def test_a_given_image_stands_beside_the_noise_at_its_places():
+    """Labels in the vector; images as channels: means of a larger one, the values of a smaller one repeated."""
+    given = (Space((1, 4, 4)), testing.LABEL, Space((2, 1, 2)))
+    shown = Shown(given, 3, (2, 2))
+    large, small_ = torch.arange(16.0).reshape(1, 1, 4, 4), torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
+    label, like = torch.tensor([1]), torch.zeros(1, 1, 2, 2)
+    vector, images = shown.split(shown((large, label, small_)), like)
+    assert vector is not None
+    torch.testing.assert_close(vector, shown.maps[0](label))
+    means = [[2.5, 4.5], [10.5, 12.5]]
+    assert images.tolist() == [[means, [[1.0, 2.0]] * 2, [[3.0, 4.0]] * 2]]
+    nothing, blank = shown.split(None, like)
+    assert nothing is None
+    assert blank.shape == (1, 3, 2, 2)
+    assert not blank.any()
+
+
+def test_a_given_image_is_used():
+    """Uniform pixels cost log 5 each, whatever the model, unless it is shown them."""
+    with seeded(0, "test"):
+        model = small(network=ResidualMLP.Config(width=32, blocks=1)).build(IMAGE, (IMAGE,))
+        optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+        for _ in range(200):
+            x = torch.randint(5, (64, *IMAGE.shape), dtype=torch.uint8)
+            optimizer.zero_grad()
+            model.loss(x, x).value.backward()
+            optimizer.step()
+        model.eval()
+        x = torch.randint(5, (200, *IMAGE.shape), dtype=torch.uint8)
+        with torch.no_grad():
+            own, other = float(model.elbo(x, x).mean()), float(model.elbo(x, x.roll(1, 0)).mean())
+    assert own > -0.5 * IMAGE.dims * math.log(5)
+    assert other < -IMAGE.dims * math.log(5)
+
+
 def test_a_share_of_conditions_is_left_out_in_training_alone():
     model = small(unconditional=0.25).build(BINARY, (testing.LABEL,))
     c = torch.ones(4000, 4)
@@ -409,10 +445,10 @@ VARIANTS = {
     "predicted velocity, learned ends": (small(prediction=V(), schedule=LearnedEnds.Config(), sampler=FEW), BINARY, ()),
     "a learned schedule": (small(schedule=Monotone.Config(features=3), sampler=DDIM(steps=10)), BINARY, ()),
     "a reweighted loss": (small(weighting=Simple(), fourier=(1, 2), sampler=Heun(steps=10)), IMAGE, ()),
-    "a U-net of attributes": (
-        small(network=UNet.Config(widths=(4, 4), blocks=1, groups=2), sampler=Ancestral(steps=5)),
+    "a U-net of images, a label and attributes": (
+        small(network=UNet.Config(widths=(4, 4), blocks=1, groups=2), sampler=Ancestral(steps=5), unconditional=0.1),
         IMAGE,
-        (testing.LABEL, Space((2,))),
+        (Space((3, 4, 4), levels=3), testing.LABEL, Space((2,)), Space((1, 1, 1))),
     ),
 }
 

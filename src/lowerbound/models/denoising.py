@@ -13,7 +13,7 @@ from lowerbound import noise
 from lowerbound.devices import at_least_float32
 from lowerbound.errors import ModelError
 from lowerbound.model import PLAIN, Diffusing, Draw, Drawn, Told, told_nobody
-from lowerbound.networks.context import Context
+from lowerbound.networks.context import Shown
 from lowerbound.schedules import DDIM, Sampler, Schedule, alpha, sigma
 from lowerbound.space import Y
 
@@ -29,7 +29,7 @@ class Denoising(Diffusing):
     """What comes of events with noise on them, at any γ, whose noise is known."""
 
     schedule: Schedule
-    context: Context
+    context: Shown
 
     @abstractmethod
     def likelihood(self, z: Tensor) -> Distribution:

@@ -18,7 +18,7 @@ from lowerbound.model import BoundParts, Model
 from lowerbound.models.denoising import AVERAGED, Denoising, spread_times, too_many
 from lowerbound.models.unrolled import Unrolled
 from lowerbound.networks.base import Network
-from lowerbound.networks.context import Context
+from lowerbound.networks.context import Shown
 from lowerbound.networks.residual import ResidualMLP
 from lowerbound.networks.unet import UNet
 from lowerbound.schedules import (
@@ -68,8 +68,10 @@ class Diffusion(Denoising):
     time has no levels, but one such hierarchy for each T, whose bounds go down to its own.
 
     Events: pixels of any levels, or real ones (which are standardized by all training events, where it is trained by
-    itself): as `VAE.prior` it is latent diffusion. The condition goes through `Context` and, with γ(t), into the
-    network; with `unconditional` it is left out of some events in training, so that samples can be guided by it.
+    itself): as `VAE.prior` it is latent diffusion. Labels and attributes go, with γ(t), into
+    the network's layers, and images of any size, resized, as channels beside z (Saharia et al. 2021,
+    https://arxiv.org/abs/2104.07636); with `unconditional` the condition is left out of some events in training, so
+    that samples can be guided by it.
 
     Example:
         >>> model = Diffusion.Config(network=UNet.Config(widths=(8,), blocks=1)).build(Space((1, 4, 4), levels=17))
@@ -120,8 +122,9 @@ class Diffusion(Denoising):
         self.register_buffer("scale", torch.ones(space.shape))
         C, *size = space.shape
         self.time = _Time(config.context)
-        self.context = Context(given, config.context)
-        self.network = config.network.build((C * (1 + 2 * len(config.fourier)), *size), space.shape, config.context)
+        self.context = Shown(given, config.context, size)
+        seen = C * (1 + 2 * len(config.fourier)) + self.context.channels
+        self.network = config.network.build((seen, *size), space.shape, config.context)
 
     def _check(self) -> None:
         """Raise ConfigError for events that noise can't be put on, and parts that don't go together."""
@@ -224,7 +227,7 @@ class Diffusion(Denoising):
         return BoundParts(prior, self._reconstruction_term(x, s, draws), diffusion), weighted
 
     def _left_out(self, c: Tensor | None) -> Tensor | None:
-        """The context [B, width], in training without that of some events, so that the network knows none as well."""
+        """The condition [B, ...], in training without that of some events, so that the network knows none as well."""
         share = self.config.unconditional
         if c is None or not self.training or not share:
             return c
@@ -305,10 +308,12 @@ class Diffusion(Denoising):
         return to_unit(x.to(dtype) + 0.5, self.space.levels + 1)
 
     def _noise_in(self, z: Tensor, gamma: Tensor, c: Tensor | None) -> Tensor:
-        """ε̂ of z [N, *shape] at γ [N] or a scalar, given c [N, context]."""
+        """ε̂ of z [N, *shape] at γ [N] or a scalar, given c, one row for each or None."""
         low, high = self.schedule.begins
         told = self.time(((gamma - low) / (high - low)).expand(len(z)))
-        out = widened(self.network(self._seen(z), told if c is None else told + c))
+        vector, images = self.context.split(c, seen := self._seen(z))
+        seen = seen if images is None else torch.cat([seen, images], 1)
+        out = widened(self.network(seen, told if vector is None else told + vector))
         g = gamma.reshape(-1, *[1] * (z.dim() - 1))
         return self.config.prediction.noise(out, z, g.to(z.dtype))
 
