@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+import torch
+
 from lowerbound.errors import UserError
 from lowerbound.explorer.messages import Answer, Question, dropped, failed, frame
 from lowerbound.explorer.panels.base import Answers
@@ -101,4 +103,8 @@ class Lanes:
                 getattr(answers, "close", lambda: None)()
 
     def _in_thread(self, do: Callable[[], object]) -> asyncio.Future:
-        return asyncio.get_running_loop().run_in_executor(self.pool, do)
+        def done() -> object:
+            with torch.no_grad():  # which is a thread's own
+                return do()
+
+        return asyncio.get_running_loop().run_in_executor(self.pool, done)

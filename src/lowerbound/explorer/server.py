@@ -52,8 +52,7 @@ class Desk:
         panel = all_panels().get(question.panel)
         if panel is None or question.do not in panel.actions:
             raise UserError(f"no {question.panel}.{question.do}")
-        with torch.no_grad():
-            return panel.actions[question.do](panel, self.shelf[question.run], question.given)
+        return panel.actions[question.do](panel, self.shelf[question.run], question.given)
 
     def _about(self, place: int) -> dict[str, Any]:
         """A run, as the page shows it, and the panels that fit."""

@@ -275,6 +275,7 @@ export async function mount(root, page) {
 
   // ---- the whole
 
+  root.classList.add("columns");
   root.append(
     stage,
     h("div", { class: "controls" },
