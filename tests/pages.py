@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from websockets.sync.client import ClientConnection, connect
 
+from lowerbound import train
 from lowerbound.explorer.server import Service, bound
 from lowerbound.runs.run import Run
 
@@ -57,7 +58,7 @@ class Page:
     """A server that runs, as a page sees it."""
 
     port: int
-    service: Service
+    token: str = TOKEN
 
     @property
     def host(self) -> str:
@@ -115,16 +116,15 @@ def serving(runs: Sequence[Run], port: int = 17860, token: str = TOKEN) -> Itera
     thread.start()
     assert begun.wait(20), "the server does not begin"
     try:
-        yield Page(number, service)
+        yield Page(number, token)
     finally:
         service.stop()
         thread.join(20)
         assert not thread.is_alive(), "the server does not end"
 
 
-def tiny(folder: Path) -> Run:
+def tiny(folder: Path, *, label: bool = False) -> Run:
     """A VAE of digits, hardly trained."""
-    from lowerbound import train
-
-    words = {"steps": 60, "valid_every": 60, "batch": 64}
-    return train("vae", data="digits", out=folder, train=words, device="cpu")
+    words = ["model.latent=20", "train.steps=60", "train.valid_every=60", "train.batch=64"]
+    words += ["data.label=true"] if label else []
+    return train("vae", *words, data="digits", out=folder, device="cpu")

@@ -84,8 +84,8 @@ class Latent(Panel):
     @action
     def decode(self, shown: Shown, *, z: Vector, strengths: Strengths = {}, given: Given = NOTHING) -> Answer:  # noqa: B006
         """The picture of a code, moved along directions."""
-        at = _moved(shown, z, strengths)
-        return Answer(arrays={"picture": shown.pictures(shown.codec.decode(at, _condition(shown, given)))})
+        at = _moved(shown, z, strengths)[None]
+        return Answer(arrays={"picture": shown.pictures(shown.codec.decode(at, _condition(shown, given))[0])})
 
     @action
     def draw(

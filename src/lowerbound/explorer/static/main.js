@@ -1,6 +1,6 @@
 // The page: which run, which panel, and what its address says.
 
-import { h, toast } from "/static/dom.js";
+import { h, sign, toast } from "/static/dom.js";
 import { uploadAgain } from "/static/pictures.js";
 import { Dropped, Refused, Wire } from "/static/wire.js";
 
@@ -137,7 +137,7 @@ const wire = new Wire((how) => {
 const THEMES = ["auto", "light", "dark"];
 function theme(name) {
   document.documentElement.dataset.theme = name;
-  $("#theme").textContent = { auto: "◐", light: "☀", dark: "☾" }[name];
+  $("#theme").replaceChildren(sign(name));
   $("#theme").setAttribute("aria-label", `Colours: ${name === "auto" ? "as the system" : name}`);
   $("#theme").title = $("#theme").getAttribute("aria-label");
 }

@@ -1,6 +1,6 @@
 // Latents: sliders, draws, images and directions, and the picture that follows them.
 
-import { button, choice, download, h, number, perFrame, section, slider, toast } from "/static/dom.js";
+import { button, choice, download, h, number, perFrame, section, sign, slider, toast } from "/static/dom.js";
 import { imageDoor, nth, picture, png } from "/static/pictures.js";
 import { Dropped } from "/static/wire.js";
 
@@ -40,8 +40,8 @@ export async function mount(root, page) {
   };
   const paint = perFrame(() => page.tell(decode(at, 0, main)));
   const paintB = () => {
-    figureB.hidden = !other;
-    stage.classList.toggle("two", Boolean(other));
+    figureB.hidden = caption.hidden = !other;
+    pictures.classList.toggle("two", Boolean(other));
     if (other) page.tell(decode(other, 1, second));
   };
 
@@ -52,8 +52,8 @@ export async function mount(root, page) {
   const goTo = (s) => { at = copied(s); fill(); changed(); };
   const step = (from, to) => { if (from.length) { to.push(copied(at)); goTo(from.pop()); } };
   const buttons = () => { undo.disabled = !past.length; redo.disabled = !future.length; swap.disabled = !other; };
-  const undo = button("↶", "Undo", () => step(past, future), { class: "icon" });
-  const redo = button("↷", "Redo", () => step(future, past), { class: "icon" });
+  const undo = button(sign("undo"), "Undo", () => step(past, future), { class: "icon" });
+  const redo = button(sign("redo"), "Redo", () => step(future, past), { class: "icon" });
   const onKey = (event) => {
     if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z" || event.target.matches("input[type=text]")) return;
     event.preventDefault();
@@ -72,10 +72,20 @@ export async function mount(root, page) {
     changed();
   };
 
-  const resetAll = () => { keep(); image = null; source.hidden = true; const next = blank(); for (const d of locked) next.z[d] = at.z[d]; at = next; start = copied(at); fill(); changed(); };
+  /** Back to where it began: the image's code, the draw, or the mean. */
+  const resetAll = () => {
+    keep();
+    const z = Float32Array.from(start.z);
+    for (const d of locked) z[d] = at.z[d];
+    at = { ...copied(start), z };
+    fill();
+    changed();
+  };
+  const toMean = () => { leaveImage(); moveTo(origin); };
+  const leaveImage = () => { image = null; source.hidden = true; };
   const setB = () => { other = copied(at); page.remember(addressed(other, about, "b")); paintB(); buttons(); };
-  const swap = button("Swap A and B", "Swap A and B", () => { keep(); const a = copied(at); at = copied(other); other = a; page.remember(addressed(other, about, "b")); fill(); changed(); paintB(); });
-  const dropB = button("×", "Take B away", () => { other = null; page.remember(addressed(null, about, "b")); paintB(); buttons(); }, { class: "icon drop" });
+  const swap = button("Swap", "Swap A and B", () => { keep(); const a = copied(at); at = copied(other); other = a; page.remember(addressed(other, about, "b")); fill(); changed(); paintB(); });
+  const dropB = button(sign("close"), "Take B away", () => { other = null; page.remember(addressed(null, about, "b")); paintB(); buttons(); }, { class: "icon drop" });
   figureB.lastChild.append(" ", dropB);
 
   const name = () => `${page.run.name}-${Date.now().toString(36)}`;
@@ -94,11 +104,10 @@ export async function mount(root, page) {
     button("Reset all", "Reset all", resetAll),
     button("Keep as B", "Keep as B", setB), swap,
     button("PNG", "Save the picture as PNG", () => page.tell(savePng())),
-    button("GIF", "Save the way as GIF", () => page.tell(saveGif())),
+    button("GIF", "Save the way there as GIF", () => page.tell(saveGif())),
     button("Copy link", "Copy link", copyLink));
-  const stage = h("div", { class: "stage" },
-    h("div", { class: "pictures" }, h("figure", {}, main.element, h("figcaption", {}, "A")), figureB),
-    tools, source, notes);
+  const caption = h("figcaption", { hidden: true }, "A");
+  const pictures = h("div", { class: "pictures" }, h("figure", {}, main.element, caption), figureB);
 
   // ---- sliders
 
@@ -109,11 +118,11 @@ export async function mount(root, page) {
     const whole = about.values !== null;
     const use = about.use[rank];
     const one = slider({
-      name: `z${d}`, origin: origin[d],
+      name: `z${d}`, origin: start.z[d],
       low: whole ? 0 : origin[d] - REACH * scale[d], high: whole ? about.values - 1 : origin[d] + REACH * scale[d],
       step: whole ? 1 : scale[d] / 50,
       share: use === undefined ? null : use / most,
-      note: use === undefined ? "" : `${about.use_name} ${use.toPrecision(3)}`,
+      note: use === undefined ? "" : `${about.use_name} ${use.toPrecision(3)}${about.use_name === "variance" ? "" : " nats"}`,
       value: at.z[d],
       onmove: (v, done) => { if (!one.dragged) keep(); one.dragged = !done; at.z[d] = v; changed(); },
       onlock: (on) => (on ? locked.add(d) : locked.delete(d)),
@@ -178,7 +187,7 @@ export async function mount(root, page) {
 
   /** The controls as the state says. */
   const fill = () => {
-    for (const [d, one] of sliders) one.value = at.z[d];
+    for (const [d, one] of sliders) { one.origin = start.z[d]; one.value = at.z[d]; }
     for (const [n, one] of directions) one.value = at.strengths[n] ?? 0;
     if (about.classes.length) conditions.get("label").value = at.given.label;
     for (const f of about.factors) conditions.get(f.name).value = at.given.attributes[f.name];
@@ -193,10 +202,16 @@ export async function mount(root, page) {
   const draw = async () => {
     const { arrays } = await page.ask("draw", { seed: seed.value, temperature: temperature.value, count: 8, given: at.given });
     const size = about.size;
-    drawn.replaceChildren(...[...Array(8).keys()].map((i) => thumbnail(nth(arrays.pictures, i), `Draw ${i + 1} of seed ${seed.value}`,
-      () => { image = null; source.hidden = true; moveTo(arrays.z.subarray(i * size, (i + 1) * size)); })));
+    const pick = (i) => { leaveImage(); moveTo(arrays.z.subarray(i * size, (i + 1) * size)); };
+    drawn.replaceChildren(...[...Array(8).keys()].map((i) =>
+      thumbnail(nth(arrays.pictures, i), `Draw ${i + 1} of seed ${seed.value}`, () => pick(i))));
+    return pick;
   };
-  const next = () => { seed.value = seed.value + 1; page.remember({ seed: seed.value }); return draw(); };
+  const next = async () => {
+    seed.value = seed.value + 1;
+    page.remember({ seed: seed.value });
+    (await draw())(0);
+  };
 
   // ---- images: the user's and the data's
 
@@ -276,23 +291,25 @@ export async function mount(root, page) {
   // ---- the whole
 
   root.classList.add("columns");
+  const WAYS = { KL: "KL to the prior", variance: "variance of their means", information: "information on the image" };
   root.append(
-    stage,
+    h("div", { class: "stage" }, pictures, tools, source, notes, section("Images of the data", strip, moreImages)),
     h("div", { class: "controls" },
       section("Begin with", door.element,
-        h("div", { class: "row" }, button("Draw from the prior", "Draw from the prior", () => page.tell(next()), { class: "main", id: "draw" }), seed.element),
+        h("div", { class: "row" },
+          button("Draw from the prior", "Draw from the prior", () => page.tell(next()), { class: "main", id: "draw" }),
+          seed.element, button("Mean", "The prior's mean", toMean)),
         temperature.element, drawn),
       givenList.children.length ? section("Given", givenList) : null,
       section("Directions", directionList, begin, lesson),
-      section(about.use_name ? `Latents, by ${about.use_name === "KL" ? "their KL from the prior" : about.use_name}` : "Latents", list, more)),
-    h("div", { class: "below" }, section("Images of the data", strip, moreImages)));
+      section(about.use_name ? `Latents, the most used first: ${WAYS[about.use_name]}` : "Latents", list, more)));
   showMore(FIRST);
   showDirections(about.directions);
   fill();
   buttons();
   paint();
   paintB();
-  page.tell(draw());
+  page.tell(draw().then((pick) => { if (!page.recall("z")) { pick(0); past.length = 0; buttons(); } }));
   page.ask("images", { start: 0, count: 1 }).then(load).catch((error) => {
     if (!(error instanceof Dropped)) strip.replaceWith(h("p", { class: "hint" }, `The run's images can't be had: ${error.message}`)), moreImages.hidden = true;
   });
