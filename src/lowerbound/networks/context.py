@@ -70,7 +70,7 @@ class Shown(Context):
 
 
 def _resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    return x if tuple(x.shape[2:]) == size else F.adaptive_avg_pool2d(x, size)
+    return x if tuple(x.shape[2:]) == size else F.adaptive_avg_pool2d(x, (size[0], size[1]))
 
 
 def _is_label(space: Space) -> bool:
