@@ -26,7 +26,8 @@ from lowerbound.testing.base import checks_in, events, expect, expect_round_trip
 from lowerbound.testing.cases import ModelCase
 from lowerbound.training import classifiers
 
-_HARDLY = {"temperatures": 3, "chains": 2, "refinement": 2, "splits": 1}  # what converges nowhere, and takes no time
+# what converges nowhere, and takes no time
+_HARDLY = {"temperatures": 3, "chains": 2, "refinement": 2, "splits": 1, "sigma": 0.2}
 _VAE = "models.vae.VAE"  # what metrics are tried on, where no model is given
 
 
