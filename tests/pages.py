@@ -89,7 +89,12 @@ class Page:
         own = {"cookie": f"lowerbound-{self.port}={TOKEN}"} | headers
         origin = own.pop("origin", f"http://{self.host}")
         return connect(
-            f"ws://{self.host}/socket", origin=origin, additional_headers=own, open_timeout=20, max_size=2**26
+            f"ws://{self.host}/socket",
+            origin=origin,
+            additional_headers=own,
+            open_timeout=20,
+            close_timeout=1,
+            max_size=2**26,
         )
 
     def ask(self, panel: str, do: str, run: int = 0, **given: Any) -> Answered:

@@ -3,9 +3,13 @@
 import io
 import json
 import os
+import re
 import shutil
+import signal
 import socket as sockets
 import struct
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -19,6 +23,7 @@ import torch
 from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from command import call
 from lowerbound.errors import RunError
 from lowerbound.explorer import registry, uploads
 from lowerbound.explorer.explore import newest
@@ -325,6 +330,12 @@ class _Slow(Panel):
             yield Answer({"i": i})
             time.sleep(0.005)
 
+    @action
+    def flood(self, shown):
+        for i in range(1000):
+            self.steps.append(i)
+            yield Answer(arrays={"x": np.zeros(2**20, np.uint8)})
+
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Slow]:
@@ -385,6 +396,20 @@ def test_one_page_that_waits_or_does_not_listen_holds_up_no_other(page: Page, sl
         assert ask(other, "latent", "decode", z=[0.0] * size).arrays["picture"].shape == (8, 8, 1)
         assert len(slow.begun) <= 2, "one page has more threads than its own"
         slow.go.set()
+
+
+def test_a_page_that_does_not_listen_makes_nobody_compute(page: Page, slow: _Slow):
+    """Its answers fill the line, and then no more are found."""
+    slow.go.set()
+    with page.socket() as deaf, page.socket() as other:
+        deaf.send(json.dumps({"id": 1, "panel": "slow", "do": "flood", "given": {}}))
+        seen = [-1, 0]
+        deadline = time.monotonic() + 20
+        while seen[-1] != seen[-2] and time.monotonic() < deadline:
+            time.sleep(0.3)
+            seen.append(len(slow.steps))
+        assert 0 < seen[-1] < 1000
+        assert ask(other, "latent", "about").said["size"] == 20
 
 
 def test_pages_are_bounded(page: Page):
@@ -485,3 +510,42 @@ def test_the_newest_run_is_shown(run: Run, tmp_path: Path):
     assert newest(tmp_path).path.name == "new"
     with pytest.raises(RunError, match="has no run"):
         newest(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(("words", "why"), [(["--port", "0"], "1 to 65535"), (["nowhere"], "no such run")])
+def test_mistakes_are_answered(here: Path, words: list[str], why: str):
+    done = call("explore", *words)
+    assert done.status == 2
+    assert why in done.err
+
+
+def test_a_run_of_a_newer_version_is_refused(run: Run, tmp_path: Path):
+    shutil.copytree(run.path, tmp_path / "run")
+    config = tmp_path / "run" / "config.json"
+    config.write_text(config.read_text().replace('"format": 1', '"format": 99'))
+    assert "newer" in call("explore", tmp_path / "run").err
+
+
+def test_it_begins_says_where_and_ends(run: Run, tmp_path: Path):
+    """As a user starts it, in a process of its own: the address that it says is answered, and Ctrl-C ends it well."""
+    own = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    words = [
+        sys.executable,
+        "-c",
+        "from lowerbound.cli import main; main()",
+        "explore",
+        str(run.path),
+        "--port",
+        "19860",
+    ]
+    process = subprocess.Popen(words, env=own, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    found = re.search(r"http://127.0.0.1:(\d+)/\?token=(\w+)", process.stderr.readline())
+    assert found, process.stderr.read()
+    status, _, body = Page(int(found[1])).request("GET", f"/?token={found[2]}", cookie="")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (status, process.returncode) == (200, 0), err
+    assert b"<main" in body
+    assert "has ended" in out
+    assert "Traceback" not in err

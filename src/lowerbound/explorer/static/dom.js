@@ -146,3 +146,20 @@ export function perFrame(f) {
     latest = args;
   };
 }
+
+/** Calls f, which takes its time, with the latest arguments: at once where nothing is under way, else as soon as what is
+ *  under way has come to its end. The others are left out. */
+export function latest(f) {
+  let under = false;
+  let next = null;
+  return async (...args) => {
+    next = args;
+    if (under) return;
+    under = true;
+    try {
+      while (next) { const now = next; next = null; await f(...now); }
+    } finally {
+      under = false;
+    }
+  };
+}

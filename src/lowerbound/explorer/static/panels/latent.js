@@ -1,6 +1,6 @@
 // Latents: sliders, draws, images and directions, and the picture that follows them.
 
-import { button, choice, download, h, number, perFrame, section, sign, slider, toast } from "/static/dom.js";
+import { button, choice, download, h, latest, number, section, sign, slider, toast } from "/static/dom.js";
 import { imageDoor, nth, picture, png } from "/static/pictures.js";
 import { Dropped } from "/static/wire.js";
 
@@ -38,7 +38,7 @@ export async function mount(root, page) {
     onto.paint(arrays.picture);
     root.dataset.frames = String(Number(root.dataset.frames ?? 0) + 1); // told to whoever measures
   };
-  const paint = perFrame(() => page.tell(decode(at, 0, main)));
+  const paint = latest(() => page.tell(decode(at, 0, main)));
   const paintB = () => {
     figureB.hidden = caption.hidden = !other;
     pictures.classList.toggle("two", Boolean(other));
@@ -153,7 +153,7 @@ export async function mount(root, page) {
       else directions.set(name, one);
       return one.element;
     }));
-    if (!known.length) directionList.append(h("p", { class: "hint" }, "None yet. Teach one below, by images that have something and images that have not."));
+    if (!known.length) directionList.append(h("p", { class: "hint" }, "None yet. Teach one, by images that have something and images that have not."));
   };
   at.strengths = Object.fromEntries(Object.entries(at.strengths).filter(([n]) => about.directions.some((d) => d.name === n && d.fresh)));
 
@@ -285,7 +285,7 @@ export async function mount(root, page) {
   };
   const begin = button("Teach a direction", "Teach a direction", () => { teaching = true; lesson.hidden = false; begin.hidden = true; strip.classList.add("teaching"); tally(); named.focus(); });
   const lesson = h("div", { class: "lesson", hidden: true },
-    h("p", {}, "Click images of the data below: once for those that have it (+), twice for those that have it not (−)."),
+    h("p", {}, "Click images of the data: once for those that have it (+), twice for those that have it not (−)."),
     h("div", { class: "row" }, h("label", { class: "field" }, h("span", {}, "Name"), named), learn, button("Cancel", "Cancel", stop)), counts);
 
   // ---- the whole
