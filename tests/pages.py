@@ -88,14 +88,8 @@ class Page:
     def socket(self, **headers: str) -> ClientConnection:
         own = {"cookie": f"lowerbound-{self.port}={TOKEN}"} | headers
         origin = own.pop("origin", f"http://{self.host}")
-        return connect(
-            f"ws://{self.host}/socket",
-            origin=origin,
-            additional_headers=own,
-            open_timeout=20,
-            close_timeout=1,
-            max_size=2**26,
-        )
+        limits = {"open_timeout": 20, "close_timeout": 1, "max_size": 2**26}
+        return connect(f"ws://{self.host}/socket", origin=origin, additional_headers=own, **limits)
 
     def ask(self, panel: str, do: str, run: int = 0, **given: Any) -> Answered:
         """One question of a page of its own, and its last answer."""
