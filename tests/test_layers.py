@@ -20,7 +20,7 @@ FLOORS = (  # ground first
     ("chunks", "priors", "objectives", "families"),
     ("models",),
     ("runs", "inference"),
-    ("sampling", "editing", "training"),
+    ("sampling", "editing", "training", "exporting"),
     ("metrics", "latent_encoder"),
     ("verbs", "testing"),
     ("explorer",),

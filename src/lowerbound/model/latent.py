@@ -88,7 +88,7 @@ class LatentModel(BoundModel):
         h, found, coarser = self.bottom_up(x, y), (), ()
         for l, space in enumerate(self.latents):
             q = self.posterior(l, h, coarser, y)
-            found, coarser = (*found, q), (*coarser, center(q, space, len(x)))
+            found, coarser = (*found, q), (*coarser, center(q, space, x.shape[0]))
         return found
 
     def elbo_terms(self, x: Tensor, y: Y = None, draws: int = 1) -> ElboTerms:

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from lowerbound.devices import at_least_float32
 from lowerbound.directions import Direction, shifted
-from lowerbound.model.base import BoundModel, Model, WithoutDensity
+from lowerbound.errors import ModelError
+from lowerbound.model.base import BoundModel, ExactModel, Model, WithoutDensity
 from lowerbound.model.draws import PLAIN, Draw
 from lowerbound.model.latent import LatentModel
 from lowerbound.progress import Told, told_nobody
-from lowerbound.space import Density, Y
+from lowerbound.space import Density, Y, as_tensor
 
 
 class Chained(Model):
@@ -28,6 +30,17 @@ class Chained(Model):
     def chain(self, n: int, length: int, y: Y = None, how: Draw = PLAIN) -> Tensor:
         """As many states, one after another, of each of n chains, from that on which `draw` would give; or the means
         that they were drawn around: [n, length, *space.shape]. Raises ModelError for no states, and as `draw` does."""
+
+
+class Ordered(ExactModel):
+    """A model of one value after another, each given the earlier ones."""
+
+    @abstractmethod
+    def conditionals(self, x: Tensor, y: Y = None) -> Distribution:
+        """p(x_i | x_<i, y) of all positions i of events x [B, ...], as one distribution over events."""
+
+    def _log_prob(self, x: Tensor, y: Y = None) -> Tensor:
+        return self.conditionals(x, y).log_prob(x)
 
 
 class Classifying(WithoutDensity):
@@ -184,13 +197,26 @@ class Invertible(Model):
 
     directions: Mapping[str, Direction] = MappingProxyType({})  # the named ones of the run it was loaded from
 
-    @abstractmethod
+    @torch.no_grad()
     def to_noise(self, x: Tensor, y: Y = None) -> Tensor:
-        """The noise that events are made of: [B, *space.shape]."""
+        """The noise that events are made of: [B, *space.shape]. Raises ModelError for what are no events."""
+        return self._noise_of(*self.taken(x, y))
+
+    @torch.no_grad()
+    def from_noise(self, z: Tensor, y: Y = None) -> Tensor:
+        """The events that are made of noise [B, *space.shape], in pixel values: float, not rounded."""
+        z = as_tensor(z, "noise").to(self.device, at_least_float32(self.dtype))
+        if tuple(z.shape[1:]) != self.space.shape:
+            raise ModelError(f"from_noise: expected noise of {['B', *self.space.shape]}, got {list(z.shape)}")
+        return self._made_of(z, self.taken_conditions(len(z), y))
 
     @abstractmethod
-    def from_noise(self, z: Tensor, y: Y = None) -> Tensor:
-        """The events that are made of noise [B, *space.shape], in pixel values: float."""
+    def _noise_of(self, x: Tensor, y: Y) -> Tensor:
+        """What `to_noise` gives, of a batch of the package's own."""
+
+    @abstractmethod
+    def _made_of(self, z: Tensor, y: Y) -> Tensor:
+        """What `from_noise` gives, of the package's own noise."""
 
     @torch.no_grad()
     def edit(self, x: Tensor, strengths: Mapping[str, float], y: Y = None) -> Tensor:
@@ -214,6 +240,19 @@ class Diffusing(Stepwise, Invertible):
         steps: of a model in continuous time, which is one for each number of them. Raises ModelError where that isn't
         said, or where the model has its own number.
         """
+
+    @abstractmethod
+    def gammas(self, steps: int | None = None) -> Tensor:
+        """γ of the times at which noise is taken away, from 1 to 0: float64 [steps + 1]; None: as many as it has."""
+
+    @abstractmethod
+    def finer(self, z: Tensor, t: Tensor, s: Tensor, y: Y = None) -> tuple[Tensor, Tensor | None]:
+        """The mean of z_s by the model's sampler, given z_t [B, *space.shape] and the γ of both times, scalars; and its
+        standard deviation, a scalar, or None where it has none."""
+
+    @abstractmethod
+    def likelihood(self, z: Tensor) -> Distribution:
+        """p(x|z_0) of z_0 [..., *space.shape]."""
 
     @abstractmethod
     def redone(

@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from lowerbound.devices import widened
 from lowerbound.distributions import Tempering
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Bernoulli, Categorical, Family
-from lowerbound.model import PLAIN, Draw, Drawn, ExactModel, Model, Told, told_nobody
+from lowerbound.model import PLAIN, Draw, Drawn, Model, Ordered, Told, told_nobody
 from lowerbound.networks.causal import CausalNetwork
 from lowerbound.networks.context import Context
 from lowerbound.networks.gated import GatedPixelCNN
@@ -19,7 +20,7 @@ from lowerbound.networks.resnet import Block
 from lowerbound.space import Density, Space, Y, conditions
 
 
-class Autoregressive(ExactModel):
+class Autoregressive(Ordered):
     r"""A PixelCNN, PixelRNN or MADE: the chain rule, each factor from one causal network.
 
     .. math:: \log p(x | y) = \sum_i \log p(x_i | x_{<i}, y)
@@ -88,8 +89,8 @@ class Autoregressive(ExactModel):
 
     # ---- the likelihood
 
-    def _log_prob(self, x: Tensor, y: Y = None) -> Tensor:
-        return self.grid.likelihood(self._h(x, y).reshape(len(x), *self.grid.h_shape), self.space).log_prob(x)
+    def conditionals(self, x: Tensor, y: Y = None) -> Distribution:
+        return self.grid.likelihood(self._h(x, y).reshape(x.shape[0], *self.grid.h_shape), self.space)
 
     def log_probs(self, x: Tensor, y: Y = None) -> Tensor:
         """log p(x_i | x_<i, y) of every position i, in nats: [B, H, W]. They add up to `log_prob`."""
@@ -106,8 +107,8 @@ class Autoregressive(ExactModel):
     def _features(self, x: Tensor, space: Space, size: tuple[int, ...]) -> Tensor:
         """Events, whole or of one position, as the network's input [B, F, *size]."""
         if self.embed is not None:
-            return self.embed(x.long()).movedim(-1, 1).reshape(len(x), -1, *size)
-        return space.features(x).reshape(len(x), -1, *size).to(self.dtype)
+            return self.embed(x.long()).movedim(-1, 1).reshape(x.shape[0], -1, *size)
+        return space.features(x).reshape(x.shape[0], -1, *size).to(self.dtype)
 
     # ---- drawing
 
@@ -320,5 +321,5 @@ class _GridCondition(nn.Module):
 
     def forward(self, part: Tensor) -> Tensor:
         x = self.space.features(part) if self.embed is None else self.embed(part).movedim(-1, 1)
-        x = x.reshape(len(x), -1, *self.space.shape[-2:]).to(next(self.parameters()).dtype)
+        x = x.reshape(x.shape[0], -1, *self.space.shape[-2:]).to(next(self.parameters()).dtype)
         return self.blocks(self.first(x))

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from lowerbound import noise
 from lowerbound.devices import at_least_float32
@@ -32,10 +31,6 @@ class Denoising(Diffusing):
     context: Shown
 
     @abstractmethod
-    def likelihood(self, z: Tensor) -> Distribution:
-        """p(x|z_0) of z_0 [..., *space.shape]."""
-
-    @abstractmethod
     def _scaled(self, x: Tensor) -> Tensor:
         """Events as noise is put on them, in float32 at least."""
 
@@ -51,6 +46,14 @@ class Denoising(Diffusing):
 
     def _steps(self, sampler: Sampler) -> int:
         return sampler.steps or self.config.steps or CONTINUOUS
+
+    def gammas(self, steps: int | None = None) -> Tensor:
+        like = torch.empty(0, device=self.device)
+        return self._grid(steps or self._steps(self.config.sampler), like).detach()
+
+    def finer(self, z: Tensor, t: Tensor, s: Tensor, y: Y = None) -> tuple[Tensor, Tensor | None]:
+        c = self.context(y)
+        return self.config.sampler.moments(z, t, s, lambda z, gamma: self._noise_in(z, gamma, c))
 
     def _grid(self, steps: int, like: Tensor) -> Tensor:
         """γ of steps + 1 times from 1 to 0, which are among those that the network knows: float64."""
@@ -161,18 +164,14 @@ class Denoising(Diffusing):
     def _flow(self) -> Sampler:
         return self.config.sampler if self.config.sampler.deterministic else DDIM(steps=self.config.sampler.steps)
 
-    @torch.no_grad()
-    def to_noise(self, x: Tensor, y: Y = None) -> Tensor:
+    def _noise_of(self, x: Tensor, y: Y) -> Tensor:
         """Where the probability flow takes events: z_1 [B, *space.shape]; by the model's sampler, or DDIM's steps."""
-        x, y = self.taken(x, y)
         s = self._scaled(x)
         gammas = self._grid(self._steps(self._flow), s).flip(0)
         return self._along(gammas, alpha(gammas[0]).to(s.dtype) * s, y, self._flow)
 
-    @torch.no_grad()
-    def from_noise(self, z: Tensor, y: Y = None) -> Tensor:
+    def _made_of(self, z: Tensor, y: Y) -> Tensor:
         """Back from z_1 [B, *space.shape]: the means of p(x|z_0), in pixel values, not rounded."""
-        y = self.taken_conditions(len(z), y)
         return self.likelihood(self._along(self._grid(self._steps(self._flow), z), z, y, self._flow)).mean
 
 

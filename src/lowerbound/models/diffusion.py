@@ -310,7 +310,7 @@ class Diffusion(Denoising):
     def _noise_in(self, z: Tensor, gamma: Tensor, c: Tensor | None) -> Tensor:
         """ε̂ of z [N, *shape] at γ [N] or a scalar, given c, one row for each or None."""
         low, high = self.schedule.begins
-        told = self.time(((gamma - low) / (high - low)).expand(len(z)))
+        told = self.time(((gamma - low) / (high - low)).expand(z.shape[0]))
         vector, images = self.context.split(c, seen := self._seen(z))
         seen = seen if images is None else torch.cat([seen, images], 1)
         out = widened(self.network(seen, told if vector is None else told + vector))

@@ -257,7 +257,7 @@ class HierarchicalVAE(LatentModel):
         for space in self.spaces:
             q = descent.posterior()
             found = (*found, q)
-            descent.take(center(q, space, len(x)))
+            descent.take(center(q, space, x.shape[0]))
         return found
 
     def _terms(
@@ -330,7 +330,7 @@ class Descent:
     def __init__(self, model: HierarchicalVAE, h: list[Tensor] | None, y: Y):
         self.model, self.h = model, h
         self.c: Tensor | None = model.condition(y)
-        self.lead = torch.Size(() if self.c is None else (len(self.c),))
+        self.lead = torch.Size(()) if self.c is None else self.c.shape[:1]
         self.l = 0
         self.s = self._begun(0)
 
@@ -338,8 +338,8 @@ class Descent:
         """q(z_l | z_<l, x, y)."""
         assert self.h is not None
         h = self.h[self.scale]
-        lead = self.lead or torch.Size((len(h),))
-        s, h = _spread(self.s, self.lead, lead), _spread(h, torch.Size((len(h),)), lead)
+        lead = self.lead or h.shape[:1]
+        s, h = _spread(self.s, self.lead, lead), _spread(h, h.shape[:1], lead)
         params = self.model.posteriors_of[self.l](torch.cat([s, h], 1))
         return self.model.posterior_heads[self.l](params.reshape(*lead, *params.shape[1:]))
 
@@ -364,7 +364,7 @@ class Descent:
         lead, flat = z.shape[: z.dim() - len(shape)], z.reshape(-1, *shape)
         features = (flat if relaxed else space.features(flat)).to(model.dtype)
         s = _spread(self.s + self._of_prior()[1], self.lead, lead)
-        s = s + model.projections[self.l](features.reshape(len(flat), -1, *s.shape[-2:]))
+        s = s + model.projections[self.l](features.reshape(flat.shape[0], -1, *s.shape[-2:]))
         self.s, self.lead = model.blocks[self.l](s), lead
         before = self.scale
         self.l += 1
@@ -394,7 +394,7 @@ class Descent:
         if self.c is None:
             return s
         c = model.told(k, self.c, (height, width))
-        return s + _spread(c, torch.Size((len(c),)), self.lead)
+        return s + _spread(c, c.shape[:1], self.lead)
 
 
 class Entry(Reducible):
@@ -434,7 +434,7 @@ class Projection(Reducible):
 
 def _spread(t: Tensor, lead: torch.Size, to: torch.Size) -> Tensor:
     """[prod(lead), ...] -> [prod(to), ...], over the dimensions that lead lacks."""
-    if lead == to or (not to and len(t) == 1):
+    if lead == to or (not to and t.shape[0] == 1):
         return t
     return t.reshape(*lead, *t.shape[1:]).expand(*to, *t.shape[1:]).reshape(-1, *t.shape[1:])
 

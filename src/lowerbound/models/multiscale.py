@@ -13,7 +13,7 @@ from lowerbound.devices import at_least_float32
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import Draw, Drawn, ExactModel, Invertible, Model, Told
 from lowerbound.networks.context import Context
-from lowerbound.space import Density, Space, Y, as_tensor
+from lowerbound.space import Density, Space, Y
 from lowerbound.stages import Stage, Turn
 from lowerbound.transforms import ActNorm, Coupled, Dequantizer, Mixing, Uniform, multiscale
 from lowerbound.units import from_unit, to_unit, unit_bin
@@ -160,25 +160,25 @@ class MultiscaleFlow(ExactModel, Invertible):
 
     # ---- codes
 
-    @torch.no_grad()
     def to_noise(self, x: Tensor, y: Y = None) -> Tensor:
         """f(x), of whole numbers f(x + 1/2): [B, *space.shape]. Raises ModelError as `from_noise`."""
-        x, y = self.taken(x, y)
         self._check_mixings()
-        v = x.to(at_least_float32(self.dtype))
-        return self._to_noise(v if self.space.levels is None else v + 0.5, self.condition(y))[0]
+        return super().to_noise(x, y)
 
-    @torch.no_grad()
     def from_noise(self, z: Tensor, y: Y = None) -> Tensor:
         """The events that f takes to z [B, *space.shape], in pixel values: float, whole where these are.
 
         Raises ModelError where a 1x1 convolution can't be inverted, and for noise of another shape.
         """
         self._check_mixings()
-        z = as_tensor(z, "noise").to(self.device, at_least_float32(self.dtype))
-        if tuple(z.shape[1:]) != self.space.shape:
-            raise ModelError(f"from_noise: expected noise of {['B', *self.space.shape]}, got {list(z.shape)}")
-        return self._unscaled(self.bijection(z, self.condition(self.taken_conditions(len(z), y)))[0])
+        return super().from_noise(z, y)
+
+    def _noise_of(self, x: Tensor, y: Y) -> Tensor:
+        v = x.to(at_least_float32(self.dtype))
+        return self._to_noise(v if self.space.levels is None else v + 0.5, self.condition(y))[0]
+
+    def _made_of(self, z: Tensor, y: Y) -> Tensor:
+        return self._unscaled(self.bijection(z, self.condition(y))[0])
 
     def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
         dtype = at_least_float32(self.dtype)

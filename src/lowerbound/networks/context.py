@@ -34,7 +34,7 @@ class Context(nn.Module):
     def _mapped(self, m: nn.Module, part: Tensor, space: Space) -> Tensor:
         if _is_label(space):
             return m(part)
-        return m(space.features(part).reshape(len(part), -1).to(next(m.parameters()).dtype))
+        return m(space.features(part).reshape(part.shape[0], -1).to(next(m.parameters()).dtype))
 
 
 class Shown(Context):

@@ -98,7 +98,8 @@ def nearest(x: Tensor, vectors: Tensor) -> Tensor:
     """Which of the vectors [K, D] is the nearest to each of x [N, D]: int64 [N]; the first of equals."""
     vectors = vectors.detach()
     squares = vectors.square().sum(1)
-    parts = x.split(max(1, _DISTANCES // len(vectors)))
+    whole = torch.compiler.is_compiling()  # a graph has no loop over as many parts as a batch has
+    parts = (x,) if whole else x.split(max(1, _DISTANCES // len(vectors)))
     return torch.cat([torch.addmm(squares, part, vectors.T, alpha=-2).argmin(1) for part in parts])
 
 

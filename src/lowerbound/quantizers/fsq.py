@@ -65,7 +65,7 @@ class FSQ(Quantizer):
         self._check(h)
         b = self.bounded(h.to(torch.promote_types(h.dtype, torch.float32)))
         z = _straight_through(b, b.round()) / (self.levels // 2)
-        return Quantized(z.to(h.dtype), self.codes_of(z), z.new_zeros(len(h)))
+        return Quantized(z.to(h.dtype), self.codes_of(z), z.new_zeros(h.shape[0]))
 
     @torch.no_grad()
     def encode(self, h: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ class VQ(Quantizer):
             x = self._directions(h.to(vectors.dtype), 1)
             flat = _rows(x.detach())
             k = nearest(flat, vectors)
-            codes = k.reshape(len(h), *h.shape[2:])
+            codes = k.reshape(h.shape[0], *h.shape[2:])
             e = _look_up(codes, vectors)
             loss = self.config.beta * _squared_error(x, e.detach())
             if self.learned:
@@ -140,7 +140,7 @@ class VQ(Quantizer):
         with _no_autocast(h):
             vectors = self.vectors
             flat = _rows(self._directions(h.to(vectors.dtype), 1))
-            return nearest(flat, vectors).reshape(len(h), *h.shape[2:])
+            return nearest(flat, vectors).reshape(h.shape[0], *h.shape[2:])
 
     def decode(self, codes: Tensor) -> Tensor:
         return _look_up(codes, self.vectors)

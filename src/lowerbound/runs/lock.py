@@ -52,6 +52,13 @@ def holder(path: Path) -> Owner | None:
     return None
 
 
+def tell(path: Path, progress: Progress) -> None:
+    """Say where a run is still being written, so that what is made of it is of its best weights so far."""
+    other = holder(path)
+    if other is not None and not other.is_gone:
+        progress.say(f"{path} is still being written by {other}; this is of its best weights so far")
+
+
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Inside, no other process of this machine looks at the lock or takes it; not every network file system can."""

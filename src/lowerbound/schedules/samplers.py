@@ -21,9 +21,14 @@ class Sampler(Component, abstract=True):
     deterministic: ClassVar[bool] = True  # whether it goes along the probability flow, so that there is a way back
     steps: int | None = Field(default=None, gt=0)  # None: those of the model, and 100 of one in continuous time
 
-    @abstractmethod
     def step(self, z: Tensor, t: Tensor, s: Tensor, noise_of: Noise, temperature: float = 1.0) -> Tensor:
         """z_s [n, *shape], for z_t and the γ of both times. temperature: times the noise that is added."""
+        mean, deviation = self.moments(z, t, s, noise_of)
+        return mean if deviation is None else mean + temperature * deviation * noise.randn_like(z)
+
+    @abstractmethod
+    def moments(self, z: Tensor, t: Tensor, s: Tensor, noise_of: Noise) -> tuple[Tensor, Tensor | None]:
+        """The mean of z_s and its standard deviation, a scalar; None: there is none."""
 
 
 class Ancestral(Sampler):
@@ -35,10 +40,10 @@ class Ancestral(Sampler):
 
     deterministic: ClassVar[bool] = False
 
-    def step(self, z: Tensor, t: Tensor, s: Tensor, noise_of: Noise, temperature: float = 1.0) -> Tensor:
+    def moments(self, z: Tensor, t: Tensor, s: Tensor, noise_of: Noise) -> tuple[Tensor, Tensor | None]:
         c = -torch.expm1(s - t)
         mean = alpha(s) / alpha(t) * (z - sigma(t) * c * noise_of(z, t))
-        return mean + temperature * sigma(s) * c.sqrt() * noise.randn_like(z)
+        return mean, sigma(s) * c.sqrt()
 
 
 class DDIM(Sampler):
@@ -49,16 +54,16 @@ class DDIM(Sampler):
     :math:`d\bar z / d\bar\sigma = \hat\epsilon`, and this Euler's step of it.
     """
 
-    def step(self, z: Tensor, t: Tensor, s: Tensor, noise_of: Noise, temperature: float = 1.0) -> Tensor:
-        return alpha(s) * (z / alpha(t) + ((s / 2).exp() - (t / 2).exp()) * noise_of(z, t))
+    def moments(self, z: Tensor, t: Tensor, s: Tensor, noise_of: Noise) -> tuple[Tensor, Tensor | None]:
+        return alpha(s) * (z / alpha(t) + ((s / 2).exp() - (t / 2).exp()) * noise_of(z, t)), None
 
 
 class Heun(Sampler):
     """Along the probability flow, to second order: DDIM's step, then once more with the mean of the noises at both of
     its ends. Two passes of the network a step (Karras et al. 2022, https://arxiv.org/abs/2206.00364)."""
 
-    def step(self, z: Tensor, t: Tensor, s: Tensor, noise_of: Noise, temperature: float = 1.0) -> Tensor:
+    def moments(self, z: Tensor, t: Tensor, s: Tensor, noise_of: Noise) -> tuple[Tensor, Tensor | None]:
         start, way = z / alpha(t), (s / 2).exp() - (t / 2).exp()
         first = noise_of(z, t)
         second = noise_of(alpha(s) * (start + way * first), s)
-        return alpha(s) * (start + way * (first + second) / 2)
+        return alpha(s) * (start + way * (first + second) / 2), None

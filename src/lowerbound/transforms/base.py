@@ -26,7 +26,7 @@ class Chain(Bijection):
         self.steps = nn.ModuleList(steps)
 
     def forward(self, x: Tensor, c: Tensor | None = None, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        total = x.new_zeros(len(x))
+        total = x.new_zeros(x.shape[0])
         for step in reversed(self.steps) if inverse else self.steps:
             x, log_det = step(x, c, inverse)
             total = total + log_det

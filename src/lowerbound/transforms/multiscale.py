@@ -37,7 +37,7 @@ class ActNorm(Bijection):
         if self.awaits and inverse:
             self._set(x)
         s, b = widened(self.log_scale), widened(self.shift)
-        log_det = (s.sum() * math.prod(x.shape[2:])).expand(len(x))
+        log_det = (s.sum() * math.prod(x.shape[2:])).expand(x.shape[0])
         return ((x - b) * torch.exp(-s) if inverse else x * torch.exp(s) + b), log_det
 
     @torch.no_grad()
@@ -85,7 +85,7 @@ class Mixing(Bijection):
         W = self.weight
         if not inverse:
             W = torch.linalg.inv(W.double()).to(W.dtype)
-        log_det = (-widened(self.log_diagonal).sum() * math.prod(x.shape[2:])).expand(len(x))
+        log_det = (-widened(self.log_diagonal).sum() * math.prod(x.shape[2:])).expand(x.shape[0])
         return F.conv2d(x, W[:, :, None, None]), log_det
 
     def check(self, name: str) -> None:

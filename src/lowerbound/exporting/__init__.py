@@ -1,0 +1,1 @@
+"""Models for programs that have no lowerbound: graphs, web pages, folders to share."""

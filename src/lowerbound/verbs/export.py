@@ -1,0 +1,91 @@
+"""Write a model for programs that have no lowerbound: ONNX, a program of torch.export, or a web page."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lowerbound.errors import UserError, did_you_mean
+from lowerbound.exporting import graphs
+from lowerbound.exporting.facts import told
+from lowerbound.exporting.parts import Part, parts
+from lowerbound.model import Model
+from lowerbound.runs import lock
+from lowerbound.runs.run import Run
+from lowerbound.verbs.base import Out, Report, Told, verb
+
+KINDS = (".onnx", ".pt2")
+
+
+@dataclass(frozen=True, eq=False)
+class Exported(Report):
+    """files: of each part its path, bytes, inputs, outputs and the largest difference to torch. left_out: part -> why
+    it is in no file."""
+
+    run: str
+    model: str
+    files: dict[str, dict[str, Any]]
+    left_out: dict[str, str]
+
+    def shown(self) -> str:
+        return "\n".join(f"{f['path']}: {self._about(f)}" for f in self.files.values())
+
+    def _about(self, file: dict[str, Any]) -> str:
+        ports = [", ".join(p["name"] for p in file[side]) for side in ("inputs", "outputs")]
+        return f"{' -> '.join(ports)}; {file['bytes'] / 1e6:.1f} MB, within {file['difference']:.1g} of torch"
+
+    def notes(self) -> list[str]:
+        return [f"{name} is left out: {why}" for name, why in self.left_out.items()]
+
+
+@verb
+def export(run: Run, /, *, out: Out = None, part: str | None = None, progress: Told = False) -> Exported:
+    """Write a model for programs that have no lowerbound: ONNX, or a program of torch.export.
+
+    Each part of the model (encoder, decoder, a step of its sampler) is a file of its own beside OUT: model.onnx becomes
+    model.encoder.onnx, model.decoder.onnx and so on. It is checked against torch on other inputs and in other batches
+    than it is traced with. Labels, ranges and how images are prepared are in its metadata.
+
+    Args:
+        out: ends in .onnx or .pt2
+        part: only this one, which is then the file itself
+
+    Raises ModelError for a model that no graph can say.
+    """
+    path = _checked(out)
+    lock.tell(run.path, progress)
+    model = run.load("cpu")
+    found, facts = _wanted(parts(model), part, model), told(run, model)
+    files: dict[str, dict[str, Any]] = {}
+    left_out: dict[str, str] = {}
+    count = progress.count("exporting")
+    for done, one in enumerate(found):
+        file = path if part is not None else path.with_suffix(f".{one.name}{path.suffix}")
+        try:
+            files[one.name] = _written(model, one, file, facts)
+        except graphs.NotInFormat as e:
+            left_out[one.name] = str(e)
+        count(done + 1, len(found))
+    if not files:
+        raise UserError(f"--out {path}: {next(iter(left_out.values()))}")
+    return Exported(str(run.path), run.recipe.model.type_name(), files, left_out)
+
+
+def _checked(out: Any) -> Path:
+    path = Path(out or "model.onnx")
+    if path.suffix not in KINDS or path.is_dir():
+        raise UserError(f"--out {path}: expected a file ending in {' or '.join(KINDS)}")
+    graphs.check_format(path)
+    return path
+
+
+def _wanted(found: tuple[Part, ...], part: str | None, model: Model) -> tuple[Part, ...]:
+    names = [one.name for one in found]
+    if part is not None and part not in names:
+        raise UserError(f"--part {part}: {type(model).__name__} has none of this name{did_you_mean(part, names)}")
+    return tuple(one for one in found if part in (None, one.name))
+
+
+def _written(model: Model, part: Part, path: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    said = graphs.write(model, part, path, facts)
+    numbers = {"bytes": path.stat().st_size, "difference": said["checked"]["difference"]}
+    return {"path": str(path), "inputs": said["inputs"], "outputs": said["outputs"], **numbers}
