@@ -13,7 +13,7 @@ from command import call, right
 from lowerbound.config import components
 from lowerbound.errors import ModelError
 from lowerbound.exporting import graphs
-from lowerbound.exporting.parts import Graph, drawn, parts
+from lowerbound.exporting.parts import drawn, parts
 from lowerbound.model import Model
 from lowerbound.priors import FullGaussianMixture, Gaussian, GaussianMixture
 from lowerbound.space import Space
@@ -75,7 +75,7 @@ def test_a_mixture_is_drawn_as_by_its_formula():
 
 
 def test_onnx_says_what_torch_says(run: Path, tmp_path: Path):
-    """Against the library itself, by another reader, on other images in another batch; with all that one has to know."""
+    """Against the library itself, by another reader, on other images in another batch, with what one has to know."""
     import onnx
     import onnxruntime
 
