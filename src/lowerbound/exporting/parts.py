@@ -203,11 +203,11 @@ def _last(model: Diffusing) -> Part:
 def _conditionals(model: Ordered) -> Iterator[Part]:
     space = model.space
     with torch.no_grad():
-        p = model.conditionals(torch.zeros(1, *space.shape, dtype=space.dtype), _zeros(model.given))
+        p = model._conditionals(torch.zeros(1, *space.shape, dtype=space.dtype), _zeros(model.given))
     if not isinstance(p, dist.Categorical | dist.Bernoulli):
         return
     out = Port("log_p", Space((space.levels or 2, *space.shape)), "log p of every value, given the earlier positions")
-    function = lambda x, *y: (_log_probs(model.conditionals(x, _y(y))),)  # noqa: E731
+    function = lambda x, *y: (_log_probs(model._conditionals(x, _y(y))),)  # noqa: E731
     yield Part("sampler", "log p of the values of each position", (_image(model), *_given(model)), (out,), function)
 
 
@@ -254,7 +254,7 @@ def _code_sampler(name: str, own: Port, given: tuple[Port, ...], prior: Callable
         p = prior(*inputs)
         assert isinstance(p, Given)
         assert isinstance(p.model, Ordered)
-        return (_log_probs(p.model.conditionals(codes, p.parts or None)),)
+        return (_log_probs(p.model._conditionals(codes, p.parts or None)),)
 
     yield Part(name, "log p of the codes of each position", (own, *given), (out,), function)
 

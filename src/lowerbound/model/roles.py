@@ -35,12 +35,19 @@ class Chained(Model):
 class Ordered(ExactModel):
     """A model of one value after another, each given the earlier ones."""
 
-    @abstractmethod
     def conditionals(self, x: Tensor, y: Y = None) -> Distribution:
-        """p(x_i | x_<i, y) of all positions i of events x [B, ...], as one distribution over events."""
+        """p(x_i | x_<i, y) of all positions i of events x [B, ...], as one distribution over events.
+
+        Raises ModelError for what are no events.
+        """
+        return self._conditionals(*self.taken(x, y))
+
+    @abstractmethod
+    def _conditionals(self, x: Tensor, y: Y) -> Distribution:
+        """What `conditionals` gives, of a batch of the package's own."""
 
     def _log_prob(self, x: Tensor, y: Y = None) -> Tensor:
-        return self.conditionals(x, y).log_prob(x)
+        return self._conditionals(x, y).log_prob(x)
 
 
 class Classifying(WithoutDensity):

@@ -89,7 +89,7 @@ class Autoregressive(Ordered):
 
     # ---- the likelihood
 
-    def conditionals(self, x: Tensor, y: Y = None) -> Distribution:
+    def _conditionals(self, x: Tensor, y: Y) -> Distribution:
         return self.grid.likelihood(self._h(x, y).reshape(x.shape[0], *self.grid.h_shape), self.space)
 
     def log_probs(self, x: Tensor, y: Y = None) -> Tensor:
