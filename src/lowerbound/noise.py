@@ -140,7 +140,7 @@ def borrowed(device: torch.device) -> Iterator[None]:
     torch's default generator at that very moment: such a call is for what torch leaves no other way to do
     (attention's dropout). Draw nothing inside by the functions of this file.
     """
-    own = _own(device)
+    own = generator_on(device)
     if own is None or _thread.lent:
         yield
         return
@@ -181,8 +181,8 @@ class _Again:
 # ---- drawing
 
 
-def _own(device: torch.device) -> Generator | None:
-    """The generator to draw from on a device; None is torch's default."""
+def generator_on(device: torch.device) -> Generator | None:
+    """The generator that this thread draws from on a device; None is torch's default."""
     own = _thread.own
     if own is None or device.type == "meta":
         return None
@@ -192,7 +192,7 @@ def _own(device: torch.device) -> Generator | None:
 
 
 def _on(device: Device) -> Generator | None:
-    return _own(torch.get_default_device() if device is None else torch.device(device))
+    return generator_on(torch.get_default_device() if device is None else torch.device(device))
 
 
 def rand(shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Device = None) -> Tensor:
@@ -206,16 +206,16 @@ def randn(shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Dev
 
 
 def rand_like(like: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
-    return torch.empty_like(like, dtype=dtype, requires_grad=False).uniform_(generator=_own(like.device))
+    return torch.empty_like(like, dtype=dtype, requires_grad=False).uniform_(generator=generator_on(like.device))
 
 
 def randn_like(like: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
-    return torch.empty_like(like, dtype=dtype, requires_grad=False).normal_(generator=_own(like.device))
+    return torch.empty_like(like, dtype=dtype, requires_grad=False).normal_(generator=generator_on(like.device))
 
 
 def exponential_like(like: Tensor) -> Tensor:
     """Of rate 1."""
-    return torch.empty_like(like, requires_grad=False).exponential_(generator=_own(like.device))
+    return torch.empty_like(like, requires_grad=False).exponential_(generator=generator_on(like.device))
 
 
 def randint(
@@ -232,12 +232,12 @@ def randperm(n: int) -> Tensor:
 
 def bernoulli(p: Tensor) -> Tensor:
     """1 with probability p, else 0; of the type and shape of p."""
-    return torch.bernoulli(p, generator=_own(p.device))
+    return torch.bernoulli(p, generator=generator_on(p.device))
 
 
 def multinomial(weights: Tensor, n: int) -> Tensor:
     """n draws, each put back, from each row of weights [..., K]: int64 [..., n]."""
-    return torch.multinomial(weights, n, True, generator=_own(weights.device))
+    return torch.multinomial(weights, n, True, generator=generator_on(weights.device))
 
 
 def dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:
@@ -247,7 +247,9 @@ def dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:
     """
     if not training or rate == 0:
         return x
-    return x * torch.empty_like(x, requires_grad=False).bernoulli_(1 - rate, generator=_own(x.device)).div_(1 - rate)
+    return x * torch.empty_like(x, requires_grad=False).bernoulli_(1 - rate, generator=generator_on(x.device)).div_(
+        1 - rate
+    )
 
 
 # ---- torch's random functions, by whomever called
@@ -356,7 +358,7 @@ class _Whoever(TorchFunctionMode):
             return func(*args, **kwargs)
         device = _device_of(args, kwargs)
         if func in _GENERATED:
-            return func(*args, **kwargs | {"generator": _own(device)})
+            return func(*args, **kwargs | {"generator": generator_on(device)})
         if func in _LIKE:
             return _LIKE[func](*args, **kwargs)
         with borrowed(device):

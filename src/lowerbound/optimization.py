@@ -92,6 +92,17 @@ class Step(Schedule):
         return self.factor_each ** sum(step >= a * steps for a in self.at)
 
 
+def grown(step: Any, over: int) -> Any:
+    """min(1, step / over): how far what grows over so many steps has come. A step on a device stays there.
+
+    Example:
+        >>> grown(5, 10), grown(20, 10), grown(torch.tensor(5.0), 10)
+        (0.5, 1.0, tensor(0.5000))
+    """
+    done = step / over
+    return done.clamp(max=1.0) if isinstance(done, Tensor) else min(1.0, done)
+
+
 class Averaging(Component):
     """An exponential moving average of the weights, updated every `every` steps (the same average, sampled).
 
@@ -118,18 +129,21 @@ class Skip(Component):
     factor: float = Field(default=20.0, gt=1)
     window: int = Field(default=100, gt=1)
 
-    def threshold(self, norms: Tensor, count: int) -> Tensor | float:
+    def threshold(self, norms: Tensor, count: Tensor) -> Tensor:
         """The largest norm that is not skipped; `norms` [window] is a ring of the last norms, `count` all seen."""
-        if count < self.window // 2:
-            return math.inf
-        return self.factor * norms[: min(count, self.window)].median()
+        n = count.clamp(max=self.window)
+        seen = torch.arange(self.window, device=norms.device) < n
+        ordered = torch.where(seen, norms, math.inf).sort().values
+        median = ordered.gather(0, ((n - 1).clamp(min=0) // 2)[None])[0]
+        return torch.where(count < self.window // 2, math.inf, self.factor * median)
 
 
 class Guard:
     """Clips and skips through the fused optimizers' own inputs, without waiting for the device.
 
-    The gradient is divided by `grad_scale` and the step left out where `found_inf` is set: both are read by the kernel
-    that moves the weights, so clipping costs no pass over the gradients of its own.
+    All that it remembers is on the device, so that a step may be a CUDA graph. The gradient is divided by `grad_scale`
+    and the step left out where `found_inf` is set: both are read by the kernel that moves the weights, so clipping
+    costs no pass over the gradients of its own.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, clip: float | None, skip: Skip | None, device: torch.device):
@@ -137,7 +151,7 @@ class Guard:
         self.clip = clip
         self.skip = skip
         self.norms = torch.zeros(skip.window if skip else 1, device=device)
-        self.count = 0
+        self.count = torch.zeros((), dtype=torch.int64, device=device)
         self.skipped = torch.zeros((), device=device)
 
     def step(self, parameters: list[nn.Parameter]) -> Tensor:
@@ -149,8 +163,8 @@ class Guard:
         refused = ~finite
         if self.skip:
             refused = refused | (norm > self.skip.threshold(self.norms, self.count))
-            slot = self.count % len(self.norms)
-            self.norms[slot] = torch.where(finite, norm, self.norms[slot])
+            slot = (self.count % len(self.norms))[None]
+            self.norms.scatter_(0, slot, torch.where(finite, norm, self.norms.gather(0, slot)))
             self.count += 1
         refused = refused.float()
         self.skipped += refused

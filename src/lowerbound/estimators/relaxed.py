@@ -1,7 +1,7 @@
 """Gradients through draws of whole numbers by numbers between them, which are biased but for REBAR's; and no draws."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -12,6 +12,7 @@ from lowerbound import noise
 from lowerbound.distributions import Bernoulli, Categorical
 from lowerbound.estimators.base import Draws, Estimator, shape_of
 from lowerbound.estimators.scores import OfCodes, like, with_gradient
+from lowerbound.optimization import grown
 from lowerbound.space import Space
 
 
@@ -74,8 +75,8 @@ class GumbelSoftmax(Relaxed):
     end: float = Field(default=0.5, gt=0)
     steps: int = Field(default=0, ge=0)  # 0: it stays
 
-    def at(self, step: int) -> float:
-        done = min(1.0, step / self.steps) if self.steps else 0.0
+    def at(self, step: int) -> Any:
+        done = grown(step, self.steps) if self.steps else 0.0
         return self.temperature ** (1 - done) * self.end**done
 
     def draw(self, q: Distribution, n: int, step: int = 0) -> Draws:

@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound.config import Component
-from lowerbound.devices import at_least_float32
+from lowerbound.devices import at_least_float32, rounding
 from lowerbound.distributions import check_truncation
 from lowerbound.errors import ModelError, did_you_mean
 from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn
@@ -396,8 +396,11 @@ class Model(nn.Module):
             raise ModelError(f"{type(self).__name__} as configured says nothing of log p(x): {self.why_no_density()}")
 
     def _rounding_nothing(self) -> AbstractContextManager[Any]:
-        """Inside, no autocast of the caller's counts: a log-probability is a sum of many terms."""
-        return torch.autocast(self.device.type, enabled=False)
+        """Inside, no autocast of the caller's counts, and no TF32: a log-probability is a sum of many terms."""
+        inside = ExitStack()
+        inside.enter_context(torch.autocast(self.device.type, enabled=False))
+        inside.enter_context(rounding(False))
+        return inside
 
     def why_no_density(self) -> str:
         return "one of its parts has no density"

@@ -14,7 +14,7 @@ from lowerbound.devices import widened
 from lowerbound.errors import ConfigError
 from lowerbound.networks.base import Network
 from lowerbound.networks.mlp import MLP
-from lowerbound.optimization import Adam, Optimizer
+from lowerbound.optimization import Adam, Optimizer, grown
 from lowerbound.space import Space, Y, conditions
 from lowerbound.stages import Loss, Size
 
@@ -55,7 +55,7 @@ class Adversary(nn.Module):
 
     def opposing(self, loss: Loss, z: Tensor, y: Y, step: int) -> Loss:
         """The model's loss with what is found in z [B, *latent] and given of the same images."""
-        gamma = self.config.gamma * (min(1.0, (step + 1) / self.config.warmup) if self.config.warmup else 1.0)
+        gamma = self.config.gamma * (grown(step + 1, self.config.warmup) if self.config.warmup else 1.0)
         found = self.found(z, y)
         return Loss(loss.value + gamma * found.mean(), {**loss.terms, self.term: found.detach()})
 

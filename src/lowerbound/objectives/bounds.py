@@ -1,6 +1,7 @@
 """Bounds of log p(x)."""
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -9,6 +10,7 @@ from torch import Tensor
 from lowerbound.errors import ConfigError
 from lowerbound.model import ElboTerms
 from lowerbound.objectives.base import Objective, by_level
+from lowerbound.optimization import grown
 from lowerbound.stages import Loss, Score
 from lowerbound.units import nats
 
@@ -22,9 +24,9 @@ class Bound(Objective, abstract=True):
     def of_each(self, terms: ElboTerms, step: int) -> Tensor:
         """Minus the bound of each event with its gradient, without free bits: [B]. For a mean that is weighted."""
 
-    def warmed(self, step: int) -> float:
+    def warmed(self, step: int) -> Any:
         """The factor of the latents' terms, up to 1."""
-        return min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        return grown(step + 1, self.warmup) if self.warmup else 1.0
 
 
 class ELBO(Bound):
@@ -97,14 +99,14 @@ class IWAE(Bound):
         }
         if self.dreg:
             return Loss(self._dreg(terms, beta), shown)
-        if beta < 1:
+        if self.warmup:
             bound = terms.log_mean(terms.log_px + beta * (terms.log_pz - terms.log_qz).sum(-1))
         return Loss(-bound.mean(), shown)
 
     def of_each(self, terms: ElboTerms, step: int) -> Tensor:
         return -terms.log_mean(terms.log_px + self.warmed(step) * (terms.log_pz - terms.log_qz).sum(-1))
 
-    def _dreg(self, terms: ElboTerms, beta: float) -> Tensor:
+    def _dreg(self, terms: ElboTerms, beta: Any) -> Tensor:
         log_w = terms.log_px + beta * (terms.log_pz - terms.through_draws()).sum(-1)  # [K, B]
         weight = torch.softmax(log_w.detach(), 0)
         pull = 1 - beta + beta * weight  # beside the weight that is in the loss: its square at beta 1

@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -12,6 +13,7 @@ from lowerbound.config import Component
 from lowerbound.errors import ConfigError
 from lowerbound.model import ElboTerms
 from lowerbound.objectives.base import Objective
+from lowerbound.optimization import grown
 from lowerbound.stages import Loss, Size
 
 
@@ -59,13 +61,13 @@ class Capacity(Disentangling):
                 f"{size.steps} steps; set model.objective.steps={max(1, size.steps // 2)}, or a longer training"
             )
 
-    def at(self, step: int) -> float:
+    def at(self, step: int) -> Any:
         """C after so many steps, in nats."""
-        return self.capacity * min(1.0, step / self.steps)
+        return self.capacity * grown(step, self.steps)
 
     def price(self, terms: ElboTerms, kl: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         capacity = self.at(step)
-        return self.gamma * (kl.mean() - capacity).abs(), {"capacity": torch.full_like(kl, capacity)}
+        return self.gamma * (kl.mean() - capacity).abs(), {"capacity": torch.zeros_like(kl) + capacity}
 
 
 class Sampling(Component, abstract=True):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.data.batches import Batches
-from lowerbound.devices import reduced
+from lowerbound.devices import fuse, reduced
 from lowerbound.errors import Interrupted, RunError, TrainingError
 from lowerbound.model import Model
 from lowerbound.noise import key, reseed, seeded
@@ -57,7 +57,7 @@ class Loop:
         self.steps = 1 if stage.fit else self.config.total_steps(len(self.images), stage.batches)
         stage.sized(Size(len(self.images), self.config.batch, self.steps))
         self.valid_every = self.config.valid_every or max(1, math.ceil(self.steps / 20))
-        self.movers = Movers(self.trained, stage, self.config, self.steps, self.device)
+        self.movers = Movers(self.trained, stage, self.config, self.steps, self.device, progress.say)
         self.window, self.at, self.saved_step = Window(), Place(), 0
         self.state = State(self.trained, self.movers, self.window, self.at, self.device)
         self.validation = Validation(self.trained, stage, images, self.config, self.steps, self.seed)
@@ -87,6 +87,7 @@ class Loop:
                 self._train()
         finally:
             self.lines.close()
+            fuse(self.trained, None)
         self.run.load_weights(self.model)
         return True
 

@@ -55,7 +55,7 @@ class State:
             "best": None if self.at.best == -math.inf else self.at.best,
             "window": self.window.state()[1],
             "window_steps": self.window.steps,
-            "guard_counts": [mover.guard.count for mover in self.movers.each],
+            "guard_counts": [int(mover.guard.count) for mover in self.movers.each],
             "machine": machine(self.device),
         }
 
@@ -83,7 +83,7 @@ class State:
         for t, mover in enumerate(self.movers.each):
             mover.guard.norms.copy_(tensors[f"guard.{t}.norms"])
             mover.guard.skipped.copy_(tensors[f"guard.{t}.skipped"])
-            mover.guard.count = values["guard_counts"][t]
+            mover.guard.count.fill_(values["guard_counts"][t])
             _restore_optimizer(mover.optimizer, tensors, f"optimizer.{t}.")
 
 
