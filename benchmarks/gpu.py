@@ -16,6 +16,7 @@ import argparse
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import lru_cache
@@ -139,12 +140,15 @@ def rows_of(subject: Subject, device: torch.device, options: argparse.Namespace)
         trained.train()
         flops = counted(stage, batches[0])
         if FLOAT32 | GRAPH in subject.ways:
-            yield facts | {"difference": apart(model, subject, batches, device)}
+            try:
+                yield facts | {"difference": apart(model, subject, batches, device)}
+            except RuntimeError as e:
+                yield facts | {"difference": float("nan"), "said": [said_of(e)]}
         for way in subject.ways:
             try:
                 found = timed(trained, stage, config.model_copy(update=way), batches, device, options)
-            except torch.cuda.OutOfMemoryError:
-                found = {"said": ["out of memory"]}
+            except RuntimeError as e:  # out of memory, say
+                found = {"said": [said_of(e)]}
             images = batch * (stage.batches if len(stage.turns) == 1 else 1)
             rate = images / found["seconds"] if "seconds" in found else None
             yield facts | way | found | {"images_per_second": rate, "flops_per_image": flops / batch}
@@ -152,6 +156,11 @@ def rows_of(subject: Subject, device: torch.device, options: argparse.Namespace)
             model.eval()
             seconds = sampled(model, subject, device)
             yield facts | {"samples": 64 if not options.smoke else 2, "seconds": seconds, **way}
+
+
+def said_of(e: Exception) -> str:
+    traceback.print_exc()
+    return str(e).splitlines()[0][:200] if str(e) else type(e).__name__
 
 
 @lru_cache(maxsize=1)  # stages of one model follow one another
