@@ -146,7 +146,7 @@ def rows_of(subject: Subject, device: torch.device, options: argparse.Namespace)
                 yield facts | {"difference": float("nan"), "said": [said_of(e)]}
         for way in subject.ways:
             try:
-                found = timed(trained, stage, config.model_copy(update=way), batches, device, options)
+                found: dict[str, Any] = timed(trained, stage, config.model_copy(update=way), batches, device, options)
             except RuntimeError as e:  # out of memory, say
                 found = {"said": [said_of(e)]}
             images = batch * (stage.batches if len(stage.turns) == 1 else 1)
