@@ -3,13 +3,17 @@
 Over 5 s each, some minutes of a CPU core together: trainings to their ends.
 """
 
+import importlib
 from pathlib import Path
 
 import pytest
 
 import lowerbound as lb
 from command import right
+from lowerbound.runs import recipes
+from lowerbound.space import Space
 
+ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 
 REACHED = {  # what is measured of test images, its relation to the truth, and between what it must lie, by the recipe
@@ -30,3 +34,22 @@ def test_a_recipe_reaches_what_it_says(recipe: str):
     assert low < found["value"] < high
     right("sample", "run", "-n", "4", "--out", "samples.png")
     assert Path("samples.png").stat().st_size > 100
+
+
+def test_the_map_tells_what_each_model_says_of_log_p(monkeypatch: pytest.MonkeyPatch):
+    """Its lines, against the models that its runs are of; and its guides and recipes are there."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    taxonomy = importlib.import_module("taxonomy")
+    page = (ROOT / "docs/taxonomy.md").read_text(encoding="utf-8")
+    shown = page[page.index("<!-- map -->") : page.index("<!-- /map -->")]
+    runs = []
+    for leaf in taxonomy.leaves():
+        recipe = recipes.load(leaf.recipe, {"model": leaf.model, "train": leaf.train})
+        sign = recipe.model.build(Space((1, 8, 8), levels=2)).density.value
+        runs.append({"name": leaf.name, "nll": {"relation": sign}})
+        assert f"- `{sign}` [{leaf.title}]({leaf.guide})" in shown, leaf.name
+        assert (ROOT / "docs" / leaf.guide).exists()
+    assert (
+        shown.splitlines()[1:-1] == taxonomy.listed({"runs": runs})
+        or "\n".join(taxonomy.listed({"runs": runs})) in shown
+    )
