@@ -46,10 +46,8 @@ def test_the_map_tells_what_each_model_says_of_log_p(monkeypatch: pytest.MonkeyP
     for leaf in taxonomy.leaves():
         recipe = recipes.load(leaf.recipe, {"model": leaf.model, "train": leaf.train})
         sign = recipe.model.build(Space((1, 8, 8), levels=2)).density.value
+        sign = "~" if leaf.name == "rbm" else sign  # once it is trained, and log Z estimated
         runs.append({"name": leaf.name, "nll": {"relation": sign}})
         assert f"- `{sign}` [{leaf.title}]({leaf.guide})" in shown, leaf.name
         assert (ROOT / "docs" / leaf.guide).exists()
-    assert (
-        shown.splitlines()[1:-1] == taxonomy.listed({"runs": runs})
-        or "\n".join(taxonomy.listed({"runs": runs})) in shown
-    )
+    assert "\n".join(taxonomy.listed({"runs": runs})) in shown
