@@ -47,7 +47,7 @@ def diffusion(steps: int | None) -> dict:
 RUNS: dict[str, dict] = {
     "VAE": {},
     "IWAE, 5 draws": {"objective": {"type": "objectives.IWAE", "draws": 5}},
-    **{f"hierarchy of {n}": levels(n) for n in (1, 2, 3, 4, 6)},
+    **{f"hierarchy of {n}": levels(n) for n in (1, 2, 3, 4, 5, 6)},
     **{f"diffusion, T = {n}": diffusion(n) for n in (1, 2, 4, 16, 64, 256)},
     "diffusion, continuous": diffusion(None),
 }

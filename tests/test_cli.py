@@ -515,7 +515,7 @@ def test_a_mistake_is_said_in_a_sentence(words, expected, things, run, condition
 def test_a_gpu_that_is_not_there(run):
     done = call("evaluate", run, "--device", "cuda")
     assert done.status == 2
-    assert "there are 0 CUDA devices here; use --device cpu" in done.err
+    assert "--device cuda: 0 CUDA devices here; use --device cpu" in done.err
 
 
 def test_debug_shows_where(run):
