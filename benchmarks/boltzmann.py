@@ -8,7 +8,7 @@ log Z is estimated as for a machine that is too large to be counted: by annealin
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from tempfile import TemporaryDirectory
@@ -68,9 +68,10 @@ def spread(values: Sequence[float], sign: str = "", places: int = 2) -> str:
 
 
 def row(name: str, machines: Sequence[Machine]) -> str:
+    annealed: list[Callable[[Machine], Mean]] = [lambda m: m.few, lambda m: m.below, lambda m: m.above]
     few, below, above = (
-        f"{spread([m[i].log - m.log_z for m in machines], '+', 3)} ({mean(m[i].error for m in machines):.3f})"
-        for i in (2, 3, 4)
+        f"{spread([of(m).log - m.log_z for m in machines], '+', 3)} ({mean(of(m).error for m in machines):.3f})"
+        for of in annealed
     )
     cells = [spread([m.nll for m in machines]), spread([m.log_z for m in machines]), few, below, above]
     return f"| {' | '.join([name, *cells, f'{mean(m.seconds for m in machines):.1f}'])} |"
