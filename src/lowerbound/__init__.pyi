@@ -1,6 +1,8 @@
 from . import metrics as metrics
 from .errors import UserError as UserError
 from .explorer.explore import explore as explore
+from .exporting.shared import from_pretrained as from_pretrained
+from .exporting.shared import save_pretrained as save_pretrained
 from .latent_encoder import LatentEncoder as LatentEncoder
 from .runs.run import Run as Run
 from .runs.run import load as load

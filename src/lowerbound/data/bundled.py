@@ -30,6 +30,7 @@ class Bundled(NamedTuple):
     downloads: tuple[Download, ...] = ()
     size: int | None = None  # what it is brought to, where nothing else is asked for
     crop: float | None = None  # see `Preparation`; where nothing else is asked for
+    licence: str = ""  # of the images, where it is known
 
     def missing(self) -> tuple[str, ...]:
         """The files that are not there, each by its first alternative."""

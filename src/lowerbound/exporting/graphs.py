@@ -199,7 +199,7 @@ def differing(model: Model, part: Part, ask: Ask, path: Path) -> float:
         with torch.no_grad():
             expected = graph(*inputs)
         for port, right, found in zip(part.outputs, expected, ask(inputs), strict=True):
-            off = _difference(port, right, found)
+            off = difference(port, right, found)
             if not off <= TOLERANCE:
                 raise ModelError(
                     f"{path}: {port.name} of {part.name} is off by {off:.2g} from what torch computes, more than "
@@ -209,7 +209,7 @@ def differing(model: Model, part: Part, ask: Ask, path: Path) -> float:
     return worst
 
 
-def _difference(port: Port, right: Tensor, found: np.ndarray) -> float:
+def difference(port: Port, right: Tensor, found: np.ndarray) -> float:
     """Beside 1 or its own size; of pixels beside their range; of whole numbers the share that are others."""
     if tuple(right.shape) != found.shape:
         return float("inf")

@@ -36,7 +36,7 @@ from lowerbound.errors import RunError, UserError, did_you_mean
 from lowerbound.files import UNFINISHED, replacing
 from lowerbound.model import Invertible, LatentModel, Model
 from lowerbound.noise import key, never_quick, seeded
-from lowerbound.runs import lock
+from lowerbound.runs import lock, places
 from lowerbound.runs.conditions import NOTHING, Asked, Candidates
 from lowerbound.runs.facts import Facts
 from lowerbound.runs.log import Log
@@ -71,8 +71,8 @@ class Run:
 
     @staticmethod
     def open(path: str | Path, allow: Iterable[str] = ()) -> "Run":
-        """An existing run. Raises RunError for a folder that isn't one."""
-        path = Path(path)
+        """An existing run: its folder, or `pretrained:NAME`. Raises RunError for what isn't one."""
+        path = places.found(path)
         if not (path / "config.json").is_file():
             near = did_you_mean(path.name, [p.parent.name for p in path.parent.glob("*/config.json")])
             what = "is not a run: it has no config.json" if path.is_dir() else "no such run"
@@ -369,6 +369,7 @@ class Run:
 def load(path: str | Path, *, device: str = "auto", allow: Iterable[str] = ()) -> Model:
     """The trained model of a run, an nn.Module in eval mode. Nothing in a run is ever executed.
 
+    path: a run's folder, or `pretrained:NAME`, one of the package's own.
     `allow`: packages besides lowerbound that its components may come from. Raises RunError.
     """
     return Run.open(path, allow).load(pick_device(device))

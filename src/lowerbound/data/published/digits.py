@@ -39,4 +39,11 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
     return digits.images.astype(np.uint8)[:, None], digits.target.astype(np.int64)
 
 
-BUNDLED = (Bundled("digits", "1,797 grey 8x8 digits of scikit-learn, 17 levels, 10 classes", (), Digits),)
+_LICENCE = (
+    "CC BY 4.0 (E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, "
+    "https://doi.org/10.24432/C50P49)"
+)
+
+BUNDLED = (
+    Bundled("digits", "1,797 grey 8x8 digits of scikit-learn, 17 levels, 10 classes", (), Digits, licence=_LICENCE),
+)

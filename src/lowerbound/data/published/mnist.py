@@ -156,6 +156,7 @@ def _or_unpacked(*files: str) -> tuple[tuple[str, ...], ...]:
 _IDX = tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 _AMAT = tuple(f"mnist-binarized/binarized_mnist_{part}.amat" for part in ("train", "valid", "test"))
 _LAROCHELLE = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
+_LICENCE = "CC BY-SA 3.0 (Y. LeCun and C. Cortes, The MNIST database of handwritten digits)"
 BUNDLED = (
     Bundled(
         "mnist",
@@ -172,6 +173,7 @@ BUNDLED = (
                 "ec29112dd5afa0611ce80d1b7f02629c",
             ),
         ),
+        licence=_LICENCE,
     ),
     Bundled(
         "fashion-mnist",
@@ -188,6 +190,7 @@ BUNDLED = (
                 "bb300cfdad3c16e7a12a480ee83cd310",
             ),
         ),
+        licence="MIT (Zalando SE)",
     ),
     Bundled(
         "mnist-binarized",
@@ -206,5 +209,6 @@ BUNDLED = (
                 strict=True,
             )
         ),
+        licence=_LICENCE,
     ),
 )
