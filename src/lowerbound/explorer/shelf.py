@@ -131,11 +131,15 @@ class Shown:
         """A batch of one image of the run's data, with its condition."""
         if split not in ("valid", "train", "test"):
             raise UserError(f"no image {split}:{which}; expected upload:NAME or valid:NUMBER")
+        n = len(self.data(split))
+        if not which.isdecimal() or int(which) >= n:
+            raise UserError(f"no image {split}:{which}; expected a number below {n}")
+        return self.batch(split, np.array([int(which)]))
+
+    def batch(self, split: str, rows: np.ndarray) -> Batch:
+        """Images of the run's data by their places, [B], as the model is shown them, with their conditions."""
         images = self.data(split)
-        if not which.isdecimal() or int(which) >= len(images):
-            raise UserError(f"no image {split}:{which}; expected a number below {len(images)}")
-        rows = np.array([int(which)])
-        (batch,) = as_batches(self.run, images.take(rows), self.device).in_order(1)
+        (batch,) = as_batches(self.run, images.take(rows), self.device).in_order(len(rows))
         if self.run.facts.binarizes:  # by the image's own place, as everywhere
             batch = batch._replace(x=binarized(torch.from_numpy(images.x[rows]), images.levels, rows).to(self.device))
         return batch

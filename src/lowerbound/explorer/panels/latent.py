@@ -10,13 +10,14 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from lowerbound.data.attributes import Factor, decoded
+from lowerbound.data.attributes import Factor
 from lowerbound.directions import Direction, check_name, shifted
 from lowerbound.editing.latents import Editor, codes
 from lowerbound.editing.learn import as_step, learn
 from lowerbound.editing.paths import lerp, slerp
 from lowerbound.editing.values import values
 from lowerbound.errors import UserError
+from lowerbound.explorer.conditions import condition, in_words
 from lowerbound.explorer.messages import Answer
 from lowerbound.explorer.panels.base import (
     Finite,
@@ -32,7 +33,7 @@ from lowerbound.explorer.panels.base import (
 from lowerbound.explorer.shelf import Heard, Shown
 from lowerbound.model import Draw, LatentModel
 from lowerbound.noise import randn, seeded
-from lowerbound.runs.conditions import NOTHING, Asked
+from lowerbound.runs.conditions import NOTHING
 
 Temperature = Annotated[Finite, Field(ge=0, le=10)]
 Count = Annotated[int, Field(ge=1, le=64)]
@@ -76,7 +77,7 @@ class Latent(Panel):
             "directions": _directions(shown),
             "classes": list(facts.classes or ()) if conditional and shown.run.recipe.data.label else [],
             "factors": [_factor(f) for f in facts.factors],
-            "given": _said(shown, shown.run.typical()) if conditional else {},
+            "given": in_words(shown, shown.run.typical()) if conditional else {},
             "notes": [known.note] if known.note else [],
         }
         return Answer(said, {"origin": known.origin.float().numpy(), "scale": known.scale.float().numpy()})
@@ -85,14 +86,14 @@ class Latent(Panel):
     def decode(self, shown: Shown, *, z: Vector, strengths: Strengths = {}, given: Given = NOTHING) -> Answer:  # noqa: B006
         """The picture of a code, moved along directions."""
         at = _moved(shown, z, strengths)[None]
-        return Answer(arrays={"picture": shown.pictures(shown.codec.decode(at, _condition(shown, given))[0])})
+        return Answer(arrays={"picture": shown.pictures(shown.codec.decode(at, condition(shown, given))[0])})
 
     @action
     def draw(
         self, shown: Shown, *, seed: Seed, count: Count = 1, temperature: Temperature = 1.0, given: Given = NOTHING
     ) -> Answer:
         """Codes drawn from the prior, [count, D], and their pictures."""
-        y = _condition(shown, given)
+        y = condition(shown, given)
         z = _drawn(shown, seed, count, temperature, y)
         return Answer(arrays={"z": z.float().cpu().numpy(), "pictures": shown.pictures(shown.codec.decode(z, y))})
 
@@ -103,7 +104,7 @@ class Latent(Panel):
         images, lines = shown.images([image])
         y = shown.condition(images, given, heard)
         z = shown.codec.encode(images.x, y)
-        said = {"given": {} if y is None else _said(shown, y.cpu()), "notes": lines + heard.lines}
+        said = {"given": {} if y is None else in_words(shown, y.cpu()), "notes": lines + heard.lines}
         pictures = {"original": images.x[0], "reconstruction": shown.codec.decode(z, y)[0]}
         arrays = {name: shown.pictures(x) for name, x in pictures.items()}
         return Answer(said, arrays | {"z": z[0].float().cpu().numpy()})
@@ -111,7 +112,7 @@ class Latent(Panel):
     @action
     def relabel(self, shown: Shown, *, z: Vector, own: Given, given: Given) -> Answer:
         """The code of an image of one condition as that of another, where conditions act through codes."""
-        at, y, target = _vector(shown, z)[None, None], _condition(shown, own), _condition(shown, given)
+        at, y, target = _vector(shown, z)[None, None], condition(shown, own), condition(shown, given)
         if y is not None and target is not None:
             at = shown.codec.relabelled(at, y, target[:, None])
         return Answer(arrays={"z": at[0, 0].float().cpu().numpy()})
@@ -145,7 +146,7 @@ class Latent(Panel):
             raise UserError("these latents take whole numbers, and there is nothing between two of them")
         along = slerp if shown.codec.sphere else lerp
         path = along(a.cpu(), b.cpu(), torch.linspace(0, 1, frames)).to(a)
-        x = shown.pictures(shown.codec.decode(path, _condition(shown, given)))
+        x = shown.pictures(shown.codec.decode(path, condition(shown, given)))
         there_and_back = [*x, *x[-2:0:-1]]
         return Answer(arrays={"gif": np.frombuffer(_gif(there_and_back, milliseconds), np.uint8)})
 
@@ -233,37 +234,6 @@ def _drawn(shown: Shown, seed: int, n: int, temperature: float, y: Tensor | None
 def _directions(shown: Shown) -> list[dict[str, Any]]:
     found = shown.codec.directions.values()
     return [{"name": d.name, "fresh": d.fresh, "from": d.report.get("learnt_from", "")} for d in found]
-
-
-# ---- conditions
-
-
-def _condition(shown: Shown, asked: Asked) -> Tensor | None:
-    """What one image is given, [1, ...]: as asked for, the rest typical."""
-    shown.run.check_asked(asked)
-    if not shown.model.given:
-        return None
-    y = shown.run.typical(asked)
-    return None if y is None else y.to(shown.device)
-
-
-def _said(shown: Shown, y: Tensor | None) -> dict[str, Any]:
-    """A condition [1, ...] as the page says it."""
-    if y is None:
-        return {}
-    factors = shown.run.facts.factors
-    if factors:
-        row = decoded(y, factors)[0]
-        pairs = zip(factors, row.tolist(), strict=True)
-        return {"attributes": {f.name: _of_factor(f, v) for f, v in pairs}}
-    return {"label": shown.run.said(y)[0]}
-
-
-def _of_factor(f: Factor, value: float) -> str | float:
-    """A value as networks see it, in float32, as one that a user may say."""
-    if f.kind == "categorical":
-        return f.said(value)
-    return min(max(float(f"{value:.6g}"), f.low), f.high)
 
 
 def _factor(f: Factor) -> dict[str, Any]:
