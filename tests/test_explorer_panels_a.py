@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lowerbound.explorer.mapping import along, principal
+from lowerbound.explorer.mapping import Encoding, Plane, along, principal
 from lowerbound.runs.run import Run
 from pages import Page, serving, tiny
 
@@ -44,6 +44,20 @@ def test_a_way_is_walked_at_equal_distances():
     found = along(np.array([[0.0, 0], [3, 0], [3, 1]]), 9)
     np.testing.assert_allclose(np.linalg.norm(np.diff(found, axis=0), axis=1), 0.5)
     np.testing.assert_allclose(found[[0, -1]], [[0, 0], [3, 1]])
+
+
+def test_a_place_takes_after_the_images_around_it():
+    """Beside the plane, where the left half is at 1 and the right half at -1."""
+    placed = np.random.default_rng(0).normal(size=(400, 2))
+    placed[:, 0] += np.sign(placed[:, 0])
+    side = -np.sign(placed[:, :1])
+    encoding = object.__new__(Encoding)
+    encoding.plane = Plane(np.zeros(3), np.eye(2, 3), ())
+    encoding.z, encoding.done = np.concatenate([placed, side], 1).astype(np.float32), len(placed)
+    at = np.array([[-2.0, 0.1], [2.0, 0.1]])
+    np.testing.assert_allclose(encoding.codes_at(at, placed, exact=False)[:, 2], [1, -1], atol=1e-6)
+    np.testing.assert_allclose(encoding.codes_at(at, placed, exact=False)[:, :2], at, atol=1e-6)
+    np.testing.assert_array_equal(encoding.codes_at(at, placed, exact=True)[:, 2], 0)
 
 
 def test_a_point_is_where_its_image_is_encoded(page: Page, run: Run):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lowerbound.errors import UserError
 from lowerbound.explorer.shelf import Shown
+from lowerbound.model import LatentModel
 
 MOST_BYTES = 2**28  # of the codes of a split; of longer codes fewer images are taken
 BLOCK = 512  # images encoded at a time
@@ -43,7 +44,9 @@ def principal(z: np.ndarray) -> Plane:
     if size <= 2 or len(z) < 3:
         return Plane(np.zeros(size), np.eye(2, size), ())
     fitted = PCA(2, random_state=0).fit(z[:FITTED].astype(np.float64))
-    return Plane(fitted.mean_, fitted.components_, tuple(map(float, fitted.explained_variance_ratio_)))
+    return Plane(
+        np.asarray(fitted.mean_), np.asarray(fitted.components_), tuple(map(float, fitted.explained_variance_ratio_))
+    )
 
 
 class Encoding:
@@ -144,6 +147,7 @@ def as_codes(shown: Shown, z: np.ndarray) -> Tensor:
     at = torch.from_numpy(np.asarray(z, np.float64))
     if codec.values is None:
         return at.to(shown.device)
+    assert isinstance(codec.model, LatentModel)
     return at.round().clamp(0, codec.values - 1).to(shown.device, codec.model.latents[0].dtype)
 
 
