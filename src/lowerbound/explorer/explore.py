@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from lowerbound.errors import RunError, UserError
+from lowerbound.errors import UserError
 from lowerbound.explorer.safety import kept_token
 from lowerbound.explorer.server import HOST, Service, bound
 from lowerbound.runs.run import Run
@@ -25,6 +25,9 @@ class Ended(Report):
         return f"{self.address} has ended"
 
 
+BUNDLED = "pretrained:vae-mnist"
+
+
 @verb
 def explore(
     runs: Runs = (),
@@ -40,7 +43,7 @@ def explore(
     The page is served to this machine alone, and needs no network. Ctrl-C ends it.
 
     Args:
-        runs: by default the newest below runs/
+        runs: by default the newest below runs/; without one, a model that comes with the package
         port: where it is served; where that is taken, the next one that is free
         open: open the browser too
     """
@@ -63,11 +66,9 @@ def explore(
 
 
 def newest(folder: Path) -> Run:
-    """The run of a folder that was trained last. Raises RunError where there is none."""
+    """The run of a folder that was trained last; where there is none, a model that comes with the package."""
     found = sorted(folder.glob("*/config.json"), key=_changed, reverse=True)
-    if not found:
-        raise RunError(f"{folder}/ has no run; give the folder of one, or train one first: `lowerbound train vae`")
-    return Run.open(found[0].parent)
+    return Run.open(found[0].parent if found else BUNDLED)
 
 
 def _changed(config: Path) -> float:
