@@ -1,7 +1,7 @@
 """What only some models answer, so that whoever asks need not know their classes."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple, Self
 
@@ -45,6 +45,25 @@ class Ordered(ExactModel):
     @abstractmethod
     def _conditionals(self, x: Tensor, y: Y) -> Distribution:
         """What `conditionals` gives, of a batch of the package's own."""
+
+    @property
+    @abstractmethod
+    def order(self) -> list[tuple[int, int]]:
+        """The positions (i, j) of an event in the order in which they are drawn; a vector is a row."""
+
+    @abstractmethod
+    def log_probs(self, x: Tensor, y: Y = None) -> Tensor:
+        """log p(x_i | x_<i, y) of every position i, in nats: [B, H, W]. They add up to `log_prob`."""
+
+    @abstractmethod
+    def filling(self, x: Tensor, drawn: Tensor, y: Y = None, how: Draw = PLAIN) -> Iterator[tuple[int, int]]:
+        """Draw the positions of events x [B, *space.shape] where `drawn` [H, W] is true, in place and in order: yields
+        each position up to the last of them once it is passed.
+
+        A position is drawn given those before it. One that stays has no say in what is drawn before it, which is then
+        none of p(drawn | rest): unless what stays comes first, weigh the draws by the `log_probs` of what comes later.
+        Raises ModelError for another mask, for events that are not of the space, and as `draw` does.
+        """
 
     def _log_prob(self, x: Tensor, y: Y = None) -> Tensor:
         return self._conditionals(x, y).log_prob(x)
@@ -161,6 +180,11 @@ class CodeModel(LatentModel):
 
         codes: of all levels, or of the coarsest alone.
         """
+
+    @abstractmethod
+    def redrawn(self, codes: tuple[Tensor, ...], drawn: tuple[Tensor, ...], y: Y = None) -> tuple[Tensor, ...]:
+        """Codes of all levels, [B, h, w] each, in which those at `drawn`, [h, w] each, are drawn from the prior given
+        all others, nearly. Raises ModelError where a prior can't, or is not trained."""
 
 
 class BoundParts(NamedTuple):

@@ -1,6 +1,7 @@
 """Autoregressive models: the exact likelihood, one position after another."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +94,6 @@ class Autoregressive(Ordered):
         return self.grid.likelihood(self._h(x, y).reshape(x.shape[0], *self.grid.h_shape), self.space)
 
     def log_probs(self, x: Tensor, y: Y = None) -> Tensor:
-        """log p(x_i | x_<i, y) of every position i, in nats: [B, H, W]. They add up to `log_prob`."""
         x, y = self.taken(x, y)
         grid, (H, W) = self.grid, self.grid.size
         with self._rounding_nothing():
@@ -184,10 +184,7 @@ class Autoregressive(Ordered):
 
     def first_drawn(self, kept: Tensor) -> int:
         """Where drawing begins when so much is kept [H, W]. Raises ModelError unless that comes first in the order."""
-        if tuple(kept.shape) != self.grid.size:
-            raise ModelError(
-                f"the mask is of {list(kept.shape)}, expected the size of the images, {list(self.grid.size)}"
-            )
+        self._check_mask(kept)
         in_order = [bool(kept[place]) for place in self.network.order]
         first = sum(in_order)
         if not all(in_order[:first]):
@@ -196,6 +193,23 @@ class Autoregressive(Ordered):
                 "the first rows (and perhaps the beginning of the next), such as top:0.5"
             )
         return first
+
+    @property
+    def order(self) -> list[tuple[int, int]]:
+        return self.network.order
+
+    @torch.no_grad()
+    def filling(self, x: Tensor, drawn: Tensor, y: Y = None, how: Draw = PLAIN) -> Iterator[tuple[int, int]]:
+        self.check_how(how)
+        _, y = self.taken(x, y)
+        y = self._checked_draw(len(x), y, how)
+        self._check_mask(drawn)
+        yield from self._filling(x, drawn, y, how.at())
+
+    def _check_mask(self, mask: Tensor) -> None:
+        if tuple(mask.shape) != self.grid.size:
+            wanted = list(self.grid.size)
+            raise ModelError(f"the mask is of {list(mask.shape)}, expected the size of the images, {wanted}")
 
     def _fill(
         self,
@@ -208,17 +222,31 @@ class Autoregressive(Ordered):
         cached: bool = True,
         positions: int | None = None,
     ) -> Tensor:
-        """Draw the positions from `first` on, in place."""
-        grid, order, c = self.grid, self.network.order, self.condition(y)
-        if first == len(order):
-            return x
-        pixels = x.view(len(x), *grid.space.shape)  # [n, C, H, W], or [n, H, W]
+        """Draw the positions from `first` on, in place, or the first so many of all."""
+        order = self.network.order
+        drawn = torch.zeros(self.grid.size, dtype=torch.bool)
+        for place in order[first:positions]:
+            drawn[place] = True
+        for t, _ in enumerate(self._filling(x, drawn, y, tempering, cached=cached), 1):
+            if t % self.grid.size[1] == 0:
+                told(t, len(order))
+        return x
+
+    def _filling(
+        self, x: Tensor, drawn: Tensor, y: Y, tempering: Tempering, *, cached: bool = True
+    ) -> Iterator[tuple[int, int]]:
+        """What `filling` does, of a batch of the package's own."""
+        grid, wanted = self.grid, drawn.tolist()
+        last = max((t for t, (i, j) in enumerate(self.network.order, 1) if wanted[i][j]), default=0)
+        if not last:
+            return
+        pixels, c = x.view(len(x), *grid.space.shape), self.condition(y)  # [n, C, H, W], or [n, H, W]
         steps = _Cached(self.network, len(x), c) if cached else _Naive(self, pixels, c)
-        for t, (i, j) in enumerate(order[:positions]):
+        for i, j in self.network.order[:last]:
             own = pixels[..., i : i + 1, j : j + 1]
             for channel in range(grid.channels):
                 h = widened(steps.step(i, j))
-                if t >= first:
+                if wanted[i][j]:
                     p = tempering(grid.likelihood(h.reshape(len(x), *grid.pixel_h_shape), grid.pixel))
                     value = p.sample()
                     if grid.channels > 1:
@@ -226,9 +254,7 @@ class Autoregressive(Ordered):
                     else:
                         own.copy_(value)
                 steps.put(self._features(own, grid.pixel, ()), i, j)
-            if (t + 1) % grid.size[1] == 0:
-                told(t + 1, len(order))
-        return x
+            yield i, j
 
 
 class _Cached:

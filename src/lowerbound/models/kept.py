@@ -8,7 +8,8 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from lowerbound.model import Draw, Model, Told, rows_of, share_of
+from lowerbound.errors import ModelError
+from lowerbound.model import Draw, Model, Ordered, Told, rows_of, share_of
 from lowerbound.noise import multinomial
 
 Tuple = tuple[Tensor, ...]
@@ -87,6 +88,32 @@ def draw_rest(parts: Sequence[Part], y: Tuple, *, finest: bool = True) -> tuple[
         given = tuple(_chosen(old, log_w, K) for old in given)
         given = (*given, part.drawn(given, K))
     return given[len(y) :], log_p
+
+
+def redraw_cells(priors: Sequence[Model], codes: Tuple, drawn: Tuple, y: Tuple) -> Tuple:
+    r"""Codes [B, h, w] of each level, the coarsest first: those at `drawn` [h, w] anew from the priors, given the rest.
+
+    Of each image `PARTICLES` draws are made, each code given those before it alone, and one is chosen by what the
+    others are worth then: importance resampling (Rubin 1987, The SIR algorithm, https://doi.org/10.2307/2289460).
+
+    .. math:: w = \prod_{i\ \mathrm{kept}} P(z_i | z_{<i}, y)
+
+    The more particles, the nearer to P(drawn | kept, y). Where nothing that is kept comes later, it is that.
+    """
+    given = tuple(part.repeat_interleave(PARTICLES, 0) for part in y)
+    log_w = torch.zeros(len(codes[0]) * PARTICLES, dtype=torch.float64, device=codes[0].device)
+    for prior, own, mask in zip(priors, codes, drawn, strict=True):
+        if not isinstance(prior, Ordered):
+            raise ModelError(f"{type(prior).__name__} does not draw codes one after another, so none can be drawn anew")
+        z = own.repeat_interleave(PARTICLES, 0)
+        for _ in prior.filling(z, mask, given):
+            pass
+        if not bool(mask.all()):
+            parts = torch.arange(len(z)).split(prior.rows)
+            log_p = torch.cat([prior.log_probs(z[i], rows_of(given, i)) for i in parts])
+            log_w = log_w + log_p[:, ~mask].double().sum(1)
+        given = (*given, z)
+    return tuple(_chosen(z, log_w.view(-1, PARTICLES), 1) for z in given[len(y) :])
 
 
 def _chosen(old: Tensor, log_w: Tensor, K: int) -> Tensor:

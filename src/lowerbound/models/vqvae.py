@@ -18,7 +18,7 @@ from lowerbound.estimators import Draws
 from lowerbound.families import Bernoulli, Family, Head, Noiseless
 from lowerbound.model import PLAIN, CodeModel, Draw, Drawn, ElboTerms, Model, Told, told_nobody
 from lowerbound.models.autoregressive import Autoregressive
-from lowerbound.models.kept import Part, cells_kept, draw_rest, filled
+from lowerbound.models.kept import Part, cells_kept, draw_rest, filled, redraw_cells
 from lowerbound.networks.base import halvings
 from lowerbound.networks.made import MADE
 from lowerbound.networks.strided import Blocks, Down, Up, enlarged
@@ -274,9 +274,7 @@ class VQVAE(CodeModel):
         """Without the finer levels for some of the images, so that the coarser learn to stand for an image alone."""
         if not (self.training and self.config.drop and len(vectors) > 1):
             return vectors
-        u = (
-            noise.rand((len(vectors[0]), 1, 1, 1), device=vectors[0].device) / self.config.drop
-        )  # above 1: nothing drops
+        u = noise.rand((len(vectors[0]), 1, 1, 1), device=vectors[0].device) / self.config.drop  # above 1: none drops
         cut = len(vectors) - 1  # with u in [0, 1): the levels that are kept are 1 + floor(u cut)
         return [v if l == 0 else torch.where(u * cut < l, 0.0, v) for l, v in enumerate(vectors)]
 
@@ -407,6 +405,11 @@ class VQVAE(CodeModel):
         """log P(kept codes | y) in nats, [B]; an estimate where finer levels keep codes too (see `draw_rest`)."""
         x, y = self.taken(x, y)
         return draw_rest(self._parts(x, kept, PLAIN, told_nobody), conditions(y, self.given), finest=False)[1]
+
+    @torch.no_grad()
+    def redrawn(self, codes: tuple[Tensor, ...], drawn: tuple[Tensor, ...], y: Y = None) -> tuple[Tensor, ...]:
+        self._check_can_draw()
+        return redraw_cells(self._priors, codes, drawn, conditions(self.taken_conditions(len(codes[0]), y), self.given))
 
     def _parts(self, x: Tensor, kept: Tensor, how: Draw, told: Told) -> list[Part]:
         """What is kept of the codes of each level."""

@@ -148,7 +148,7 @@ class Latent(Panel):
         path = along(a.cpu(), b.cpu(), torch.linspace(0, 1, frames)).to(a)
         x = shown.pictures(shown.codec.decode(path, condition(shown, given)))
         there_and_back = [*x, *x[-2:0:-1]]
-        return Answer(arrays={"gif": np.frombuffer(_gif(there_and_back, milliseconds), np.uint8)})
+        return Answer(arrays={"gif": np.frombuffer(gif(there_and_back, milliseconds), np.uint8)})
 
     @action
     def teach(self, shown: Shown, *, name: Name, positive: Picked, negative: Picked) -> Answer:
@@ -240,7 +240,7 @@ def _factor(f: Factor) -> dict[str, Any]:
     return {"name": f.name, "kind": f.kind, "low": f.low, "high": f.high, "unit": f.unit, "values": [*f.values]}
 
 
-def _gif(frames: Sequence[np.ndarray], milliseconds: int) -> bytes:
+def gif(frames: Sequence[np.ndarray], milliseconds: int) -> bytes:
     """uint8 [H, W, C] each, enlarged so that they are seen."""
     scale = max(1, round(256 / max(frames[0].shape[:2])))
     pictures = [Image.fromarray(np.ascontiguousarray(f[..., 0] if f.shape[-1] == 1 else f)) for f in frames]
