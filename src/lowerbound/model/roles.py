@@ -56,6 +56,11 @@ class Ordered(ExactModel):
         """log p(x_i | x_<i, y) of every position i, in nats: [B, H, W]. They add up to `log_prob`."""
 
     @abstractmethod
+    def value_probs(self, x: Tensor, place: tuple[int, int], y: Y = None) -> Tensor:
+        """P(x_ic = k | x_<i, y) of the values k of a position i, for each channel c: [B, C, K]. Given, too, are its
+        earlier channels, or all others where the likelihood draws them together."""
+
+    @abstractmethod
     def filling(self, x: Tensor, drawn: Tensor, y: Y = None, how: Draw = PLAIN) -> Iterator[tuple[int, int]]:
         """Draw the positions of events x [B, *space.shape] where `drawn` [H, W] is true, in place and in order: yields
         each position up to the last of them once it is passed.

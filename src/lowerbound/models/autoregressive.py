@@ -101,6 +101,19 @@ class Autoregressive(Ordered):
         pixels = x.view(len(x), -1, H, W).permute(0, 2, 3, 1).reshape(-1, *grid.pixel.shape)
         return grid.likelihood(h, grid.pixel).log_prob(pixels).view(len(x), H, W)
 
+    @torch.no_grad()
+    def value_probs(self, x: Tensor, place: tuple[int, int], y: Y = None) -> Tensor:
+        x, y = self.taken(x, y)
+        grid, (i, j), K = self.grid, place, self.space.levels or 0
+        h = self._h(x, y)[:, :, i, j].reshape(len(x), *grid.pixel_h_shape).repeat_interleave(K, 0)
+        own = x.view(len(x), *grid.space.shape)[..., i : i + 1, j : j + 1].repeat_interleave(K, 0)  # [B * K, C, 1, 1]
+        values, found = torch.arange(K, device=x.device).repeat(len(x)).to(x.dtype), []
+        for channel in range(math.prod(grid.pixel.shape)):
+            each = own.flatten(1).clone()
+            each[:, channel] = values
+            found.append(grid.likelihood(h, grid.pixel).log_prob(each.view_as(own)).view(len(x), K).softmax(1))
+        return torch.stack(found, 1)
+
     def _h(self, x: Tensor, y: Y) -> Tensor:
         return widened(self.network(self._features(x, self.grid.space, self.grid.size), self.condition(y)))
 
