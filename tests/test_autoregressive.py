@@ -201,6 +201,49 @@ def test_completions_are_drawn_given_what_is_kept():
     expect_frequencies(drawn, p / p.sum(), world)
 
 
+def test_positions_are_filled_one_after_another():
+    """Where what stays comes first, as by `complete`; elsewhere each given those before it. Nothing else changes."""
+    model = pixelcnn(Space((2, 3, 2), levels=3), Categorical())
+    x = model.sample(40)
+    lower = torch.arange(3)[:, None].expand(3, 2) > 0
+    with seeded("filled"):
+        expected = model.complete(x, ~lower).x
+    found = x.clone()
+    with seeded("filled"):
+        assert [*model.filling(found, lower)] == model.order
+    assert torch.equal(found, expected)
+    one = torch.zeros(3, 2, dtype=torch.bool)
+    one[1, 0] = True
+    found = x[:1].repeat(6000, 1, 1, 1)
+    with seeded("one"):
+        assert [*model.filling(found, one)] == model.order[:3], "nothing is passed after the last"
+    assert torch.equal(found[..., ~one], x[:1, :, ~one].expand(6000, -1, -1))
+    p = model.value_probs(x[:1], (1, 0))[0, 0]
+    shares = found[:, 0, 1, 0].long().bincount(minlength=3) / 6000
+    torch.testing.assert_close(shares.to(p), p, atol=0.03, rtol=0)
+    with pytest.raises(ModelError, match=r"the mask is of \[2, 2\], expected the size of the images, \[3, 2\]"):
+        next(model.filling(x, one[:2]))
+
+
+@pytest.mark.parametrize("likelihood", [Categorical(), LogisticMixture(components=2)], ids=["in order", "together"])
+def test_the_probabilities_of_a_position_s_values(likelihood: Family):
+    """Of the chain rule over channels in order; of channels together each given the others."""
+    model = pixelcnn(Space((2, 2, 2), levels=3), likelihood)
+    x, place = model.sample(5), (1, 0)
+    p = model.value_probs(x, place)
+    assert p.shape == (5, 2, 3)
+    torch.testing.assert_close(p.sum(2), torch.ones(5, 2))
+    own = p.gather(2, x[:, :, 1, 0].long()[..., None]).log().squeeze(2)  # [B, C]
+    if not likelihood.joint:
+        torch.testing.assert_close(own.sum(1), model.log_probs(x)[:, 1, 0])
+        return
+    for c in range(2):
+        each = x[:, None].repeat(1, 3, 1, 1, 1)
+        each[:, :, c, 1, 0] = torch.arange(3, dtype=x.dtype)
+        log_p = model.log_probs(each.flatten(0, 1))[:, 1, 0].view(5, 3)
+        torch.testing.assert_close(p[:, c], log_p.softmax(1))
+
+
 def test_masks_in_another_order_are_refused():
     model = pixelcnn(Space((1, 2, 2), levels=2), Bernoulli())
     x = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)

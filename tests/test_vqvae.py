@@ -223,6 +223,34 @@ def test_codes_are_drawn_as_the_priors_say():
         expect_frequencies(drawn[1], p[top == 1] / p[top == 1].sum(), codes[1][top == 1])
 
 
+def test_some_codes_are_drawn_anew_given_all_others():
+    """Those of two levels together, where what comes later, and on the finer level, has its say too; the weights of 32
+    draws are worth an error of 0.03."""
+    with double(), torch.no_grad(), seeded("redrawn"):
+        model = built(*TWO_LEVELS)
+        codes = all_codes(model)
+        p = model.log_p_codes(codes).sum(0).exp()
+        own = (codes[0][-1:], codes[1][-1:])  # of all codes the last
+        drawn = torch.ones(1, 1, dtype=torch.bool), torch.tensor([[False, True], [False, False]])
+        alike = (codes[1] == own[1])[:, ~drawn[1]].all(1)  # in what is kept
+        found = model.redrawn(tuple(c.expand(4000, *c.shape[1:]) for c in own), drawn)
+        assert torch.equal(found[1][:, ~drawn[1]], own[1][:, ~drawn[1]].expand(4000, -1))
+        both = lambda z: torch.stack([z[0].flatten(1)[:, 0], z[1][:, 0, 1]], 1)  # noqa: E731
+        few = both(tuple(c[alike] for c in codes))
+        exact = p[alike] / p[alike].sum()
+        expect_frequencies(both(found), exact, few, error=0.03)
+        top, one = codes[0].flatten(), codes[1][:, 0, 1]
+        without = torch.stack([p[(top == a) & (one == b)].sum() for a, b in few])
+        assert float((without - exact).abs().max()) > 0.05, "what is kept says nothing here"
+
+
+def test_codes_without_a_prior_are_not_drawn_anew():
+    model = built(config(priors=()))
+    codes = model.codes(torch.zeros(1, *BINARY.shape, dtype=torch.uint8))
+    with pytest.raises(ModelError, match="no priors"):
+        model.redrawn(codes, tuple(torch.ones(space.shape, dtype=torch.bool) for space in model.spaces))
+
+
 def test_temperature_and_truncation_by_level():
     with double(), torch.no_grad(), seeded("temperature"):
         model = built(*TWO_LEVELS, shake=1.5)

@@ -85,7 +85,7 @@ def draw_rest(parts: Sequence[Part], y: Tuple, *, finest: bool = True) -> tuple[
         if last and not finest:
             break
         K = 1 if last else many
-        given = tuple(_chosen(old, log_w, K) for old in given)
+        given = _chosen(given, log_w, K)
         given = (*given, part.drawn(given, K))
     return given[len(y) :], log_p
 
@@ -113,11 +113,12 @@ def redraw_cells(priors: Sequence[Model], codes: Tuple, drawn: Tuple, y: Tuple) 
             log_p = torch.cat([prior.log_probs(z[i], rows_of(given, i)) for i in parts])
             log_w = log_w + log_p[:, ~mask].double().sum(1)
         given = (*given, z)
-    return tuple(_chosen(z, log_w.view(-1, PARTICLES), 1) for z in given[len(y) :])
+    return _chosen(given[len(y) :], log_w.view(-1, PARTICLES), 1)
 
 
-def _chosen(old: Tensor, log_w: Tensor, K: int) -> Tensor:
-    """K of the draws [B * k, ...] of each image by their weights log_w [B, k], with replacement: [B * K, ...]."""
+def _chosen(each: Tuple, log_w: Tensor, K: int) -> Tuple:
+    """K of the draws [B * k, ...] of each image by their weights log_w [B, k], with replacement: [B * K, ...] of all
+    parts of a draw."""
     B, k = log_w.shape
-    places = multinomial(log_w.softmax(1), K)
-    return old[(places + k * torch.arange(B, device=places.device)[:, None]).flatten()]
+    places = (multinomial(log_w.softmax(1), K) + k * torch.arange(B, device=log_w.device)[:, None]).flatten()
+    return tuple(part[places] for part in each)

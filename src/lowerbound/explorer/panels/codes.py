@@ -86,6 +86,8 @@ class Codes(Panel):
         """Codes in which those of a region, places of some levels, are drawn from the prior given the others."""
         model, own, y = _model(shown), _taken(shown, codes), condition(shown, given)
         drawn = []
+        for name in region:
+            _level(shown, name)
         for name, space in zip(model.levels, model.latents, strict=True):
             mask = torch.zeros(space.dims, dtype=torch.bool)
             places = region.get(name, [])

@@ -134,7 +134,8 @@ export async function mount(root, page) {
     Object.assign(now, { hot: null, done: true });
     root.dataset.frames = String(Number(root.dataset.frames ?? 0) + 1);
     spoken.textContent = "drawn";
-    progress.textContent = n > 1 ? `${n} draws; shown is the one that goes best with what comes after it` : "drawn";
+    const weighed = now.weights.some((w) => Math.abs(w - 1 / n) > 1e-4);
+    progress.textContent = n === 1 ? "drawn" : weighed ? `${n} draws; shown is the one that goes best with what comes after it` : `${n} draws, equally likely`;
     draws.replaceChildren(...now.values.map((v, d) => {
       const array = Uint8Array.from(v, shade);
       array.shape = [H, W, C];
