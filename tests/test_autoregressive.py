@@ -208,21 +208,24 @@ def test_positions_are_filled_one_after_another():
     lower = torch.arange(3)[:, None].expand(3, 2) > 0
     with seeded("filled"):
         expected = model.complete(x, ~lower).x
-    found = x.clone()
+    before = x.clone()
     with seeded("filled"):
-        assert [*model.filling(found, lower)] == model.order
-    assert torch.equal(found, expected)
+        filled = [*model.filling(x, lower)]
+    assert [place for place, _ in filled] == model.order
+    assert torch.equal(filled[-1].x, expected)
+    assert torch.equal(x, before)
     one = torch.zeros(3, 2, dtype=torch.bool)
     one[1, 0] = True
-    found = x[:1].repeat(6000, 1, 1, 1)
     with seeded("one"):
-        assert [*model.filling(found, one)] == model.order[:3], "nothing is passed after the last"
+        filled = [*model.filling(x[:1].repeat(6000, 1, 1, 1), one)]
+    assert [place for place, _ in filled] == model.order[:3], "nothing is passed after the last"
+    found = filled[-1].x
     assert torch.equal(found[..., ~one], x[:1, :, ~one].expand(6000, -1, -1))
     p = model.value_probs(x[:1], (1, 0))[0, 0]
     shares = found[:, 0, 1, 0].long().bincount(minlength=3) / 6000
     torch.testing.assert_close(shares.to(p), p, atol=0.03, rtol=0)
     with pytest.raises(ModelError, match=r"the mask is of \[2, 2\], expected the size of the images, \[3, 2\]"):
-        next(model.filling(x, one[:2]))
+        model.filling(x, one[:2])
 
 
 @pytest.mark.parametrize("likelihood", [Categorical(), LogisticMixture(components=2)], ids=["in order", "together"])

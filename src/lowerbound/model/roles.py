@@ -32,6 +32,13 @@ class Chained(Model):
         that they were drawn around: [n, length, *space.shape]. Raises ModelError for no states, and as `draw` does."""
 
 
+class Filled(NamedTuple):
+    """Events of which some positions have been drawn."""
+
+    place: tuple[int, int]  # that was passed last
+    x: Tensor  # [B, *space.shape]; the next is written to the same memory
+
+
 class Ordered(ExactModel):
     """A model of one value after another, each given the earlier ones."""
 
@@ -61,9 +68,9 @@ class Ordered(ExactModel):
         earlier channels, or all others where the likelihood draws them together."""
 
     @abstractmethod
-    def filling(self, x: Tensor, drawn: Tensor, y: Y = None, how: Draw = PLAIN) -> Iterator[tuple[int, int]]:
-        """Draw the positions of events x [B, *space.shape] where `drawn` [H, W] is true, in place and in order: yields
-        each position up to the last of them once it is passed.
+    def filling(self, x: Tensor, drawn: Tensor, y: Y = None, how: Draw = PLAIN) -> Iterator[Filled]:
+        """Events like x [B, *space.shape] whose positions at `drawn`, bool [H, W], are drawn in order: as they are when
+        each position is passed, up to the last that is drawn.
 
         A position is drawn given those before it. One that stays has no say in what is drawn before it, which is then
         none of p(drawn | rest): unless what stays comes first, weigh the draws by the `log_probs` of what comes later.

@@ -13,7 +13,7 @@ from lowerbound.devices import widened
 from lowerbound.distributions import Tempering
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Bernoulli, Categorical, Family
-from lowerbound.model import PLAIN, Draw, Drawn, Model, Ordered, Told, told_nobody
+from lowerbound.model import PLAIN, Draw, Drawn, Filled, Model, Ordered, Told, told_nobody
 from lowerbound.networks.causal import CausalNetwork
 from lowerbound.networks.context import Context
 from lowerbound.networks.gated import GatedPixelCNN
@@ -105,7 +105,8 @@ class Autoregressive(Ordered):
     def value_probs(self, x: Tensor, place: tuple[int, int], y: Y = None) -> Tensor:
         x, y = self.taken(x, y)
         grid, (i, j), K = self.grid, place, self.space.levels or 0
-        h = self._h(x, y)[:, :, i, j].reshape(len(x), *grid.pixel_h_shape).repeat_interleave(K, 0)
+        with self._rounding_nothing():
+            h = self._h(x, y)[:, :, i, j].reshape(len(x), *grid.pixel_h_shape).repeat_interleave(K, 0)
         own = x.view(len(x), *grid.space.shape)[..., i : i + 1, j : j + 1].repeat_interleave(K, 0)  # [B * K, C, 1, 1]
         values, found = torch.arange(K, device=x.device).repeat(len(x)).to(x.dtype), []
         for channel in range(math.prod(grid.pixel.shape)):
@@ -211,13 +212,12 @@ class Autoregressive(Ordered):
     def order(self) -> list[tuple[int, int]]:
         return self.network.order
 
-    @torch.no_grad()
-    def filling(self, x: Tensor, drawn: Tensor, y: Y = None, how: Draw = PLAIN) -> Iterator[tuple[int, int]]:
+    def filling(self, x: Tensor, drawn: Tensor, y: Y = None, how: Draw = PLAIN) -> Iterator[Filled]:
         self.check_how(how)
-        _, y = self.taken(x, y)
+        x, y = self.taken(x, y)
         y = self._checked_draw(len(x), y, how)
         self._check_mask(drawn)
-        yield from self._filling(x, drawn, y, how.at())
+        return self._filling(x.clone(), drawn, y, how.at())
 
     def _check_mask(self, mask: Tensor) -> None:
         if tuple(mask.shape) != self.grid.size:
@@ -245,10 +245,11 @@ class Autoregressive(Ordered):
                 told(t, len(order))
         return x
 
+    @torch.no_grad()
     def _filling(
         self, x: Tensor, drawn: Tensor, y: Y, tempering: Tempering, *, cached: bool = True
-    ) -> Iterator[tuple[int, int]]:
-        """What `filling` does, of a batch of the package's own."""
+    ) -> Iterator[Filled]:
+        """What `filling` gives, of a batch of the package's own, in place."""
         grid, wanted = self.grid, drawn.tolist()
         last = max((t for t, (i, j) in enumerate(self.network.order, 1) if wanted[i][j]), default=0)
         if not last:
@@ -267,7 +268,7 @@ class Autoregressive(Ordered):
                     else:
                         own.copy_(value)
                 steps.put(self._features(own, grid.pixel, ()), i, j)
-            yield i, j
+            yield Filled((i, j), x)
 
 
 class _Cached:

@@ -106,8 +106,8 @@ def redraw_cells(priors: Sequence[Model], codes: Tuple, drawn: Tuple, y: Tuple) 
         if not isinstance(prior, Ordered):
             raise ModelError(f"{type(prior).__name__} does not draw codes one after another, so none can be drawn anew")
         z = own.repeat_interleave(PARTICLES, 0)
-        for _ in prior.filling(z, mask, given):
-            pass
+        for passed in prior.filling(z, mask, given):
+            z = passed.x
         if not bool(mask.all()):
             parts = torch.arange(len(z)).split(prior.rows)
             log_p = torch.cat([prior.log_probs(z[i], rows_of(given, i)) for i in parts])

@@ -37,7 +37,8 @@ def doors(model: Model) -> dict[str, Door]:
 
 def _asked(model: Model, name: str, parameters: list[inspect.Parameter], x: Any, y: Any) -> Any:
     size = (1, *model.space.shape)[-2:]
-    needed = {"kept": torch.zeros(size, dtype=torch.bool), "strengths": {}, "levels": model.levels, "target": y}
+    kept = torch.zeros(size, dtype=torch.bool)
+    needed = {"kept": kept, "drawn": ~kept, "place": (0, 0), "strengths": {}, "levels": model.levels, "target": y}
     given = {p.name: needed[p.name] for p in parameters[1:] if p.default is p.empty and p.name != "y"}
     return getattr(model, name)(x, **given, **({"y": y} if _is_given_y(parameters) else {}))
 
@@ -56,7 +57,9 @@ def _tensors(answer: Any) -> list[Tensor]:
         return [answer.x]
     if isinstance(answer, Distribution):
         return [answer.mean]
-    return [] if answer is None else [t for part in answer for t in _tensors(part)]
+    if answer is None or isinstance(answer, int):
+        return []
+    return [t for part in answer for t in _tensors(part)]
 
 
 def _answer(door: Door, x: Any, y: Any) -> list[Tensor] | None:

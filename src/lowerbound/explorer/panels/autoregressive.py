@@ -89,11 +89,11 @@ class Autoregressive(Panel):
         filling, done = model.filling(x, drawn, given_each, how), 0
         while True:
             with seeded(seed, "complete", done, quick=True):  # of a place, so that others may be erased beside it
-                place = next(filling, None)
-            if place is None:
+                filled = next(filling, None)
+            if filled is None:
                 break
             done += 1
-            i, j = place
+            (i, j), x = filled
             if bool(drawn[i, j]):
                 said = {"i": i, "j": j, "done": done, "of": drawn.numel()}
                 yield Answer(said, {"values": x[:, :, i, j].to(torch.uint8).cpu().numpy()})
