@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from lowerbound.errors import UserError
+from lowerbound.explorer.conditions import condition, in_words
 from lowerbound.explorer.messages import Answer
 from lowerbound.explorer.panels.base import Finite, Given, ImageName, Panel, Seed, action
-from lowerbound.explorer.panels.latent import condition, condition_said
 from lowerbound.explorer.shelf import Heard, Shown
 from lowerbound.explorer.strips import strip
 from lowerbound.model import Draw, Ordered
@@ -49,7 +49,7 @@ class Autoregressive(Panel):
             "shape": [H, W, C],
             "levels": model.space.levels,
             "classes": list(facts.classes or ()) if model.given and shown.run.recipe.data.label else [],
-            "given": condition_said(shown, shown.run.typical()) if model.given else {},
+            "given": in_words(shown, shown.run.typical()) if model.given else {},
         }
         return Answer(said)
 
@@ -59,7 +59,7 @@ class Autoregressive(Panel):
         heard = Heard()
         images, lines = shown.images([image])
         y = condition(shown, given) if image.startswith("upload:") else shown.condition(images, given, heard)
-        said = {"given": condition_said(shown, None if y is None else y.cpu()), "notes": lines + heard.lines}
+        said = {"given": in_words(shown, None if y is None else y.cpu()), "notes": lines + heard.lines}
         return Answer(said, {"values": images.x[0].movedim(0, -1).to(torch.uint8).cpu().numpy()})
 
     @action
