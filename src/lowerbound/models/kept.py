@@ -85,7 +85,7 @@ def draw_rest(parts: Sequence[Part], y: Tuple, *, finest: bool = True) -> tuple[
         if last and not finest:
             break
         K = 1 if last else many
-        given = _chosen(given, log_w, K)
+        given = _chosen(given, log_w, K) if given else given
         given = (*given, part.drawn(given, K))
     return given[len(y) :], log_p
 
