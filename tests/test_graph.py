@@ -49,7 +49,8 @@ def test_compiled_networks_are_trained_to_the_same_weights(monkeypatch: pytest.M
 @pytest.mark.usefixtures("surroundings")
 def test_a_graph_is_for_a_gpu_and_changes_nothing_elsewhere():
     right(*TRAIN, "--out", "plain")
-    right(*TRAIN, "--out", "graph", "train.graph=true")
+    done = right(*TRAIN, "--out", "graph", "train.graph=true")
+    assert "train.graph=true: graphs are of a CUDA device" in done.err
     a, b = (tensors(Path(name) / "model.safetensors") for name in ("plain", "graph"))
     assert all(torch.equal(a[name], b[name]) for name in a)
 

@@ -78,6 +78,8 @@ class Movers:
         self.average = [p.clone() for p in self.weights] if self.averaging else []
 
         whole = config.graph and device.type == "cuda"
+        if config.graph and not whole:
+            say("train.graph=true: graphs are of a CUDA device; training goes on without one")
         self.moves = Graphed(self._moves, trained, device, say) if whole else self._moves
 
     def step(self, batches: Sequence[Pair], step: int) -> list[Moved]:
