@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lowerbound.explorer.mapping import Encoding, Plane, along, principal
+from lowerbound.explorer.mapping import Encoding, Plane, _first, along, principal
+from lowerbound.explorer.messages import Answer
+from lowerbound.explorer.panels.base import Panel, action
 from lowerbound.runs.run import Run
 from pages import Page, serving, tiny
 
@@ -118,3 +120,15 @@ def test_runs_are_as_they_were(page: Page, run: Run):
     files = {p: p.stat().st_mtime_ns for p in Path(run.path).rglob("*")}
     page.ask("map", "points", view={})
     assert {p: p.stat().st_mtime_ns for p in Path(run.path).rglob("*")} == files
+
+
+def test_an_action_is_not_called_as_what_every_panel_has():
+    """Else it would take the place of that, and break the page for all runs."""
+    for name in ("place", "title", "fits", "actions"):
+        with pytest.raises(TypeError, match=f"{name}: an action may not be called"):
+            type("Bad", (Panel,), {name: action(lambda self, shown: Answer())})
+
+
+def test_nothing_is_near_where_nothing_is_encoded():
+    found, far = _first(np.zeros(0), 12)
+    assert len(found) == len(far) == 0

@@ -1,4 +1,4 @@
-"""Write a model for programs that have no lowerbound: ONNX, a program of torch.export, or a web page."""
+"""Write a model for programs that have no lowerbound: ONNX, or a program of torch.export."""
 
 from dataclasses import dataclass
 from pathlib import Path

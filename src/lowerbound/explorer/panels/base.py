@@ -65,8 +65,16 @@ class Panel(ABC):
     """Answers what the page asks of a run, by its methods that are marked `action`. It keeps nothing: what is found of
     a run is kept with it (`Shown.once`), what the user does in the page's address."""
 
-    title: ClassVar[str]  # on the page
+    title: ClassVar[str] = ""  # on the page
     place: ClassVar[int] = 100  # among the panels, the lowest first
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        for name, own in vars(cls).items():
+            if getattr(own, "is_action", False) and hasattr(Panel, name):
+                raise TypeError(
+                    f"{cls.__name__}.{name}: an action may not be called as an attribute that every panel has"
+                )
 
     @property
     def name(self) -> str:

@@ -31,6 +31,7 @@ from lowerbound.explorer.panels.base import (
     action,
 )
 from lowerbound.explorer.shelf import Heard, Shown
+from lowerbound.explorer.strips import strip
 from lowerbound.model import Draw, LatentModel
 from lowerbound.noise import randn, seeded
 from lowerbound.runs.conditions import NOTHING
@@ -120,12 +121,7 @@ class Latent(Panel):
     @action
     def images(self, shown: Shown, *, start: Annotated[int, Field(ge=0)] = 0, count: Count = 24) -> Answer:
         """Images of the run's own data, to begin from or to teach by."""
-        images = shown.data()
-        rows = range(min(start, len(images)), min(start + count, len(images)))
-        names = [f"valid:{i}" for i in rows]
-        labels = [] if images.y is None or not images.classes else [images.classes[images.y[i]] for i in rows]
-        x = shown.pictures(images.x[rows.start : rows.stop])
-        return Answer({"names": names, "labels": labels, "of": len(images)}, {"pictures": x})
+        return strip(shown, start, count)
 
     @action
     def way(

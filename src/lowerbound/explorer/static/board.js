@@ -150,15 +150,6 @@ export function tick(label, checked, onchange = () => {}) {
   return { element: h("label", { class: "field" }, input, h("span", {}, label)), input, get value() { return input.checked; } };
 }
 
-/** A picture that can be pressed. */
-export function thumbnail(array, name, onclick) {
-  const small = picture("");
-  for (const own of ["role", "aria-label"]) small.element.removeAttribute(own);
-  small.element.setAttribute("aria-hidden", "true");
-  small.paint(array);
-  return h("button", { type: "button", class: "pick", "aria-label": name, title: name, onclick }, small.element);
-}
-
 /** Undo and redo of states: {keep, undo, redo, can}. copied: a copy of the state as it is; goTo: makes one so. */
 export function history(copied, goTo, changed) {
   const past = [];

@@ -147,3 +147,39 @@ async function camera(door, take, failed) {
     h("button", { type: "button", onclick: stop }, "Cancel")));
   door.append(whole);
 }
+
+/** A picture that can be pressed. */
+export function thumbnail(array, name, onclick) {
+  const small = picture("");
+  for (const own of ["role", "aria-label"]) small.element.removeAttribute(own);
+  small.element.setAttribute("aria-hidden", "true");
+  small.paint(array);
+  const element = h("button", { type: "button", class: "pick", "aria-label": name, title: name, onclick }, small.element);
+  element.dataset.name = name;
+  return element;
+}
+
+const STRIP = 24;
+
+/** Images of the run's data, which a panel's `images` gives: {strip, more, load}, and lost, which says why there are none.
+ * pressed: told an image's name and its element. */
+export function dataStrip(page, pressed) {
+  const strip = h("div", { class: "strip", id: "data" });
+  let loaded = 0;
+  const load = async () => {
+    const { said, arrays } = await page.ask("images", { start: loaded, count: STRIP });
+    said.names.forEach((which, i) => {
+      const label = `Image ${loaded + i}${said.labels[i] ? `, ${said.labels[i]}` : ""}`;
+      const element = thumbnail(nth(arrays.pictures, i), label, () => pressed(which, element));
+      strip.append(element);
+    });
+    loaded += said.names.length;
+    more.hidden = loaded >= said.of;
+  };
+  const more = h("button", { type: "button", class: "quiet", "aria-label": "More images", title: "More images", onclick: () => page.tell(load()) }, "More");
+  const lost = (error) => {
+    strip.replaceWith(h("p", { class: "hint" }, `The run's images can't be had: ${error.message}`));
+    more.hidden = true;
+  };
+  return { strip, more, load, lost };
+}

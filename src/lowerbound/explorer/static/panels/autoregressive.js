@@ -1,11 +1,10 @@
 // Pixel by pixel: a region is erased or painted, the model completes it, and says what it expects of each pixel.
 
-import { board, history, oneOf, packed, thumbnail, unpacked } from "/static/board.js";
+import { board, history, oneOf, packed, unpacked } from "/static/board.js";
 import { button, choice, download, h, latest, number, section, sign, slider, toast } from "/static/dom.js";
-import { imageDoor, nth, picture, png } from "/static/pictures.js";
+import { dataStrip, imageDoor, picture, png, thumbnail } from "/static/pictures.js";
 import { Dropped } from "/static/wire.js";
 
-const STRIP = 24;
 const SHOWN = 12; // values whose probability is named
 
 export async function mount(root, page) {
@@ -201,16 +200,7 @@ export async function mount(root, page) {
     changed();
   };
   const blank = () => { past.keep(); settle(); values = new Uint8Array(H * W * C); erased = new Uint8Array(H * W).fill(1); page.remember({ image: null }); changed(); };
-  const strip = h("div", { class: "strip", id: "data" });
-  let loaded = 0;
-  const load = async () => {
-    const { said, arrays } = await page.ask("images", { start: loaded, count: STRIP });
-    said.names.forEach((which, i) => strip.append(thumbnail(nth(arrays.pictures, i),
-      `Image ${loaded + i}${said.labels[i] ? `, ${said.labels[i]}` : ""}`, () => page.tell(open(which)))));
-    loaded += said.names.length;
-    more.hidden = loaded >= said.of;
-  };
-  const more = button("More", "More images", () => page.tell(load()), { class: "quiet" });
+  const { strip, more, load, lost } = dataStrip(page, (which) => page.tell(open(which)));
 
   // ---- the whole
 
@@ -240,7 +230,7 @@ export async function mount(root, page) {
     await open(page.recall("image") ?? "valid:0", Boolean(remembered));
   } catch (error) {
     if (error instanceof Dropped) throw error;
-    if (!loaded) { strip.replaceWith(h("p", { class: "hint" }, `The run's images can't be had: ${error.message}`)); more.hidden = true; } else toast(error.message, "error");
+    if (strip.children.length) toast(error.message, "error"); else lost(error);
     blank();
   }
   return {

@@ -1,11 +1,10 @@
 // Codes: the map of each level painted with codes, swapped between images, drawn anew, and the codebook.
 
-import { board, history, oneOf, packed, thumbnail, tick, unpacked } from "/static/board.js";
+import { board, history, oneOf, packed, tick, unpacked } from "/static/board.js";
 import { button, choice, download, h, latest, number, section, sign, slider, toast } from "/static/dom.js";
-import { imageDoor, nth, paint, picture, png } from "/static/pictures.js";
+import { dataStrip, imageDoor, nth, paint, picture, png } from "/static/pictures.js";
 import { Dropped } from "/static/wire.js";
 
-const STRIP = 24;
 const FIRST = 96; // codes of a codebook that are shown at once
 const LONGEST = 2000; // codes that an address holds
 
@@ -242,16 +241,7 @@ export async function mount(root, page) {
   const onPaste = (event) => door.take([...event.clipboardData.files][0]);
   document.addEventListener("paste", onPaste);
   const label = about.classes.length ? choice("Label", about.classes, given.label, (name) => { given.label = name; }) : null;
-  const strip = h("div", { class: "strip", id: "data" });
-  let loaded = 0;
-  const load = async () => {
-    const { said, arrays } = await page.ask("images", { start: loaded, count: STRIP });
-    said.names.forEach((which, i) => strip.append(thumbnail(nth(arrays.pictures, i),
-      `Image ${loaded + i}${said.labels[i] ? `, ${said.labels[i]}` : ""}`, () => page.tell(encode(which)))));
-    loaded += said.names.length;
-    more.hidden = loaded >= said.of;
-  };
-  const more = button("More", "More images", () => page.tell(load()), { class: "quiet" });
+  const { strip, more, load, lost } = dataStrip(page, (which) => page.tell(encode(which)));
 
   // ---- the whole
 
@@ -275,8 +265,7 @@ export async function mount(root, page) {
     if (!at) await encode("valid:0");
   } catch (error) {
     if (error instanceof Dropped) throw error;
-    strip.replaceWith(h("p", { class: "hint" }, `The run's images can't be had: ${error.message}`));
-    more.hidden = true;
+    if (strip.children.length) toast(error.message, "error"); else lost(error);
     if (!at && about.draws) await draw();
   }
   return {

@@ -1,12 +1,11 @@
 // Latents: sliders, draws, images and directions, and the picture that follows them.
 
 import { button, choice, download, h, latest, number, section, sign, slider, toast } from "/static/dom.js";
-import { imageDoor, nth, picture, png } from "/static/pictures.js";
+import { dataStrip, imageDoor, nth, picture, png, thumbnail } from "/static/pictures.js";
 import { Dropped } from "/static/wire.js";
 
 const FIRST = 16; // sliders that are shown at once
 const REACH = 3; // standard deviations to either side
-const STRIP = 24;
 
 export async function mount(root, page) {
   const { said: about, arrays } = await page.ask("about");
@@ -228,7 +227,6 @@ export async function mount(root, page) {
   const onPaste = (event) => door.take([...event.clipboardData.files][0]);
   document.addEventListener("paste", onPaste);
 
-  const strip = h("div", { class: "strip", id: "data" });
   const marks = new Map(); // image name -> "+" or "−", while a direction is taught
   let teaching = false;
   const mark = (which, element) => {
@@ -238,24 +236,15 @@ export async function mount(root, page) {
     element.setAttribute("aria-label", `${element.dataset.name}${now ? `, ${now === "+" ? "has it" : "has it not"}` : ""}`);
     tally();
   };
-  const stripImage = (which, array, label) => {
-    const element = thumbnail(array, label, () => (teaching ? mark(which, element) : page.tell(encode(which))));
-    return element;
-  };
+  const pressed = (which, element) => (teaching ? mark(which, element) : page.tell(encode(which)));
+  const { strip, more: moreImages, load, lost } = dataStrip(page, pressed);
   const addToStrip = (which) => {
     const { element } = original;
     const array = new Uint8Array(element.getContext("2d").getImageData(0, 0, element.width, element.height).data);
     array.shape = [element.height, element.width, 4];
-    strip.prepend(stripImage(which, array, "Your image"));
+    const own = thumbnail(array, "Your image", () => pressed(which, own));
+    strip.prepend(own);
   };
-  let loaded = 0;
-  const load = async () => {
-    const { said, arrays } = await page.ask("images", { start: loaded, count: STRIP });
-    said.names.forEach((which, i) => strip.append(stripImage(which, nth(arrays.pictures, i), `Image ${loaded + i}${said.labels[i] ? `, ${said.labels[i]}` : ""}`)));
-    loaded += said.names.length;
-    moreImages.hidden = loaded >= said.of;
-  };
-  const moreImages = button("More", "More images", () => page.tell(load()), { class: "quiet" });
 
   // ---- teaching
 
@@ -311,24 +300,12 @@ export async function mount(root, page) {
   paintB();
   page.tell(draw().then((pick) => { if (!page.recall("z")) { pick(0); past.length = 0; buttons(); } }));
   page.ask("images", { start: 0, count: 1 }).then(load).catch((error) => {
-    if (!(error instanceof Dropped)) strip.replaceWith(h("p", { class: "hint" }, `The run's images can't be had: ${error.message}`)), moreImages.hidden = true;
+    if (!(error instanceof Dropped)) lost(error);
   });
   return {
     unmount: () => { document.removeEventListener("keydown", onKey); document.removeEventListener("paste", onPaste); },
     reconnected: () => { paint(); paintB(); },
   };
-}
-
-/** A picture that can be pressed. */
-function thumbnail(array, name, onclick) {
-  const small = picture("");
-  small.element.removeAttribute("role");
-  small.element.removeAttribute("aria-label");
-  small.element.setAttribute("aria-hidden", "true");
-  small.paint(array);
-  const element = h("button", { type: "button", class: "pick", "aria-label": name, title: name, onclick }, small.element);
-  element.dataset.name = name;
-  return element;
 }
 
 // ---- states
