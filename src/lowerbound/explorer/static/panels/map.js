@@ -1,7 +1,7 @@
 // The map: all images of a split as points or thumbnails, and the pictures between them.
 
 import { button, choice, h, latest, perFrame, section, toast } from "/static/dom.js";
-import { nth, paint, picture } from "/static/pictures.js";
+import { nth, paint, picture, thumbnail } from "/static/pictures.js";
 import { NAMED, packed, Points, nearest, ramp, rampText, spread, View } from "/static/points.js";
 
 const THUMB = 44; // pixels of a thumbnail on the map
@@ -319,7 +319,7 @@ export async function mount(root, page) {
     const z = btoa(bytes).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
     page.remember({ z, d: null, y: Object.keys(own).length ? JSON.stringify(own) : null });
     selected.near = near.points.map((_, i) => [arrays.places[2 * i], arrays.places[2 * i + 1]]);
-    neighbours.replaceChildren(...near.names.map((text, i) => pick(nth(arrays.neighbours, i), text, () => page.tell(choose(near.points[i])))));
+    neighbours.replaceChildren(...near.names.map((text, i) => thumbnail(nth(arrays.neighbours, i), text, () => page.tell(choose(near.points[i])))));
     table.replaceChildren(...near.names.map((text, i) => h("tr", {}, h("th", { scope: "row" }, text),
       ...[arrays.places[2 * i], arrays.places[2 * i + 1], near.distances[i]].map((v) => h("td", {}, v.toPrecision(3))))));
     root.dataset.chosen = String(Number(root.dataset.chosen ?? 0) + 1);
@@ -375,7 +375,7 @@ export async function mount(root, page) {
     along.value = "0";
     film.replaceChildren(...[...Array(16).keys()].map((i) => {
       const k = Math.round((i * 31) / 15);
-      return pick(nth(arrays.pictures, k), `Step ${k + 1} of 32`, () => { halt(); along.value = String(k); showFrame(); });
+      return thumbnail(nth(arrays.pictures, k), `Step ${k + 1} of 32`, () => { halt(); along.value = String(k); showFrame(); });
     }));
     root.dataset.path = String(Number(root.dataset.path ?? 0) + 1);
     showFrame();
@@ -550,10 +550,3 @@ export async function mount(root, page) {
 }
 
 const text = (colour) => `rgb(${colour & 255}, ${(colour >> 8) & 255}, ${(colour >> 16) & 255})`;
-
-/** A picture that can be pressed. */
-function pick(array, name, onclick) {
-  const canvas = h("canvas", { width: 1, height: 1, "aria-hidden": "true" });
-  paint(canvas, array);
-  return h("button", { type: "button", class: "pick", "aria-label": name, title: name, onclick }, canvas);
-}
