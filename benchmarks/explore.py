@@ -1,14 +1,19 @@
 """How long the page of `lowerbound explore` takes from a slider that moves to the picture that it makes, in Chromium.
 
-python benchmarks/explore.py RUN [RUN ...] [--moves 200] [--threads 1] [--json FILE]
+python benchmarks/explore.py [RUN ...] [--points 60000] [--moves 200] [--threads 1] [--json FILE]
 
 The server is a process of its own, as a user starts it. `slider to picture` is what passes in the page between the
 event of a slider and the picture on its canvas: the question, the decoder, the answer, the pixels; not what the screen
 takes to show them. One move at a time, each of another latent, the first ten left out. `pictures/s`: of a slider that
-moves on at every picture that came. Needs Chromium (CHROMIUM says where) and `pip install 'lowerbound[browser]'`.
+moves on at every picture that came.
+
+`--points`: frames/s of a map of so many images, zoomed in and out for five seconds at 1280x900: a VAE of digits,
+repeated and with noise on them, so that there are enough. Needs Chromium (CHROMIUM says where) and
+`pip install 'lowerbound[browser]'`.
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -22,9 +27,12 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+import numpy as np
 from playwright.sync_api import Page, sync_playwright  # pyright: ignore[reportMissingImports]
+from sklearn.datasets import load_digits
 
 import common
+import lowerbound as lb
 
 WARM = 10
 MOVE = """async (moves) => {
@@ -47,6 +55,29 @@ MOVE = """async (moves) => {
     }
     return taken;
 }"""
+
+
+ZOOM = """async () => {
+    const panel = document.querySelector('.panel'), map = document.querySelector('#map');
+    const before = Number(panel.dataset.frames), begun = performance.now();
+    for (let i = 0; performance.now() - begun < 5000; i++) {
+        const deltaY = i % 40 < 20 ? -30 : 30;
+        map.dispatchEvent(new WheelEvent('wheel', { deltaY, clientX: 400, clientY: 400, cancelable: true }));
+        await new Promise((done) => requestAnimationFrame(done));
+    }
+    return (Number(panel.dataset.frames) - before) / (performance.now() - begun) * 1000;
+}"""
+
+
+def mapped(folder: Path, points: int) -> Path:
+    """A run whose training images are so many."""
+    x = load_digits().images.astype(np.uint8)[:, None]
+    x = np.resize(x, (math.ceil(points / 0.8), *x.shape[1:]))
+    own = np.random.default_rng(0)
+    x = np.clip(x + own.integers(-2, 3, x.shape), 0, 16).astype(np.uint8)
+    np.savez(folder / "digits.npz", x=x, levels=17)
+    short = {"steps": 200, "epochs": None}
+    return lb.train("vae", data=folder / "digits.npz", out=folder / "map", train=short).path
 
 
 @contextmanager
@@ -74,28 +105,49 @@ def measured(page: Page, moves: int) -> dict[str, float]:
 
 def main() -> None:
     p = common.parser(__doc__)
-    p.add_argument("runs", type=Path, nargs="+")
+    p.add_argument("runs", type=Path, nargs="*")
+    p.add_argument("--points", type=int, help="of a map, whose frames/s are measured")
     p.add_argument("--moves", type=int, default=200)
     options = p.parse_args()
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"map": None, "runs": {}}
     where = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    with served(options.runs, options.threads) as address, sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=where, args=["--no-sandbox"])
-        for run in options.runs:
-            page = browser.new_page()
-            page.goto(f"{address}#run={run.name}&panel=latent")
-            page.wait_for_selector("#draws button", timeout=120_000)
-            page.wait_for_timeout(1000)
-            found[run.name] = measured(page, options.moves)
-            page.close()
-        browser.close()
+    common.set_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
+        own = [mapped(Path(folder), options.points)] if options.points else []
+        with served([*options.runs, *own], options.threads) as address:
+            look(play.chromium.launch(executable_path=where, args=["--no-sandbox"]), address, options, found)
+    report(options, found)
+
+
+def look(browser: Any, address: str, options: Any, found: dict[str, Any]) -> None:
+    if options.points:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(f"{address}#run=map&panel=map&ms=train")
+        page.wait_for_function("() => document.querySelector('.panel')?.dataset.whole === 'true'", timeout=120_000)
+        shown = page.evaluate("() => Number(document.querySelector('.panel').dataset.points)")
+        found["map"] = {"points": shown, "frames_per_second": page.evaluate(ZOOM)}
+        page.close()
+    for run in options.runs:
+        page = browser.new_page()
+        page.goto(f"{address}#run={run.name}&panel=latent")
+        page.wait_for_selector("#draws button", timeout=120_000)
+        page.wait_for_timeout(1000)
+        found["runs"][run.name] = measured(page, options.moves)
+        page.close()
+    browser.close()
+
+
+def report(options: Any, found: dict[str, Any]) -> None:
     machine = common.machine(options.threads)
     print(f"{machine['cpu']}, {options.threads} threads, load {machine['load']}")
-    print(f"{'run':>16} {'slider to picture':>18} {'95 %':>9} {'pictures/s':>11}")
-    for name, f in found.items():
+    if own := found["map"]:
+        print(f"a map of {own['points']:,} points: {own['frames_per_second']:.1f} frames/s")
+    if found["runs"]:
+        print(f"{'run':>16} {'slider to picture':>18} {'95 %':>9} {'pictures/s':>11}")
+    for name, f in found["runs"].items():
         print(f"{name:>16} {f['median_ms']:>15.1f} ms {f['p95_ms']:>6.1f} ms {f['per_second']:>11.0f}")
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine, "runs": found}, indent=1) + "\n")
+        options.json.write_text(json.dumps({"machine": machine, **found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
