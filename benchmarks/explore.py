@@ -71,7 +71,7 @@ ZOOM = """async () => {
 
 def mapped(folder: Path, points: int) -> Path:
     """A run whose training images are so many."""
-    x = load_digits().images.astype(np.uint8)[:, None]
+    x = load_digits(return_X_y=True)[0].reshape(-1, 1, 8, 8).astype(np.uint8)
     x = np.resize(x, (math.ceil(points / 0.8), *x.shape[1:]))
     own = np.random.default_rng(0)
     x = np.clip(x + own.integers(-2, 3, x.shape), 0, 16).astype(np.uint8)
