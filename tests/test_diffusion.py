@@ -487,7 +487,8 @@ def test_latent_diffusion():
         (
             small(schedule=LogLinear.Config(gamma_min=3, gamma_max=2)),
             BINARY,
-            "model.schedule.gamma_max=2: there is more",
+            "gamma_max=2: there is more noise at time 1 than at time 0, where gamma_min is 3; set a larger "
+            "model.schedule.gamma_max, such as 8",
         ),
         (small(unconditional=0.1), BINARY, "model.unconditional=0.1: nothing is given that could be left out"),
         (small(network=UNet.Config()), Space((3,)), "networks.unet.UNet: maps an image to one of its size"),

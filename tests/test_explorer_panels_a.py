@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lowerbound.explorer.mapping import Encoding, Plane, _first, along, principal
+from lowerbound.explorer.mapping import Encoding, Plane, along, principal
 from lowerbound.explorer.messages import Answer
 from lowerbound.explorer.panels.base import Panel, action
 from lowerbound.runs.run import Run
@@ -127,8 +127,3 @@ def test_an_action_is_not_called_as_what_every_panel_has():
     for name in ("place", "title", "fits", "actions"):
         with pytest.raises(TypeError, match=f"{name}: an action may not be called"):
             type("Bad", (Panel,), {name: action(lambda self, shown: Answer())})
-
-
-def test_nothing_is_near_where_nothing_is_encoded():
-    found, far = _first(np.zeros(0), 12)
-    assert len(found) == len(far) == 0

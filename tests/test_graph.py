@@ -19,7 +19,7 @@ from lowerbound.training import movers
 from lowerbound.training.graph import state
 from test_train import tensors
 
-TRAIN = ["train", "vae", "train.steps=6", "train.epochs=null", "--device", "cpu"]
+TRAIN = ["train", "vae", "train.steps=6", "train.epochs=null", "train.averaging=null", "--device", "cpu"]
 
 
 @pytest.fixture(autouse=True)

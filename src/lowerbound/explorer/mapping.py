@@ -119,8 +119,6 @@ class Encoding:
 
 def _first(distances: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     count = min(count, len(distances))
-    if not count:
-        return np.zeros(0, int), np.zeros(0)
     found = np.argpartition(distances, count - 1)[:count]
     found = found[np.argsort(distances[found], kind="stable")]
     return found, distances[found]

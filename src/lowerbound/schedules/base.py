@@ -57,7 +57,7 @@ class Schedule(nn.Module):
             if low >= high:
                 raise ConfigError(
                     f"model.schedule.gamma_max={high:g}: there is more noise at time 1 than at time 0, where gamma_min "
-                    f"is {low:.4g}; set a larger model.schedule.gamma_max, such as 5"
+                    f"is {low:.4g}; set a larger model.schedule.gamma_max, such as {max(5, math.ceil(low) + 5)}"
                 )
             return low, high
 
