@@ -100,10 +100,11 @@ class Uploads:
 
     def path(self, name: str) -> Path:
         """Raises Gone for one that is not there."""
-        if name not in self._paths:
-            raise Gone("the image is not here any more; send it again")
-        self._paths.move_to_end(name)
-        return self._paths[name]
+        try:  # another page may send one, and this one go, at this very moment
+            self._paths.move_to_end(name)
+            return self._paths[name]
+        except KeyError:
+            raise Gone("the image is not here any more; send it again") from None
 
 
 # ---- where a file of each format is over

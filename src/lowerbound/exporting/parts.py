@@ -219,8 +219,8 @@ def _zeros(given: tuple[Space, ...]) -> Y:
 def _log_probs(p: Distribution) -> Tensor:
     """[B, values, *event]."""
     if isinstance(p, dist.Bernoulli):
-        logits = p.logits.unsqueeze(1)
-        return torch.cat([-logits, logits], 1).sigmoid().log()
+        logits = torch.cat([-p.logits.unsqueeze(1), p.logits.unsqueeze(1)], 1)
+        return logits.clamp(max=0) - (1 + (-logits.abs()).exp()).log()  # logsigmoid, which ONNX rounds to log 0
     assert isinstance(p, dist.Categorical)
     return p.log_probs
 
