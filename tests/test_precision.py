@@ -12,6 +12,7 @@ from lowerbound.devices import reduced
 from lowerbound.families import DiscretizedNormal
 from lowerbound.models.vqvae import VQVAE, Level
 from lowerbound.networks.gated import GatedPixelCNN
+from lowerbound.networks.strided import Conv, ConvTranspose
 from lowerbound.noise import seeded
 from lowerbound.quantizers import VQ
 from lowerbound.runs.run import Run
@@ -48,7 +49,7 @@ def test_products_are_rounded_and_nothing_else_is():
         loss = model.loss(x)
     kinds = {name: y.dtype for name, (_, y) in seen.items() if isinstance(y, torch.Tensor)}
     convolutions = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
-    inside = [n for n in convolutions if n.startswith(("encoders", "decoder", "between"))]
+    inside = [n for n in convolutions if n.startswith(("encoders", "decoder", "between", "project"))]
     assert len(inside) > 10
     assert {kinds[n] for n in inside} == {torch.bfloat16}
     for l in range(2):
@@ -152,3 +153,15 @@ def test_a_processor_without(here: Path, monkeypatch: pytest.MonkeyPatch, dry: b
     assert done.status == 2
     assert "no instructions" in done.err
     assert not (here / "run").exists()
+
+
+def test_channels_that_are_filled_up_change_nothing(monkeypatch: pytest.MonkeyPatch):
+    x, h = torch.randn(2, 3, 8, 8), torch.randn(2, 6, 4, 4)
+    for layer, given in ((Conv(3, 8, 4, stride=2, padding=1), x), (ConvTranspose(6, 3, 4, stride=2, padding=1), h)):
+        plain = layer(given)
+        gradients = torch.autograd.grad(plain.square().sum(), [*layer.parameters()])
+        with monkeypatch.context() as m:
+            m.setattr("lowerbound.networks.strided._missing", lambda _, channels: -channels % 8)
+            filled = layer(given)
+        torch.testing.assert_close(filled, plain)
+        torch.testing.assert_close(torch.autograd.grad(filled.square().sum(), [*layer.parameters()]), gradients)

@@ -21,7 +21,7 @@ from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.kept import Part, cells_kept, draw_rest, filled, redraw_cells
 from lowerbound.networks.base import halvings
 from lowerbound.networks.made import MADE
-from lowerbound.networks.strided import Blocks, Down, Up, enlarged
+from lowerbound.networks.strided import Blocks, Down, Enlarged, Projection, Up
 from lowerbound.priors import prior_given
 from lowerbound.quantizers import VQ, Quantized, Quantizer
 from lowerbound.space import Density, Space, Y, conditions
@@ -112,13 +112,11 @@ class VQVAE(CodeModel):
         self.encoders = nn.ModuleList(
             Down(c, width, f, blocks()) for c, f in zip(inputs, [*between, factors[-1]], strict=True)
         )
-        self.project = nn.ModuleList(nn.Conv2d(width if l == 0 else 2 * width, dims[l], 1) for l in range(L))
+        self.project = nn.ModuleList(Projection(width if l == 0 else 2 * width, dims[l], 1) for l in range(L))
         self.between = nn.ModuleList(
             Up(dims[l] + (width if l else 0), width, width, between[l], blocks()) for l in range(L - 1)
         )
-        self.enlarge = nn.ModuleList(
-            nn.Sequential(*enlarged([dims[l]] * (factors[l] // factors[-1]).bit_length())) for l in range(L - 1)
-        )
+        self.enlarge = nn.ModuleList(Enlarged(dims[l], factors[l] // factors[-1]) for l in range(L - 1))
         self.decoder = Up(sum(dims), self.likelihood_head.in_shape[0], width, factors[-1], blocks())
         H, W = space.shape[-2:]
         self.spaces = tuple(q.space((H // f, W // f)) for q, f in zip(self._quantizers, factors, strict=True))

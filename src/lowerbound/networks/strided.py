@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -38,6 +39,46 @@ class Blocks(nn.Module):
         return F.relu(x)
 
 
+class Conv(nn.Conv2d):
+    """With the channels of an image filled up with zeros where the units of a GPU for bfloat16 ask for whole eights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        more = _missing(x, self.in_channels)
+        if not more:
+            return super().forward(x)
+        filled = (0, 0, 0, 0, 0, more)
+        return self._conv_forward(F.pad(x, filled), F.pad(self.weight, filled), self.bias)
+
+
+class ConvTranspose(nn.ConvTranspose2d):
+    """As Conv, of the channels that it puts out."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        more = _missing(x, self.out_channels)
+        if not more:
+            return super().forward(x, output_size)
+        weight = F.pad(self.weight, (0, 0, 0, 0, 0, more))
+        y = F.conv_transpose2d(x, weight, None, self.stride, self.padding)[:, : self.out_channels]  # pyright: ignore
+        return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
+
+
+def _missing(x: Tensor, channels: int) -> int:
+    """How many channels convolutions want more: in bfloat16 on a GPU, cuDNN has none on tensor cores for 3."""
+    whole = x.is_cuda and torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda").itemsize == 2
+    return -channels % 8 if whole else 0
+
+
+class Projection(Reducible, Conv):
+    """A convolution of its own, outside of a larger network."""
+
+
+class Enlarged(Reducible, nn.Sequential):
+    """[B, width, H, W] -> [B, width, H * factor, W * factor]: transposed convolutions alone."""
+
+    def __init__(self, width: int, factor: int):
+        super().__init__(*enlarged([width] * factor.bit_length()))
+
+
 class Down(Reducible, nn.Sequential):
     """[B, channels, H, W] -> [B, width, H / factor, W / factor], factor a power of 2: convolutions of stride 2, the
     first of half the width, then residual blocks."""
@@ -47,7 +88,7 @@ class Down(Reducible, nn.Sequential):
         widths = [channels, width // 2, *[width] * (strides - 1)]
         layers: list[nn.Module] = []
         for i, o in pairwise(widths):
-            layers += [nn.Conv2d(i, o, 4, stride=2, padding=1), nn.ReLU()]
+            layers += [Conv(i, o, 4, stride=2, padding=1), nn.ReLU()]
         super().__init__(*layers, nn.Conv2d(widths[-1], width, 3, padding=1), blocks)
 
 
@@ -65,5 +106,5 @@ def enlarged(widths: list[int]) -> list[nn.Module]:
     """Transposed convolutions of stride 2 from each width to the next, with ReLUs between them."""
     layers: list[nn.Module] = []
     for i, o in pairwise(widths):
-        layers += [nn.ReLU(), nn.ConvTranspose2d(i, o, 4, stride=2, padding=1)]
+        layers += [nn.ReLU(), ConvTranspose(i, o, 4, stride=2, padding=1)]
     return layers[1:]
