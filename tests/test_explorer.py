@@ -493,6 +493,18 @@ def test_a_run_without_weights_says_so(run: Run, tmp_path: Path):
     assert "latent" not in [p["name"] for p in said["panels"]]
 
 
+def test_a_model_that_is_too_large_says_so(run: Run, tmp_path: Path):
+    shutil.copytree(run.path, tmp_path / "run")
+    large = Run.open(tmp_path / "run")
+    hidden = large.recipe.model.decoder.model_copy(update={"hidden": (2**40,)})
+    large.recipe = large.recipe.model_copy(update={"model": large.recipe.model.model_copy(update={"decoder": hidden})})
+    large.save_config()
+    with serving([Run.open(tmp_path / "run"), run]) as page:
+        said, other = page.ask("", "runs").said["runs"]
+        assert "the memory of cpu is not enough" in said["problem"]
+        assert not other["problem"]
+
+
 # ---- the command
 
 

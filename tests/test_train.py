@@ -635,6 +635,12 @@ def test_a_huge_learning_rate_stops_and_keeps_the_last_good_state(tmp_path):
     assert_same_run(whole.path, out)
 
 
+def test_a_batch_that_memory_has_no_room_for(tmp_path):
+    objective = ["model.objective.type=objectives.IWAE", "model.objective.draws=100000000000"]
+    with pytest.raises(TrainingError, match=r"not enough for 32 images at a time; begin anew .*batch=16 --over"):
+        train(tmp_path / "run", *objective)
+
+
 @pytest.mark.parametrize(
     ("parameter", "layer"),
     [("encoder.layers.0.weight", "encoder.layers.0"), ("decoder.layers.2.bias", "decoder.layers.2")],

@@ -101,6 +101,10 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except Exception as e:
+        from lowerbound.devices import out_of_memory  # it imports torch
+
+        if out_of_memory(e):
+            _fail(f"there is not enough memory: {_plain(e)}", 1, debug)
         _fail(f"internal error: {type(e).__name__}: {_plain(e)} (--debug shows where)", 1, debug)
     else:
         if status:

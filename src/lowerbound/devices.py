@@ -26,6 +26,20 @@ def pick_device(name: str | torch.device) -> torch.device:
     return torch.device(name)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch or numpy had no memory for what they were to make.
+
+    Example:
+        >>> try:
+        ...     torch.empty(2**60)
+        ... except RuntimeError as error:
+        ...     print(out_of_memory(error), out_of_memory(RuntimeError("another")))
+        True False
+    """
+    said = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # of the processor
+    return said or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     """The type that log-probabilities are computed in, for weights of this type."""
     return torch.promote_types(dtype, torch.float32)

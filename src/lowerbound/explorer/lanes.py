@@ -14,6 +14,7 @@ from contextlib import suppress
 
 import torch
 
+from lowerbound.devices import out_of_memory
 from lowerbound.errors import UserError
 from lowerbound.explorer.messages import Answer, Question, dropped, failed, frame
 from lowerbound.explorer.panels.base import Answers
@@ -22,6 +23,7 @@ from lowerbound.explorer.uploads import Gone
 AT_ONCE = 2  # questions of one page
 PAUSE = 1.0  # seconds until one that has nothing new is asked again
 NOTHING_MORE = object()
+NO_MEMORY = "there is not enough memory for it here"
 
 Send = Callable[[bytes], Awaitable[None]]
 Find = Callable[[Question], Answers]
@@ -80,6 +82,8 @@ class Lanes:
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception as e:
+            if out_of_memory(e):
+                return await self.send(failed(question.id, NO_MEMORY))
             traceback.print_exc(file=sys.stderr)
             await self.send(failed(question.id, f"internal error: {type(e).__name__}; the terminal says more"))
 

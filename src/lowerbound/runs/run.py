@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from lowerbound.config import allowing, dump, parse
 from lowerbound.data.attributes import decoded, encoded, said_of
-from lowerbound.devices import pick_device
+from lowerbound.devices import out_of_memory, pick_device
 from lowerbound.directions import Direction, check_name
 from lowerbound.errors import RunError, UserError, did_you_mean
 from lowerbound.files import UNFINISHED, replacing
@@ -103,12 +103,20 @@ class Run:
             return self.recipe.model.build(self.facts.space, self.facts.given(self.recipe))
 
     def load(self, device: str | torch.device = "cpu") -> Model:
-        """The trained model, in eval mode, with the run's directions. Raises RunError before there are weights."""
-        model = self.build()
-        self.load_weights(model)
-        if isinstance(model, LatentModel | Invertible):
-            model.directions = self.directions(model, strict=False)
-        return model.to(device).eval()
+        """The trained model, in eval mode, with the run's directions.
+
+        Raises RunError before there are weights, or where the device has no room for them.
+        """
+        try:
+            model = self.build()
+            self.load_weights(model)
+            if isinstance(model, LatentModel | Invertible):
+                model.directions = self.directions(model, strict=False)
+            return model.to(device).eval()
+        except (RuntimeError, MemoryError) as e:
+            if not out_of_memory(e):
+                raise
+            raise RunError(f"{self.path}: the memory of {device} is not enough for its model") from e
 
     def load_weights(self, model: nn.Module) -> None:
         """Put the trained weights into a model. Raises RunError where there are none, or not of this model."""

@@ -13,8 +13,8 @@ import torch
 from lowerbound.config import Changes, dump
 from lowerbound.data.batches import Batches
 from lowerbound.data.given import values_of
-from lowerbound.devices import check_precision, pick_device
-from lowerbound.errors import ConfigError, Interrupted, RunError, counted, did_you_mean
+from lowerbound.devices import check_precision, out_of_memory, pick_device
+from lowerbound.errors import ConfigError, Interrupted, RunError, TrainingError, counted, did_you_mean
 from lowerbound.model import Model
 from lowerbound.noise import seeded
 from lowerbound.progress import Progress
@@ -69,7 +69,10 @@ def train(
         run = work.begin()
         valid = as_batches(run, work.batches[1].images, where)  # with the labels that training did not see
         shown = pictures and pictures(run, valid)
-        done = [_run_stage(run, work.model, part, work.batches, shown, progress, stop) for part in work.stages]
+        done = [False] * len(work.stages)
+        for i, part in enumerate(work.stages):
+            with _memory_for(part, work, where):
+                done[i] = _run_stage(run, work.model, part, work.batches, shown, progress, stop)
     if not any(done):
         progress.say(f"{path} is finished; nothing to resume")
     work.model.zero_grad()  # gradients would only take memory
@@ -292,6 +295,23 @@ def _run_stage(
     )
     loop = Loop(run, model, stage, (train, valid), progress, stop, pictures=pictures, made_by=made_by)
     return loop.run_through()
+
+
+@contextmanager
+def _memory_for(stage: Stage, work: _Work, device: torch.device) -> Iterator[None]:
+    """Raise TrainingError where a batch is too large for the device."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as e:
+        if not out_of_memory(e):
+            raise
+        batch = work.config.train.of(stage.name).batch
+        key = "train.batch" if len(work.model.stages()) == 1 else f"train.stages.{stage.name}.batch"
+        fewer = f"begin anew with half as many, {key}={batch // 2} --overwrite; --dry-run tells what they take"
+        raise TrainingError(
+            f"the memory of {device} is not enough for {counted(batch, 'image')} at a time; "
+            f"{fewer if batch > 1 else 'make the model or the images smaller'}"
+        ) from e
 
 
 def _begin_again(run: Run, progress: Progress) -> None:
