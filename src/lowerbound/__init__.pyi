@@ -20,6 +20,7 @@ from .verbs.fit_prior import fit_prior as fit_prior
 from .verbs.interpolate import interpolate as interpolate
 from .verbs.predict import predict as predict
 from .verbs.probe.probe import probe as probe
+from .verbs.push import push as push
 from .verbs.recipes import recipes as recipes
 from .verbs.reconstruct import reconstruct as reconstruct
 from .verbs.sample import redraw as redraw

@@ -1,40 +1,57 @@
 """The card of a shared run: what it is, of which data, what was measured of it, and what that is worth."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from lowerbound.data.bundled import bundled
+from lowerbound.errors import counted
 from lowerbound.exporting.facts import RELATIONS, preparation
 from lowerbound.runs.run import Run
 
 UNKNOWN = "not known here; whoever shares the model says it"
+BEGIN = "<!-- lowerbound writes this part anew whenever the run is pushed; words of your own go above or below it -->"
+END = "<!-- the end of that part -->"
 
 
 def written(run: Run, called: str) -> str:
     """Markdown, with the head that hubs read. called: by which it is loaded."""
     recipe, facts = run.recipe, run.facts
-    licence = licence_of(facts.name)
     about = [f"{recipe.about.model}."] if recipe.about.model else []
+    install = "  # pip install 'lowerbound[hub]'" if called.startswith("hf:") else ""
     lines = [
         *("---", "library_name: lowerbound", "tags:", "- lowerbound", "- latent-variable-model", "---", ""),
-        *(f"# {run.name}", "", *about, ""),
+        *(f"# {run.name}", "", BEGIN, "", *about, ""),
         "```python",
-        "import lowerbound as lb",
+        f"import lowerbound as lb{install}",
         "",
         f'model = lb.load("{called}")',
         "```",
         "",
         f"- Model: `{recipe.model.type_name()}`, recipe `{run.name}`; the whole configuration is in `config.json`.",
+        f"- Training: {_length(run)}, batches of {recipe.train.batch:,}, seed {recipe.seed}.{_unfinished(run)}",
         f"- Data: {facts.name}, {facts.images:,} training images of {_size(facts.shape)}, {facts.levels} levels"
         + (f", binarized ({facts.binarization})" if facts.binarization else "")
         + ".",
-        f"- Licence of the data: {licence}.",
+        f"- Licence of the data: {licence_of(facts.name)}.",
         f"- An image becomes x: {'; '.join(preparation(run)['steps'])}.",
         *_weights(run),
+        f"- Written by lowerbound {said(run.path)['version']}, which loads it without executing anything of it.",
         "",
         *_measured(run),
+        "",
+        END,
     ]
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(lines) + "\n"
+
+
+def merged(theirs: str, ours: str) -> str:
+    """A card that was written over: the part of ours in its place, and all else as it is."""
+    _, begin, rest = ours.partition(BEGIN)
+    part = begin + rest.partition(END)[0] + END
+    above, begun, rest = theirs.partition(BEGIN)
+    _, ended, below = rest.partition(END)
+    return above + part + below if begun and ended else f"{theirs.rstrip()}\n\n{part}\n"
 
 
 def licence_of(data: str) -> str:
@@ -42,18 +59,36 @@ def licence_of(data: str) -> str:
     return known.licence if known is not None and known.licence else UNKNOWN
 
 
+def said(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """A JSON file of a run."""
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def _length(run: Run) -> str:
+    train = run.recipe.train
+    limits = [] if train.steps is None else [counted(train.steps, "step")]
+    limits += [] if train.epochs is None else [f"{train.epochs:g} epochs"]
+    return " or ".join(limits) or "fitted"
+
+
+def _unfinished(run: Run) -> str:
+    left = said(run.path).get("unfinished", {}).items()
+    stages = [f"{name} is after {counted(step, 'step')}" if step else f"{name} is not begun" for name, step in left]
+    return f" It is not at its end: the stage {', the stage '.join(stages)}." if stages else ""
+
+
 def _size(shape: tuple[int, int, int]) -> str:
     return f"{shape[2]}x{shape[1]}, {'grey' if shape[0] == 1 else 'colour'}"
 
 
 def _weights(run: Run) -> list[str]:
-    said = json.loads((run.path / "config.json").read_text(encoding="utf-8")).get("weights")
-    if not said:
+    weights = said(run.path).get("weights")
+    if not weights:
         return []
-    apart = ", ".join(f"{part} {off:.1g}" for part, off in said["difference"].items()) or "not measured"
+    apart = ", ".join(f"{part} {off:.1g}" for part, off in weights["difference"].items()) or "not measured"
     return [
-        f"- Weights: {said['dtype']}. What they say differs from those of the training by at most (pixels beside their "
-        f"range, other numbers beside 1 or their size): {apart}."
+        f"- Weights: {weights['dtype']}. What they say differs from those of the training by at most (pixels beside "
+        f"their range, other numbers beside 1 or their size): {apart}."
     ]
 
 
@@ -61,15 +96,17 @@ def _measured(run: Run) -> list[str]:
     """A table for each evaluation."""
     lines, relations = [], []
     for path in sorted(run.path.glob("evaluation/*.json")):
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        report = said(path.parent, path.name)
         data = report["data"]
         lines += [f"## Measured on {data['name']}, {data['split']}, {data['n']:,} images", ""]
-        lines += ["| metric | | value | standard error | unit | draws |", "|---|---|---|---|---|---|"]
+        lines += ["| metric | relation | value | standard error | unit | draws |", "|---|---|---|---|---|---|"]
         for name, m in report["metrics"].items():
             lines.append(f"| {name} | {' | '.join(_cells(m))} |")
             relations += [m["relation"]] if name in ("nll", "bits_per_dim") else []
         lines.append("")
     meanings = [f"`{r}`: {RELATIONS[r]}." for r in dict.fromkeys(relations) if r in RELATIONS]
+    if not lines:
+        return ["Nothing is measured of these weights yet; `lowerbound evaluate` does."]
     return lines + (["What the relation of a likelihood says of log p(x): " + " ".join(meanings)] if meanings else [])
 
 

@@ -1,6 +1,7 @@
 """Runs as folders to share: safetensors, JSON and a card, without what only training needs."""
 
-import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lowerbound.data.bundled import bundled
+from lowerbound.directions import Direction
 from lowerbound.errors import ModelError, RunError
 from lowerbound.exporting import card, graphs
+from lowerbound.exporting.card import said
 from lowerbound.exporting.parts import Graph, parts
 from lowerbound.files import replacing
 from lowerbound.model import Model
 from lowerbound.runs.run import Run, load, occupied
+
+SAID = ("weights", "unfinished")  # in a config.json of a run that was shared before, of what it was
 
 
 def save_pretrained(run: Run | str | Path, folder: str | Path, *, half: bool = False) -> Path:
@@ -23,6 +28,9 @@ def save_pretrained(run: Run | str | Path, folder: str | Path, *, half: bool = F
 
     half: weights in float16, half as large. How far what they decode is from the run's own is in config.json and on the
     card; evaluations of the run are left out, since they are of other weights.
+
+    Of evaluations, those are left out that are older than the weights. A training that is not at its end is said on the
+    card. Nothing of this machine is in it: of paths the last name is kept.
 
     Raises RunError for a run without weights, and a folder where something else lies.
     """
@@ -36,26 +44,44 @@ def save_pretrained(run: Run | str | Path, folder: str | Path, *, half: bool = F
     shared = Run(folder, run.name, recipe, run.facts)
     shared.save_config()
     after = shared.load()
+    more = {key: values for key in SAID if (values := said(run.path).get(key))}
+    if left := unfinished(run, model):
+        more["unfinished"] = left
     if half:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        shared.write_json("config.json", values | {"weights": {"dtype": "float16", "difference": apart(model, after)}})
+        more["weights"] = {"dtype": "float16", "difference": apart(model, after)}
+    if more:
+        shared.write_json("config.json", said(folder) | more)
     if (given := run.path / "given.safetensors").is_file():
         _write(folder / given.name, given.read_bytes())
     for direction in run.directions(model).values():
         if direction.fresh:
-            shared.save_direction(direction, after)
-    for report in () if half else sorted(run.path.glob("evaluation/*.json")):
-        shared.write_json(f"evaluation/{report.name}", _report(report, run.name))
+            shared.save_direction(_without_places(direction), after)
+    for name, report in {} if half else reports(run).items():
+        shared.write_json(f"evaluation/{name}", report | {"run": run.name})
     write_card(shared, folder.name)
     return folder
 
 
 def from_pretrained(name: str | Path, *, device: str = "auto") -> Model:
-    """The model of a folder that `save_pretrained` wrote, of a run, or of the package (`pretrained:NAME`).
-
-    In eval mode; nothing in it is ever executed.
+    """The model of a folder that `save_pretrained` wrote, of a run, of the package (`pretrained:NAME`), or of a hub
+    (`hf://USER/NAME`). In eval mode; nothing in it is ever executed.
     """
     return load(name, device=device)
+
+
+def unfinished(run: Run, model: Model) -> dict[str, int]:
+    """The steps so far of every stage of a training that is not at its end; {} where all are, or nothing is known."""
+    states = run.states()
+    left = {name: int(state["step"]) for name, state in states.items() if not state["finished"]}
+    return left | ({stage.name: 0 for stage in model.stages() if stage.name not in states} if states else {})
+
+
+def reports(run: Run) -> dict[str, dict[str, Any]]:
+    """File name -> what `evaluate` reported of the weights as they are, by the name of its file."""
+    weights = (run.path / "model.safetensors").stat().st_mtime_ns
+    found = {p.name: said(p.parent, p.name) for p in sorted(run.path.glob("evaluation/*.json"))}
+    fresh = {name for name in found if (run.path / "evaluation" / name).stat().st_mtime_ns >= weights}
+    return {name: report for name, report in found.items() if "metrics" in report and name in fresh}
 
 
 def write_card(run: Run, called: str) -> None:
@@ -86,12 +112,24 @@ def _half(t: Tensor) -> Tensor:
 def _without_place(data: Any) -> Any:
     """Without the folders that its files lay in, which are of one machine."""
     places = {name: getattr(data, name) for name in ("source", "attributes")}
-    own = {name: Path(p).name for name, p in places.items() if p is not None and p not in bundled()}
+    own = {name: last_name(p) for name, p in places.items() if p is not None and p not in bundled()}
     return data.model_copy(update=own)
 
 
-def _report(path: Path, name: str) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) | {"run": name}
+def _without_places(direction: Direction) -> Direction:
+    learnt = re.split(r"( against | of )", direction.report.get("learnt_from", ""))
+    words = "".join(last_name(word) if "/" in word else word for word in learnt)
+    return replace(direction, report=direction.report | {"learnt_from": words})
+
+
+def last_name(path: str) -> str:
+    """What a file or a folder is called.
+
+    Example:
+        >>> last_name("/home/ann/faces/")
+        'faces'
+    """
+    return Path(path).name or Path(path).resolve().name or "data"
 
 
 def _write(path: Path, content: bytes) -> None:

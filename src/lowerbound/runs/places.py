@@ -1,26 +1,36 @@
-"""Where a run lies: a folder, or one that comes with the package (`pretrained:NAME`).
+"""Where a run lies: a folder, one that comes with the package (`pretrained:NAME`), or one of a hub
+(`hf://USER/NAME`).
 
-The latter is copied into the cache when it is first asked for, and is a run like others from then on: what is learnt of
-it (directions, evaluations) is kept there.
+The latter two are copied into the cache when they are first asked for, and are runs like others from then on: what is
+learnt of them (directions, evaluations) is kept there.
 """
 
 import hashlib
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from lowerbound.data.cache import root
-from lowerbound.errors import RunError, UserError, did_you_mean
+from lowerbound.errors import RunError, did_you_mean
+from lowerbound.progress import Progress
+from lowerbound.runs import hub
+from lowerbound.runs.copies import copied
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
-SHARED = ("config.json", "model.safetensors", "given.safetensors", "README.md", "directions/*", "evaluation/*.json")
 
 
-def found(path: str | Path) -> Path:
-    """The folder of a run, copied into the cache where it comes with the package. Raises UserError."""
+def found(path: str | Path, progress: Progress | None = None) -> Path:
+    """The folder of a run, copied into the cache where it comes with the package or from a hub. Raises UserError."""
     text = str(path)
-    return _pretrained(text.removeprefix("pretrained:")) if text.startswith("pretrained:") else Path(path)
+    if text.startswith("pretrained:"):
+        return _pretrained(text.removeprefix("pretrained:"))
+    if text.startswith("hf:"):
+        return hub.fetched(hub.Place.of(text), progress or Progress())
+    return Path(path)
+
+
+def said(path: str | Path) -> str:
+    """What a run is called in what is said of it."""
+    text = str(path)
+    return str(hub.Place.of(text)) if text.startswith("hf:") else text
 
 
 def pretrained() -> list[str]:
@@ -40,26 +50,3 @@ def _digest(folder: Path) -> str:
     for name in ("config.json", "model.safetensors"):
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()
-
-
-def copied(source: Path, target: Path) -> Path:
-    """The folder's shared files under another name, whole, and once. Raises UserError where it can't be written."""
-    if (target / "config.json").is_file():
-        return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        for pattern in SHARED:
-            for file in source.glob(pattern):
-                copy = temporary / file.relative_to(source)
-                copy.parent.mkdir(exist_ok=True)
-                shutil.copyfile(file, copy)
-        try:
-            os.rename(temporary, target)
-        except OSError:  # another process was first
-            shutil.rmtree(temporary, ignore_errors=True)
-            if not (target / "config.json").is_file():
-                raise
-    except OSError as e:
-        raise UserError(f"can't write {target}: {e.strerror}") from None
-    return target

@@ -36,6 +36,7 @@ from lowerbound.errors import RunError, UserError, did_you_mean
 from lowerbound.files import UNFINISHED, replacing
 from lowerbound.model import Invertible, LatentModel, Model
 from lowerbound.noise import key, never_quick, seeded
+from lowerbound.progress import Progress
 from lowerbound.runs import lock, places
 from lowerbound.runs.conditions import NOTHING, Asked, Candidates
 from lowerbound.runs.facts import Facts
@@ -70,30 +71,30 @@ class Run:
         self.write_json("config.json", values | {"data": dump(self.facts), "config": dump(self.recipe)})
 
     @staticmethod
-    def open(path: str | Path, allow: Iterable[str] = ()) -> "Run":
-        """An existing run: its folder, or `pretrained:NAME`. Raises RunError for what isn't one."""
-        path = places.found(path)
+    def open(path: str | Path, allow: Iterable[str] = (), progress: Progress | None = None) -> "Run":
+        """An existing run: its folder, `pretrained:NAME`, or `hf://USER/NAME`. Raises RunError for what isn't one."""
+        said, path = places.said(path), places.found(path, progress)
         if not (path / "config.json").is_file():
             near = did_you_mean(path.name, [p.parent.name for p in path.parent.glob("*/config.json")])
             what = "is not a run: it has no config.json" if path.is_dir() else "no such run"
-            raise RunError(f"{path}: {what}{near}")
+            raise RunError(f"{said}: {what}{near}")
         try:
             values = json.loads((path / "config.json").read_text(encoding="utf-8"))
             made_by, form, name = values["version"], values["format"], values["recipe"]
             config, data = values["config"], values["data"]
             newer = form > FORMAT
         except OSError as e:
-            raise RunError(f"{path}/config.json can't be read: {e.strerror}") from None
+            raise RunError(f"{said}/config.json can't be read: {e.strerror}") from None
         except (ValueError, KeyError, TypeError) as e:
             reason = f"it has no {e}" if isinstance(e, KeyError) else str(e)
-            raise RunError(f"{path}/config.json is damaged, or no run's: {reason}") from None
+            raise RunError(f"{said}/config.json is damaged, or no run's: {reason}") from None
         if newer:
-            raise RunError(f"{path} was made by lowerbound {made_by}, newer than this one ({version('lowerbound')})")
+            raise RunError(f"{said} was made by lowerbound {made_by}, newer than this one ({version('lowerbound')})")
         if allow:
             never_quick()
         with allowing(allow) if allow else nullcontext():
-            recipe = parse(Recipe, config, f"{path}/config.json: config")
-        return Run(path, name, recipe, parse(Facts, data, f"{path}/config.json: data"))
+            recipe = parse(Recipe, config, f"{said}/config.json: config")
+        return Run(path, name, recipe, parse(Facts, data, f"{said}/config.json: data"))
 
     # ---- the model and its weights
 
@@ -377,7 +378,7 @@ class Run:
 def load(path: str | Path, *, device: str = "auto", allow: Iterable[str] = ()) -> Model:
     """The trained model of a run, an nn.Module in eval mode. Nothing in a run is ever executed.
 
-    path: a run's folder, or `pretrained:NAME`, one of the package's own.
+    path: a run's folder, `pretrained:NAME`, one of the package's own, or `hf://USER/NAME`, one of a hub.
     `allow`: packages besides lowerbound that its components may come from. Raises RunError.
     """
     return Run.open(path, allow).load(pick_device(device))

@@ -296,24 +296,27 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
         given.apply_defaults()
         values, allow = given.arguments, tuple(given.arguments.get("allow", ()))
         with allowing(allow) if allow else nullcontext():
+            progress = _progress(values.get("progress"))
+            if "progress" in values:
+                values["progress"] = progress
             for name in runs:
-                values[name] = _opened(values[name], allow)
+                values[name] = _opened(values[name], allow, progress)
             if isinstance(values.get("seed"), int) and values["seed"] < 0:
                 raise ConfigError(f"--seed {values['seed']}: expected a whole number of at least 0")
             if "device" in values:
                 values["device"] = pick_device(values["device"])
-            if "progress" in values:
-                values["progress"] = _progress(values["progress"])
             with sharing_cores():
                 return function(*given.args, **given.kwargs)
 
     return called
 
 
-def _opened(run: Any, allow: Sequence[str]) -> Any:
+def _opened(run: Any, allow: Sequence[str], progress: Progress) -> Any:
     if run is None or isinstance(run, Run):
         return run
-    return Run.open(run, allow) if isinstance(run, str | Path) else [_opened(one, allow) for one in run]
+    if isinstance(run, str | Path):
+        return Run.open(run, allow, progress)
+    return [_opened(one, allow, progress) for one in run]
 
 
 def _progress(told: Any) -> Progress:
