@@ -83,7 +83,7 @@ def _made(client: Client, place: Place, private: bool) -> Any:
     except errors.GatedRepoError:
         raise
     except errors.RepositoryNotFoundError:
-        client.api.create_repo(place.repository, private=True if private else None, exist_ok=True)
+        client.api.create_repo(place.repository, private=True if private else None)
         info = client.info(main)
     if private and not info.private:
         raise RunError(f"{place} is public already, and --private makes new repositories alone; choose another name")
