@@ -65,7 +65,9 @@ class Hub(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}  # by LFS, with or without a commit
         self.asked: list[str] = []  # METHOD path
-        self.faults: list[tuple[str, Any]] = []  # a part of METHOD path -> a status, or "break", "wait", "truncate"
+        self.faults: list[
+            tuple[str, Any]
+        ] = []  # a part of METHOD path -> a status, "break", "wait", "truncate", or what is done first
 
     @property
     def url(self) -> str:
@@ -157,7 +159,9 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.shutdown(2)
             raise ConnectionAbortedError
-        if how == "truncate":
+        if callable(how):
+            how()
+        elif how == "truncate":
             self.truncate = True
         else:
             raise Answer(how)
@@ -217,6 +221,7 @@ class Handler(BaseHTTPRequestHandler):
             if "Authorization" in self.headers:
                 raise Answer(400, message="a token was given away")
             return self._put(digest[1]) if self.command == "PUT" else self._object(digest[1])
+        self.user  # noqa: B018, a token that is nobody's is not taken anywhere
         for pattern, answer in ROUTES:
             if found := re.fullmatch(pattern, raw):
                 return answer(self, *(MAIN if g is None else unquote(g) for g in found.groups()))
@@ -295,7 +300,9 @@ class Handler(BaseHTTPRequestHandler):
         for f in self.values["files"]:
             path = f["path"]
             more = {"oid": oid(path, there[path])} if path in there else {}
-            files.append({"path": path, "uploadMode": "lfs" if by_lfs(path) else "regular", "shouldIgnore": False} | more)
+            files.append(
+                {"path": path, "uploadMode": "lfs" if by_lfs(path) else "regular", "shouldIgnore": False} | more
+            )
         self._say({"files": files})
 
     def _batch(self, name: str) -> None:

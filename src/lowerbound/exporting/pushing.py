@@ -10,7 +10,7 @@ from lowerbound.exporting import card
 from lowerbound.exporting.shared import reports, save_pretrained, write_card
 from lowerbound.progress import Progress
 from lowerbound.runs.copies import IS_SHARED
-from lowerbound.runs.hub import LARGEST, Client, Place, is_run
+from lowerbound.runs.hub import COMMIT, LARGEST, Client, Place, is_run
 from lowerbound.runs.run import Run
 
 _ALONGSIDE = (".gitattributes", ".gitignore", "README.md", "LICENSE", "LICENSE.md")  # of a repository without a run
@@ -50,6 +50,9 @@ def pushed(
     something else or is public where `private` is asked for, and whatever the hub refuses.
     """
     progress, client = progress or Progress(), Client.of(place)
+    place = place._replace(revision=None if place.revision == "main" else place.revision)
+    if COMMIT.fullmatch(place.revision or ""):
+        raise RunError(f"{place} is a commit, which stays as it is; name a branch")
     if client.package.get_token() is None:
         raise ConfigError(
             f"{place}: to push needs a token that may write: log in with `hf auth login`, or set HF_TOKEN"
@@ -122,9 +125,7 @@ def _merged(client: Client, place: Place, before: Any, folder: Path) -> dict[str
     return {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(found)}
 
 
-def _commit(
-    client: Client, place: Place, before: Any, folder: Path, files: dict[str, int], message: str
-) -> None:
+def _commit(client: Client, place: Place, before: Any, folder: Path, files: dict[str, int], message: str) -> None:
     package = client.package
     gone = [f.rfilename for f in before.siblings or () if IS_SHARED.fullmatch(f.rfilename)]
     operations = [package.CommitOperationAdd(name, str(folder / name)) for name in files]

@@ -22,7 +22,7 @@ from lowerbound.runs.copies import IS_SHARED, SHARED, copied, is_copied
 LARGEST = 2**26  # bytes of any file but the weights and what they are given
 _PLACE = re.compile(r"(hf:/{1,2})?(?P<repository>[^/@:]+/[^/@:]+)(@(?P<revision>[^\s@:]+?))?/?")  # a Path drops a slash
 _WORD = re.compile(r"\w([\w.-]*\w)?")  # of a repository's name
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Place(NamedTuple):
@@ -149,7 +149,7 @@ def fetched(place: Place, progress: Progress) -> Path:
     Where the hub can't be reached it is what came last of this revision. Raises ConfigError without huggingface_hub,
     RunError for what isn't there, may not be read, or is no run.
     """
-    if _COMMIT.fullmatch(place.revision or "") and is_copied(copy := place.copy(place.revision or "")):
+    if COMMIT.fullmatch(place.revision or "") and is_copied(copy := place.copy(place.revision or "")):
         return copy
     client = Client.of(place)
     with client.speaking(place, "can't be fetched", bars=False):
@@ -160,15 +160,14 @@ def fetched(place: Place, progress: Progress) -> Path:
                 raise
             return _kept(client, place, client.reason(e, place), progress)
         sizes = _checked(place, info)
-        own = place._replace(revision=info.sha)
         # by its branch, so that the hub's cache knows it where there is no network; it may have moved since
         config = client.api.hf_hub_download(place.repository, "config.json", revision=place.revision)
         if Path(config).parent.name != info.sha:
             config = client.api.hf_hub_download(place.repository, "config.json", revision=info.sha)
         if not is_run(Path(config)):
             raise RunError(f"{place} holds no run of lowerbound: its config.json is another program's")
-        if not is_copied(copy := own.copy(info.sha)):
-            held = _downloaded(client, own, sizes, progress)
+        if not is_copied(copy := place.copy(info.sha)):
+            held = _downloaded(client, place, info.sha, sizes, progress)
             copied(held, copy)
         return copy
 
@@ -194,15 +193,14 @@ def _checked(place: Place, info: Any) -> dict[str, int]:
     return sizes
 
 
-def _downloaded(client: Client, place: Place, sizes: dict[str, int], progress: Progress) -> Path:
+def _downloaded(client: Client, place: Place, commit: str, sizes: dict[str, int], progress: Progress) -> Path:
     """The files of a commit in the hub's cache, whole."""
     total, cache = sum(sizes.values()), Path(client.package.constants.HF_HUB_CACHE)
     for folder in (cache, root()):
-        there = next(p for p in (folder, *folder.parents) if p.exists())
-        if (free := shutil.disk_usage(there).free) < total:
-            raise RunError(f"{place}: has {_megabytes(total)}, and {folder} has room for {_megabytes(free)}")
+        if (room := free(folder)) < total:
+            raise RunError(f"{place}: has {_megabytes(total)}, and {folder} has room for {_megabytes(room)}")
     progress.say(f"{place}: fetching {counted(len(sizes), 'file')}, {_megabytes(total)}")
-    held = Path(client.api.snapshot_download(place.repository, revision=place.revision, allow_patterns=[*sizes]))
+    held = Path(client.api.snapshot_download(place.repository, revision=commit, allow_patterns=[*sizes]))
     for name, size in sizes.items():
         if not (held / name).is_file() or (held / name).stat().st_size != size:
             raise RunError(f"{place}: {name} came in part, of {size:,} bytes; do it again")
@@ -230,6 +228,11 @@ def _kept(client: Client, place: Place, why: str, progress: Progress) -> Path:
     if place.revision != commit:
         progress.say(f"{place}: as it was fetched last, commit {commit[:12]}, since {why}")
     return copy
+
+
+def free(folder: Path) -> int:
+    """The bytes for which there is room in a folder, which need not be there yet."""
+    return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
 
 
 def _status(error: BaseException) -> int:

@@ -27,6 +27,11 @@ def found(path: str | Path, progress: Progress | None = None) -> Path:
     return Path(path)
 
 
+def elsewhere(path: str | Path) -> bool:
+    """Whether it names a run that is no folder of the user's."""
+    return str(path).startswith(("pretrained:", "hf:"))
+
+
 def said(path: str | Path) -> str:
     """What a run is called in what is said of it."""
     text = str(path)

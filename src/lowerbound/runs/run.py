@@ -420,7 +420,9 @@ _LAYOUT = (  # the configuration last: until it goes, the rest is a run
 
 
 def occupied(path: Path) -> bool:
-    """Whether something is at the path already. Raises RunError when that is a file."""
+    """Whether something is at the path already. Raises RunError when that is a file, or a run of another place."""
+    if places.elsewhere(path):
+        raise RunError(f"--out {places.said(path)}: is no folder; expected one, as in --out runs/mine")
     if path.exists() and not path.is_dir():
         raise RunError(f"--out {path}: is a file, expected a folder")
     found = path.iterdir() if path.is_dir() else ()

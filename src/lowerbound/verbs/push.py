@@ -33,7 +33,9 @@ class OnHub(Report):
         return f"{self.url}: {what}, commit {self.commit[:12]}; it is {self.name} wherever a run is taken"
 
     def notes(self) -> list[str]:
-        return [f"evaluation/{name} is left out: it is not of these weights, as `evaluate` reports" for name in self.stale]
+        return [
+            f"evaluation/{name} is left out: it is not of these weights, as `evaluate` reports" for name in self.stale
+        ]
 
 
 @verb
@@ -65,7 +67,8 @@ def push(
     place = Place.of(name)
     if branch is not None and place.revision is not None:
         raise UserError(f"--branch {branch}: {name} names a branch already")
-    place = place._replace(revision=branch or place.revision)
+    if branch is not None:
+        place = Place.of(f"{place.repository}@{branch}")
     lock.tell(run.path, progress)
     bars = isinstance(progress, Terminal) and progress.live
     found = pushed(run, place, private=private, message=message, half=half, progress=progress, bars=bars)
