@@ -37,8 +37,7 @@ MINE = "home-of-ann"  # a folder whose name nobody else is to learn
 
 @pytest.fixture(scope="module")
 def trained(surroundings: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A VAE trained on digits, with an evaluation, in a folder of ann's; its data lay there, and so did what a direction
-    was learnt from."""
+    """A VAE trained on digits, with evaluations, in a folder of ann's where its data and those of a direction lay."""
     home = tmp_path_factory.mktemp(MINE)
     data, run = some_digits(home / "own.npz"), Path(shutil.copytree(PRETRAINED / "vae", home / "run"))
     values = json.loads((run / "config.json").read_text())
@@ -181,14 +180,14 @@ def test_a_push_takes_the_place_of_the_run_alone(hub: Hub, run: Path):
     files = repository.files()
     card = files["README.md"].decode().replace(f"# vae\n\n{BEGIN}", f"# Digits\n\nBy ann.\n\n{BEGIN}") + "\nThanks.\n"
     repository.commit(files | {"README.md": card.encode(), "grid.png": b"a picture"})
-    (run / "directions" / "high.safetensors").unlink()
-    other_weights(run)  # which the evaluations are not of
+    other_weights(run)  # which the direction and the evaluations are not of
     done = right("push", run, NAME, "--message", "trained on")
     files = repository.files()
     assert files["grid.png"] == b"a picture"
     assert "directions/high.safetensors" not in files
     assert not any(name.startswith("evaluation/") for name in files)
-    assert "evaluation/test.json is left out" in done.err
+    for name in ("evaluation/test.json", "directions/high.safetensors"):
+        assert f"{name} is left out" in done.err
     after = files["README.md"].decode()
     assert "# Digits\n\nBy ann.\n" in after
     assert after.endswith(f"{END}\n\nThanks.\n")

@@ -1,6 +1,7 @@
 """A run handed on through the Hugging Face hub, in one commit of what `save_pretrained` writes."""
 
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ _ALONGSIDE = (".gitattributes", ".gitignore", "README.md", "LICENSE", "LICENSE.m
 
 @dataclass(frozen=True)
 class Pushed:
-    """What lies on the hub: the commit, the files of the run with their bytes, and the evaluations that are not among
-    them. changed: whether there was anything new."""
+    """What lies on the hub: the commit, and the files of the run with their bytes. left_out: what is not among them,
+    since it was made of other weights. changed: whether there was anything new."""
 
     place: Place
     url: str
@@ -27,7 +28,7 @@ class Pushed:
     private: bool
     changed: bool
     files: dict[str, int]
-    stale: list[str]
+    left_out: list[str]
 
 
 def pushed(
@@ -74,7 +75,7 @@ def pushed(
         private=bool(after.private),
         changed=before.sha != after.sha,
         files=files,
-        stale=[] if half else sorted({p.name for p in run.path.glob("evaluation/*.json")} - reports(run).keys()),
+        left_out=_left_out(run, files),
     )
 
 
@@ -105,10 +106,10 @@ def _check_contents(client: Client, place: Place, info: Any) -> None:
     """Raise RunError for a repository that holds something else than a run."""
     names = {f.rfilename: f.size or 0 for f in info.siblings or ()}
     others = sorted(names.keys() - {*_ALONGSIDE})
-    if 0 < names.get("config.json", 0) <= LARGEST:
-        if is_run(Path(client.api.hf_hub_download(place.repository, "config.json", revision=info.sha))):
-            return
-    if others:
+    ours = 0 < names.get("config.json", 0) <= LARGEST and is_run(
+        Path(client.api.hf_hub_download(place.repository, "config.json", revision=info.sha))
+    )
+    if others and not ours:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         raise RunError(f"{place} holds something else: {', '.join(others[:3])}{more}; choose another name")
 
@@ -123,6 +124,11 @@ def _merged(client: Client, place: Place, before: Any, folder: Path) -> dict[str
         ours.write_text(text, encoding="utf-8")
     found = [p for p in folder.rglob("*") if p.is_file()]
     return {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(found)}
+
+
+def _left_out(run: Run, files: Iterable[str]) -> list[str]:
+    directions = [f"directions/{p.name}" for p in run.path.glob("directions/[!.]*.safetensors")]
+    return sorted({*directions, *(f"evaluation/{name}" for name in reports(run, stale=True))}.difference(files))
 
 
 def _commit(client: Client, place: Place, before: Any, folder: Path, files: dict[str, int], message: str) -> None:

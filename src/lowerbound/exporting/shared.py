@@ -27,7 +27,7 @@ def save_pretrained(run: Run | str | Path, folder: str | Path, *, half: bool = F
     directions, evaluations, and a card (README.md). The folder.
 
     half: weights in float16, half as large. How far what they decode is from the run's own is in config.json and on the
-    card; evaluations of the run are left out, since they are of other weights.
+    card; evaluations of the run are left out, since they are of other weights. (Those that were rounded before stay.)
 
     Of evaluations, those are left out that are older than the weights. A training that is not at its end is said on the
     card. Nothing of this machine is in it: of paths the last name is kept.
@@ -39,6 +39,7 @@ def save_pretrained(run: Run | str | Path, folder: str | Path, *, half: bool = F
         raise RunError(f"{folder}: something lies there already; choose another folder")
     model = run.load()
     weights = {name: _half(t) if half else t for name, t in model.state_dict().items()}
+    rounded = not all(torch.equal(weights[name].to(t), t) for name, t in model.state_dict().items())
     _write(folder / "model.safetensors", save({k: t.contiguous() for k, t in weights.items()}, {"format": "pt"}))
     recipe = run.recipe.model_copy(update={"data": _without_place(run.recipe.data)})
     shared = Run(folder, run.name, recipe, run.facts)
@@ -47,7 +48,7 @@ def save_pretrained(run: Run | str | Path, folder: str | Path, *, half: bool = F
     more = {key: values for key in SAID if (values := said(run.path).get(key))}
     if left := unfinished(run, model):
         more["unfinished"] = left
-    if half:
+    if rounded:
         more["weights"] = {"dtype": "float16", "difference": apart(model, after)}
     if more:
         shared.write_json("config.json", said(folder) | more)
@@ -56,7 +57,7 @@ def save_pretrained(run: Run | str | Path, folder: str | Path, *, half: bool = F
     for direction in run.directions(model).values():
         if direction.fresh:
             shared.save_direction(_without_places(direction), after)
-    for name, report in {} if half else reports(run).items():
+    for name, report in {} if rounded else reports(run).items():
         shared.write_json(f"evaluation/{name}", report | {"run": run.name})
     write_card(shared, folder.name)
     return folder
@@ -76,12 +77,12 @@ def unfinished(run: Run, model: Model) -> dict[str, int]:
     return left | ({stage.name: 0 for stage in model.stages() if stage.name not in states} if states else {})
 
 
-def reports(run: Run) -> dict[str, dict[str, Any]]:
-    """File name -> what `evaluate` reported of the weights as they are, by the name of its file."""
+def reports(run: Run, *, stale: bool = False) -> dict[str, dict[str, Any]]:
+    """File name -> what `evaluate` reported of the weights as they are; stale: of earlier ones too."""
     weights = (run.path / "model.safetensors").stat().st_mtime_ns
     found = {p.name: said(p.parent, p.name) for p in sorted(run.path.glob("evaluation/*.json"))}
     fresh = {name for name in found if (run.path / "evaluation" / name).stat().st_mtime_ns >= weights}
-    return {name: report for name, report in found.items() if "metrics" in report and name in fresh}
+    return {name: report for name, report in found.items() if "metrics" in report and (stale or name in fresh)}
 
 
 def write_card(run: Run, called: str) -> None:

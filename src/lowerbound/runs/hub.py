@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lowerbound.data.cache import root
-from lowerbound.errors import ConfigError, RunError, UserError, counted
+from lowerbound.errors import ConfigError, RunError, counted
 from lowerbound.progress import Progress
 from lowerbound.runs.copies import IS_SHARED, SHARED, copied, is_copied
 

@@ -26,16 +26,14 @@ class OnHub(Report):
     private: bool
     changed: bool
     files: dict[str, int]
-    stale: list[str] = field(default_factory=list, metadata=ASIDE)
+    left_out: list[str] = field(default_factory=list, metadata=ASIDE)
 
     def shown(self) -> str:
         what = f"{len(self.files)} files, {sum(self.files.values()) / 1e6:,.1f} MB" if self.changed else "nothing new"
         return f"{self.url}: {what}, commit {self.commit[:12]}; it is {self.name} wherever a run is taken"
 
     def notes(self) -> list[str]:
-        return [
-            f"evaluation/{name} is left out: it is not of these weights, as `evaluate` reports" for name in self.stale
-        ]
+        return [f"{name} is left out: it was made of other weights than these" for name in self.left_out]
 
 
 @verb
@@ -80,5 +78,5 @@ def push(
         private=found.private,
         changed=found.changed,
         files=found.files,
-        stale=found.stale,
+        left_out=found.left_out,
     )
