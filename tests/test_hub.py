@@ -44,6 +44,7 @@ def trained(surroundings: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
     values["config"]["data"]["source"] = str(data)
     (run / "config.json").write_text(json.dumps(values))
     shutil.copy(run / "evaluation" / "test.json", run / "evaluation" / "valid.json")
+    (run / "evaluation" / "probe.json").write_text('{"results": []}')  # of another verb
     report = json.loads((run / "evaluation" / "test.json").read_text())
     (run / "evaluation" / "test.json").write_text(json.dumps(report | {"run": str(run)}))
     right("direction", run, "high", "--label", "1", "--data", data)

@@ -87,8 +87,8 @@ def _weights(run: Run) -> list[str]:
         return []
     apart = ", ".join(f"{part} {off:.1g}" for part, off in weights["difference"].items()) or "not measured"
     return [
-        f"- Weights: rounded to {weights['dtype']}. What they say differs from those of the training by at most (pixels "
-        f"beside their range, other numbers beside 1 or their size): {apart}."
+        f"- Weights: rounded to {weights['dtype']}. What they say differs from those of the training by at most "
+        f"(pixels beside their range, other numbers beside 1 or their size): {apart}."
     ]
 
 

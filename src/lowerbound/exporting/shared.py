@@ -1,6 +1,7 @@
 """Runs as folders to share: safetensors, JSON and a card, without what only training needs."""
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,13 @@ def unfinished(run: Run, model: Model) -> dict[str, int]:
 def reports(run: Run, *, stale: bool = False) -> dict[str, dict[str, Any]]:
     """File name -> what `evaluate` reported of the weights as they are; stale: of earlier ones too."""
     weights = (run.path / "model.safetensors").stat().st_mtime_ns
-    found = {p.name: said(p.parent, p.name) for p in sorted(run.path.glob("evaluation/*.json"))}
-    fresh = {name for name in found if (run.path / "evaluation" / name).stat().st_mtime_ns >= weights}
-    return {name: report for name, report in found.items() if "metrics" in report and (stale or name in fresh)}
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(run.path.glob("evaluation/[!.]*.json")):
+        with suppress(OSError, ValueError):  # damaged; `evaluate` writes it anew
+            report = said(path.parent, path.name)
+            if isinstance(report, dict) and "metrics" in report and (stale or path.stat().st_mtime_ns >= weights):
+                found[path.name] = report
+    return found
 
 
 def write_card(run: Run, called: str) -> None:
