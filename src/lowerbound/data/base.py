@@ -23,7 +23,9 @@ from lowerbound.data.formats import foreign_name, is_image
 from lowerbound.data.given import chosen, with_label
 from lowerbound.data.holdout import HeldOut
 from lowerbound.data.images import Failed, Images, Shape
-from lowerbound.data.source import Preparation, Source
+from lowerbound.data.shards.packed import Packed, changed, is_packed
+from lowerbound.data.shards.places import is_url
+from lowerbound.data.source import Changed, Preparation, Source
 from lowerbound.data.split import PARTS
 from lowerbound.data.views import InViews
 from lowerbound.errors import DataError, did_you_mean
@@ -59,6 +61,9 @@ class Data(Component):
     views: int | None = Field(default=None, ge=2)
     attributes: str | None = None  # a .csv beside the images: column path, and others of numbers, (deg) or names
     holdout: str | None = None  # test on combinations of factors alone: shape=box,object_hue=0.5..0.7
+    # of data in shards: MiB of images that are held in memory, and shuffled among one another; what is no larger is
+    # read whole, as other data are
+    window: int = Field(default=256, gt=0)
     binarize: bool | None = None  # draw binary pixels while training; None: where the likelihood needs it
 
     @field_validator("label", mode="before")
@@ -97,7 +102,7 @@ class Data(Component):
     def whole(self, progress: Progress | None = None) -> cache.Stored:
         """The data set, looked at once, of which each part can be had. Raises DataError."""
         source = self.found()
-        stored = cache.load(source, self.preparation, progress)
+        stored = self._stored(source, progress)
         if self.strict and stored.images.unreadable:
             first = stored.images.unreadable[0]
             raise DataError(f"{self.source}: {first}; data.strict=false leaves such files out")
@@ -109,6 +114,15 @@ class Data(Component):
         if self.label and stored.images.y is None:
             raise DataError(f"{self.source} has no labels{_because(stored.images)}")
         return stored
+
+    def _stored(self, source: Source, progress: Progress | None) -> cache.Stored:
+        own = source.source if isinstance(source, Changed) else source
+        while isinstance(own, Changed):
+            own = own.source
+        if not isinstance(own, Packed):
+            return cache.load(source, self.preparation, progress)
+        window = self.window * 2**20
+        return own.stored(window) if own is source else changed(source, own, window)
 
     def found(self) -> Source:
         """The source, with what the configuration adds to it. Raises DataError."""
@@ -129,12 +143,16 @@ class Data(Component):
 
     def absolute(self) -> "Data":
         """The same with an absolute path, to be opened from another working directory."""
-        paths = {"attributes": self.attributes, "source": None if self.source in bundled() else self.source}
+        own = self.source in bundled() or is_url(self.source)
+        paths = {"attributes": self.attributes, "source": None if own else self.source}
         found = {name: str(Path(path).expanduser().resolve()) for name, path in paths.items() if path is not None}
         return self.model_copy(update=found) if found else self
 
     def settled(self) -> "Data":
         """The same with the size and crop that the data set has of itself, so that other images are prepared alike."""
+        if self.source not in bundled() and is_packed(self.source):
+            had = Packed(self.source, self.preparation).index.preparation
+            return self.model_copy(update={"size": had.size, "crop": had.crop, "gray": had.gray, "levels": had.levels})
         data_set = bundled().get(self.source) or _inside(Path(self.source).expanduser())
         if data_set is None:
             return self
@@ -158,6 +176,8 @@ def find(source: str, preparation: Preparation) -> Source:
     """The bundled data set of this name, or what lies at this path."""
     if source in (known := bundled()):
         return known[source].open(preparation)
+    if is_packed(source):
+        return Packed(source, preparation)
     path = Path(source).expanduser()
     if data_set := _inside(path):
         return data_set.open(preparation, path)

@@ -20,15 +20,14 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lowerbound.config import parse
-from lowerbound.data.attributes import Factor
+from lowerbound.data.entries import arrays_of, facts_of, images_of
 from lowerbound.data.images import HASH, Failed, Images, Shape, pixel_hashes
 from lowerbound.data.source import Contents, Preparation, Source
 from lowerbound.data.split import PARTS, assign
@@ -38,22 +37,6 @@ from lowerbound.processes import keep_freed
 FORMAT = 2  # of the cache's files and of the way images are prepared
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)  # named since Python 3.13
 Progress = Callable[[int, int], None]  # (done, total) images
-
-
-class Paths(Sequence[str]):
-    """Many file names without a Python object for each: UTF-8 in one buffer, and where each one ends."""
-
-    def __init__(self, text: np.ndarray, ends: np.ndarray):
-        self.text, self.ends = text, ends
-
-    def __len__(self) -> int:
-        return len(self.ends) - 1
-
-    def __getitem__(self, i: Any) -> Any:  # of an index or a slice, as a list does
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
-        i = range(len(self))[i]
-        return self.text[self.ends[i] : self.ends[i + 1]].tobytes().decode("utf-8", "surrogateescape")
 
 
 class Stored(NamedTuple):
@@ -85,9 +68,9 @@ def root() -> Path:
 
 def load(source: Source, preparation: Preparation, progress: Progress | None = None) -> Stored:
     """The source's images, decoded now if they are not in the cache as they are now."""
-    with _disk_errors():
+    with disk_errors():
         folder = root() / "images"
-        _make(folder)
+        make(folder)
         fingerprint = source.fingerprint()
         origin = _digest([1, source.origin, preparation.key()])[:12]  # 1: of this way to name entries
         family = f"{re.sub(r'[^A-Za-z0-9._-]+', '_', source.name)[:40]}-{origin}"
@@ -177,28 +160,10 @@ def _rewrite(file: Path, rows: np.ndarray, shape: Shape) -> None:
 
 def _write_rest(folder: Path, name: str, contents: Contents, part: np.ndarray, hashes: np.ndarray) -> None:
     """All but the pixels, of rows in the order they are stored."""
-    if contents.y is not None:
-        np.save(folder / "y.npy", contents.y.astype(np.int64))
-    if contents.factors is not None:
-        np.save(folder / "factors.npy", contents.factors)
-    if contents.paths is not None:
-        names = [str(path).encode("utf-8", "surrogateescape") for path in contents.paths]
-        np.save(folder / "paths.npy", np.frombuffer(b"".join(names), np.uint8))
-        np.save(folder / "ends.npy", np.cumsum([0, *map(len, names)], dtype=np.int64))
-    meta = {
-        "name": name,
-        "counts": {p: int((part == i).sum()) for i, p in enumerate(PARTS)},
-        "levels": contents.levels,
-        "classes": contents.classes,
-        "factor_names": contents.factor_names,
-        "kinds": contents.kinds and [f.model_dump(mode="json") for f in contents.kinds],
-        "factor_cut": contents.factor_cut,
-        "views": contents.views,
-        "unreadable": contents.unreadable,
-        "ignored": contents.ignored,
-        "layout": contents.layout,
-        "notes": contents.notes,
-    }
+    for file, values in arrays_of(contents).items():
+        np.save(folder / f"{file}.npy", values)
+    counts = {p: int((part == i).sum()) for i, p in enumerate(PARTS)}
+    meta = facts_of(contents, name, contents.levels) | {"counts": counts}
     (folder / "meta.json").write_text(json.dumps(meta))
     stored = _read(folder)
     found = {p: stored.images.take(rows := stored.rows(p)).fingerprint_by(hashes[rows]) for p in ("all", *PARTS)}
@@ -207,31 +172,13 @@ def _write_rest(folder: Path, name: str, contents: Contents, part: np.ndarray, h
 
 def _read(folder: Path) -> Stored:
     meta = json.loads((folder / "meta.json").read_text())
-    text, ends = _mapped(folder / "paths.npy"), _mapped(folder / "ends.npy")
-    x = _mapped(folder / "x.npy")
-    assert x is not None
-    images = Images(
-        name=meta["name"],
-        split="all",
-        x=x,
-        levels=meta["levels"],
-        y=_mapped(folder / "y.npy"),
-        classes=meta["classes"] and tuple(meta["classes"]),
-        paths=None if text is None or ends is None else Paths(text, ends),
-        factors=_mapped(folder / "factors.npy"),
-        factor_names=meta["factor_names"] and tuple(meta["factor_names"]),
-        kinds=tuple(parse(Factor, f, "kinds") for f in kinds) if (kinds := meta.get("kinds")) else None,
-        factor_cut=meta.get("factor_cut"),
-        views=meta.get("views"),
-        unreadable=tuple(Failed(*pair) for pair in meta["unreadable"]),
-        ignored=meta["ignored"],
-        layout=meta["layout"],
-        notes=tuple(meta["notes"]),
-    )
+    found = {name: mapped(folder / f"{name}.npy") for name in ("x", "y", "factors", "paths", "ends")}
+    arrays = {name: values for name, values in found.items() if values is not None}
+    images = images_of(meta, arrays, arrays.pop("x"))
     return Stored(images, meta["counts"], {})
 
 
-def _mapped(file: Path) -> np.ndarray | None:
+def mapped(file: Path) -> np.ndarray | None:
     """The array of a .npy file, memory mapped; None where there is no file.
 
     Copy-on-write, because torch takes writable arrays only; and without reserving memory for copies that nobody makes,
@@ -298,7 +245,7 @@ class _RowFile:
 
 
 @contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
+def disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as e:
@@ -310,7 +257,7 @@ def _disk_errors() -> Iterator[None]:
         raise
 
 
-def _make(folder: Path) -> None:
+def make(folder: Path) -> None:
     """Raises DataError where there can be no such folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

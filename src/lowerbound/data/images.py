@@ -10,11 +10,12 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from lowerbound.data.attributes import Factor
+from lowerbound.data.rows import Rows
 from lowerbound.errors import counted
 
 Shape = tuple[int, int, int]  # (C, H, W)
 HASH = 16  # bytes
-Rows = slice | np.ndarray  # which: from, to; or int64 [n]
+Which = slice | np.ndarray  # rows: from, to; or int64 [n]
 
 
 class Failed(NamedTuple):
@@ -46,7 +47,7 @@ class Annotated:
     layout: str = ""  # what the data were taken for and what of them was left out, in one line; "": as published
     notes: tuple[str, ...] = ()  # what the user should know of the data, a line each
 
-    def take(self, rows: Rows) -> Self:
+    def take(self, rows: Which) -> Self:
         """These rows alone. A slice shares the arrays, an index [n] copies."""
         return replace(self, **{name: _taken(getattr(self, name), rows) for name in self.BY_ROW})
 
@@ -56,6 +57,7 @@ class Images(Annotated):
     """One part of a data set. Image i stays image i as long as the data don't change.
 
     The arrays are memory mapped; `x[indices]` is a copy. Writing to them changes neither the cache nor other processes.
+    Of data that lie in shards, x is an array in memory up to the size of `data.window`, else `data.rows.Rows`.
     """
 
     BY_ROW: ClassVar[tuple[str, ...]] = ("x", *Annotated.BY_ROW)
@@ -125,7 +127,9 @@ def mean_pixel(x: np.ndarray, block: int = 4096) -> list[float]:
     return (total / (len(x) * x.shape[2] * x.shape[3])).tolist()
 
 
-def _taken(values: Any, rows: Rows) -> Any:
+def _taken(values: Any, rows: Which) -> Any:
+    if isinstance(values, Rows):
+        return values.taken(rows)
     if values is None or isinstance(values, np.ndarray) or isinstance(rows, slice):
         return None if values is None else values[rows]
     return [values[i] for i in rows.tolist()]

@@ -81,6 +81,10 @@ class Source(ABC):
         """(i, n) once `keep` was given rows i to i + n, or (i, reason) where row i can't be read. In any order, and
         `keep` is called by several threads."""
 
+    def rows_of(self, contents: Contents, wanted: np.ndarray, keep: Keep) -> Iterator[tuple[int, int | str]]:
+        """As `rows`, of at least the rows `wanted` [n]: a source that reads each by itself leaves out the others."""
+        return self.rows(contents, keep)
+
     def varied(self) -> Varied | None:
         """A row for each factor; None of data that are not rendered. Asked once `contents` was."""
         return None
@@ -105,6 +109,9 @@ class Changed(Source):
 
     def rows(self, contents: Contents, keep: Keep) -> Iterator[tuple[int, int | str]]:
         return self.source.rows(contents, keep)
+
+    def rows_of(self, contents: Contents, wanted: np.ndarray, keep: Keep) -> Iterator[tuple[int, int | str]]:
+        return self.source.rows_of(contents, wanted, keep)
 
     def varied(self) -> Varied | None:
         return self.source.varied()

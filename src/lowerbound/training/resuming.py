@@ -6,6 +6,7 @@ from typing import Any
 
 from lowerbound.config import dump
 from lowerbound.data.bundled import bundled
+from lowerbound.data.shards.places import is_url
 from lowerbound.errors import ConfigError
 from lowerbound.progress import Progress
 from lowerbound.runs import recipes
@@ -22,7 +23,7 @@ def changed(config: Recipe, more: dict[str, Any]) -> Recipe:
 
 def is_there(source: str) -> bool:
     """Whether a data set of this name, or something at this path, is there."""
-    return source in bundled() or Path(source).expanduser().exists()
+    return source in bundled() or is_url(source) or Path(source).expanduser().exists()
 
 
 # what a run is; how it goes on (its length, its rate, what it saves) may change
