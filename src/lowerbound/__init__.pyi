@@ -9,6 +9,7 @@ from .runs.run import load as load
 from .verbs.compare.compare import compare as compare
 from .verbs.complete import complete as complete
 from .verbs.data import list_data as list_data
+from .verbs.data import pack_data as pack_data
 from .verbs.data import show_data as show_data
 from .verbs.direction import direction as direction
 from .verbs.doctor.doctor import doctor as doctor

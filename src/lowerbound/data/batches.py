@@ -13,7 +13,10 @@ from lowerbound import noise
 from lowerbound.data.attributes import Factor, encoded
 from lowerbound.data.base import Images
 from lowerbound.data.given import values_of
+from lowerbound.data.rows import Rows
 from lowerbound.data.views import Views, ViewsGiven
+from lowerbound.data.windows import Streamed
+from lowerbound.errors import DataError
 from lowerbound.noise import image_bits, key
 from lowerbound.space import UNKNOWN, Y
 
@@ -111,9 +114,8 @@ class Batches(Shuffled):
         self.flip = flip
         self.images = images
         self.levels = images.levels
-        resident = device.type == "cuda" and images.x.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]
-        self.x = torch.from_numpy(np.asarray(images.x))
-        self.x = self.x.to(device) if resident else self.x
+        self.streamed = Streamed(images.x, labelled or ()) if isinstance(images.x, Rows) else None
+        self.x: Any = self._resident(images) if self.streamed is None else self.streamed
         self.given = tuple(given)
         self.y = torch.from_numpy(np.asarray(images.y)) if label and images.y is not None else None
         self.y = encoded(values_of(images, self.given), self.given) if self.given else self.y
@@ -127,9 +129,18 @@ class Batches(Shuffled):
     def __len__(self) -> int:
         return len(self.x)
 
+    def _resident(self, images: Images) -> Tensor:
+        """On a GPU, where they fit; else where they are."""
+        x = torch.from_numpy(np.asarray(images.x))
+        fit = self.device.type == "cuda" and x.nbytes < 0.5 * torch.cuda.mem_get_info(self.device)[0]
+        return x.to(self.device) if fit else x
+
     @property
     def fingerprint(self) -> str:
         return self.images.fingerprint
+
+    def shuffled(self, start: int, size: int, seed: int) -> Tensor:
+        return (super() if self.streamed is None else self.streamed).shuffled(start, size, seed)
 
     def head(self, n: int | None) -> "Batches":
         """The first n images alone, or all of them."""
@@ -141,7 +152,12 @@ class Batches(Shuffled):
 
     def training(self, step: int, size: int, seed: int) -> tuple[Tensor, Y]:
         index = self._places(step, size, seed)
-        x, y = self._take(index)
+        try:
+            x, y = self._take(index)
+        except DataError as e:
+            raise DataError(
+                f"{e}; what was trained is kept as it was last saved, and --resume goes on from it"
+            ) from None
         if self.views is not None:
             y = self.on(self.device, self.views.drawn(index))
         if self.flip:
@@ -153,9 +169,10 @@ class Batches(Shuffled):
 
     def in_order(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         n = len(self) if limit is None else min(limit, len(self))
+        read = None if self.streamed is None else self.streamed.in_order(size, n)
         for start in range(0, n, size):
             index = np.arange(start, min(start + size, n))
-            x, y = self._take(torch.from_numpy(index))
+            x, y = self._take(torch.from_numpy(index), None if read is None else next(read))
             if self.views is not None:
                 y = self.on(self.device, self.views.fixed(index))
             x = binarized(x, self.levels, index) if self.binarize else x
@@ -172,9 +189,12 @@ class Batches(Shuffled):
     def on(device: torch.device, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(part.to(device, non_blocking=True) for part in given)
 
-    def _take(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        x = self.x.index_select(0, index.to(self.x.device)).to(self.device, non_blocking=True)
-        return x, None if self.y is None else self.y[index].to(self.device)
+    def _take(self, index: Tensor, x: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What is at these places; x: its pixels, where they are at hand."""
+        x = self.x.index_select(0, index.to(self.x.device)) if x is None else x
+        if self.device.type == "cuda" and self.streamed is not None:
+            x = x.pin_memory()  # from where it is copied while the device works
+        return x.to(self.device, non_blocking=True), None if self.y is None else self.y[index].to(self.device)
 
 
 def binarized(x: Tensor, levels: int, index: np.ndarray) -> Tensor:

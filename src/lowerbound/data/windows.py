@@ -7,8 +7,7 @@ and the images of a window in random order. While one window is trained on, a th
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -47,10 +46,9 @@ class Order(NamedTuple):
     def _blocks(self) -> int:
         return -(-self.n // self.block)
 
-    def window(self, epoch: int, w: int, seed: int, shuffled: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The images of a window by their places, in the order that they are trained on and in that they lie in."""
-        blocks = self.shuffled(epoch, seed) if shuffled is None else shuffled
-        own = np.sort(blocks[w * self.blocks : (w + 1) * self.blocks])
+    def window(self, epoch: int, w: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The places of the images of a window, in the order that they are trained on and in that they lie in."""
+        own = np.sort(self.shuffled(epoch, seed)[w * self.blocks : (w + 1) * self.blocks])
         places = (own[:, None] * self.block + np.arange(self.block)).ravel()
         places = places[places < self.n]
         generator = torch.Generator().manual_seed(key(seed, "window", epoch, w))
@@ -61,9 +59,146 @@ class Order(NamedTuple):
         generator = torch.Generator().manual_seed(key(seed, "order", epoch))
         return torch.randperm(self._blocks, generator=generator).numpy()
 
-    def starts(self, shuffled: np.ndarray) -> np.ndarray:
-        """At which image of an epoch each window begins, and where the last ends: int64 [W + 1]."""
+    def starts(self, epoch: int, seed: int) -> np.ndarray:
+        """At which image of an epoch each window begins, and where the last ends: int64 [windows + 1]."""
         ends = np.minimum(np.arange(1, self.windows + 1) * self.blocks, self._blocks) * self.block
-        last = int(np.flatnonzero(shuffled == self._blocks - 1)[0]) // self.blocks  # whose block may be a short one
-        ends[last:] -= self._blocks * self.block - self.n
+        last = int(np.flatnonzero(self.shuffled(epoch, seed) == self._blocks - 1)[0])  # which may be a short one
+        ends[last // self.blocks :] -= self._blocks * self.block - self.n
         return np.concatenate([[0], ends])
+
+
+class Window(NamedTuple):
+    """Images that are in memory, or are being read."""
+
+    order: np.ndarray  # int64 [n], their places in the order that they are trained on
+    places: np.ndarray  # int64 [n], sorted
+    x: "Ahead[Tensor]"  # uint8 [n, C, H, W], in the order of `places`
+
+
+class Streamed:
+    """The images x of a part, of which two windows are in memory.
+
+    `kept`: the places of images that are always there, such as the few that have a label. `waited`: the seconds that
+    were spent in waiting for images to be read.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, x: Rows, kept: Sequence[int] = ()):
+        self.x = x
+        block = max(1, min(PIECE, x.window // 8) // x.width)
+        self.order = Order(len(x), block, max(1, x.window // (block * x.width)))
+        self.windows: dict[tuple[int, int, int], Window] = {}  # by seed, epoch and number
+        self.starts: tuple[tuple[int, int], np.ndarray] = (-1, -1), np.zeros(0)  # of a seed and epoch
+        places = np.unique(np.asarray(kept, np.int64))
+        self.kept = [Window(places, places, Ahead(lambda: self._read(places)))] if len(places) else []
+        self.waited = 0.0
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size(self.x.shape)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        if isinstance(index, Tensor):
+            return self.index_select(0, index.flatten()).view(*index.shape, *self.shape[1:])
+        return torch.from_numpy(self.x[index])
+
+    def shuffled(self, start: int, size: int, seed: int) -> Tensor:
+        """Places start to start + size of one epoch's order after another. The windows they are in begin to be read,
+        and the one that follows."""
+        parts, used = [], []
+        while size > 0:
+            epoch, offset = divmod(start, len(self))
+            starts = self._starts(epoch, seed)
+            w = int(np.searchsorted(starts, offset, "right")) - 1
+            used.append((seed, epoch, w))
+            parts.append(self._window(*used[-1]).order[offset - starts[w] :][:size])
+            start, size = start + len(parts[-1]), size - len(parts[-1])
+        if len(used) == 1:
+            last = w + 1 == self.order.windows
+            self._window(*(follows := (seed, epoch + last, 0 if last else w + 1)))
+            used.append(follows)
+        self.windows = {name: window for name, window in self.windows.items() if name in used}
+        return torch.from_numpy(np.concatenate(parts))
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        """The images at these places [n]: of the windows, else read now."""
+        places, left, out = index.numpy(), np.arange(len(index)), None
+        for window in (*self.windows.values(), *self.kept):
+            at = np.searchsorted(window.places, places[left])
+            there = window.places[np.minimum(at, len(window.places) - 1)] == places[left]
+            if there.any():
+                x = self._wait(window.x)
+                own = x.index_select(0, torch.from_numpy(at[there]))
+                if there.all() and out is None:
+                    return own
+                out = torch.empty((len(index), *self.shape[1:]), dtype=torch.uint8) if out is None else out
+                out[torch.from_numpy(left[there])] = own
+                left = left[~there]
+        if not len(left):
+            assert out is not None
+            return out
+        own = self._read(places[left])
+        if out is None:
+            return own
+        out[torch.from_numpy(left)] = own
+        return out
+
+    def in_order(self, size: int, n: int) -> Iterator[Tensor]:
+        """The first n, so many at a time; what follows is read meanwhile."""
+        step = size * max(1, AHEAD // (self.x.width * size))
+
+        def begun(start: int) -> Ahead[Tensor]:
+            return Ahead(lambda: self._read(np.arange(start, min(start + step, n))))
+
+        following = begun(0) if n else None
+        for start in range(0, n, step):
+            assert following is not None
+            x = self._wait(following)
+            following = begun(start + step) if start + step < n else None
+            yield from x.split(size)
+
+    def _starts(self, epoch: int, seed: int) -> np.ndarray:
+        if self.starts[0] != (seed, epoch):
+            self.starts = (seed, epoch), self.order.starts(epoch, seed)
+        return self.starts[1]
+
+    def _window(self, seed: int, epoch: int, w: int) -> Window:
+        if (seed, epoch, w) not in self.windows:
+            order, places = self.order.window(epoch, w, seed)
+            self.windows[seed, epoch, w] = Window(order, places, Ahead(lambda: self._read(places)))
+        return self.windows[seed, epoch, w]
+
+    def _read(self, places: np.ndarray) -> Tensor:
+        return torch.from_numpy(self.x[places])
+
+    def _wait(self, x: "Ahead[Tensor]") -> Tensor:
+        begun = time.monotonic()
+        found = x.result()
+        self.waited += time.monotonic() - begun
+        return found
+
+
+class Ahead(Generic[T]):
+    """What a thread works out meanwhile. It does not keep the process from ending."""
+
+    def __init__(self, work: Callable[[], T]):
+        self.work, self.found, self.error = work, None, None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.found = self.work()
+        except BaseException as e:
+            self.error = e
+
+    def result(self) -> T:
+        """Raises what the work raised."""
+        self.thread.join()
+        if self.error is not None:
+            raise self.error
+        return self.found  # pyright: ignore[reportReturnType]

@@ -1,5 +1,6 @@
 """Data sets: what there is, and what is in one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from lowerbound import pictures
 from lowerbound.config import override
 from lowerbound.data import bundled
 from lowerbound.data.base import Data
+from lowerbound.data.shards import pack
 from lowerbound.data.survey import Sheet, sheet, summary
 from lowerbound.errors import UserError
-from lowerbound.verbs.base import File, Report, Rows, Told, called, verb
+from lowerbound.verbs.base import File, Out, Report, Rows, Told, called, verb
 
 
 @verb
@@ -61,6 +63,82 @@ def show_data(data: str, /, *changes: str, out: File = None, progress: Told = Fa
         shown = sheet(config)
         pictures.save_png(_picture(shown), Path(out))
     return Summary(**report, out=str(out) if out else None)
+
+
+@dataclass(frozen=True, eq=False)
+class Packing(Report):
+    """What lies packed in a folder. written: its shards that were written now; 0 where they all were there."""
+
+    out: str
+    name: str
+    n: int
+    splits: dict[str, int]
+    shape: list[int]
+    levels: int
+    shards: int
+    bytes: int
+    written: int
+    taken_up: int  # shards that an interrupted packing had finished
+    fingerprint: str  # of the images
+
+    def notes(self) -> Sequence[str]:
+        if not self.written:
+            return [f"{self.out} holds these data already; nothing was written"]
+        return [f"train on it with --data {self.out}"]
+
+
+# what is said of training, not of what the data are
+_OF_TRAINING = ("label", "labels", "given", "flip", "binarize", "window")
+
+
+@verb
+def pack_data(
+    data: str,
+    /,
+    *changes: str,
+    out: Out = None,
+    shard_size: str = "512MB",
+    overwrite: bool = False,
+    progress: Told = False,
+) -> Packing:
+    """Packs a data set into shards, which are read where they lie: of data larger than the memory, or on a server.
+
+    A shard is an .npy of images as they are trained on. Interrupted, the same command goes on where it was.
+
+    Args:
+        changes: KEY=VALUE of the data, such as size=64 gray=true
+        out: the folder to write
+        shard_size: bytes of pixels in a file at most, such as 512MB or 1GiB
+        overwrite: replace the shards that lie there
+    """
+    if out is None:
+        raise UserError("out: expected the folder to write")
+    config = override(Data(source=data), [c.removeprefix("data.") for c in changes])
+    for name in _OF_TRAINING:
+        if getattr(config, name) != Data.model_fields[name].default:
+            raise UserError(f"data.{name}: is of a training, and shards hold all that is known; say it to `train`")
+    folder = Path(out).expanduser()
+    try:
+        done = pack.pack(
+            config, folder, pack.size_of(shard_size), overwrite=overwrite, progress=progress.count("packing")
+        )
+    except KeyboardInterrupt:
+        progress.say(f"interrupted; the same command goes on with what is in {folder}.part")
+        raise
+    index = done.index
+    return Packing(
+        out=str(out),
+        name=index.facts["name"],
+        n=index.n,
+        splits={part: n for part, n in index.counts.items() if n},
+        shape=list(index.shape),
+        levels=index.facts["levels"],
+        shards=len(index.shards),
+        bytes=index.size,
+        written=done.written,
+        taken_up=done.taken_up,
+        fingerprint=index.fingerprints["all"],
+    )
 
 
 def _picture(shown: Sheet) -> np.ndarray:
