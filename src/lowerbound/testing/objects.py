@@ -86,4 +86,3 @@ class Objects:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
-

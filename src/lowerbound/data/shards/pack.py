@@ -96,7 +96,7 @@ def pack(data: Data, out: Path, size: int = SIZE, *, overwrite: bool = False, pr
 
 def _check_out(data: Data, out: Path) -> None:
     """Raise UserError for a place that is none, or lies in the data, or they in it."""
-    if is_url(str(out)):
+    if is_url(out.as_posix().replace(":/", "://", 1)):  # a path has one stroke of the two
         raise UserError(f"--out {out}: shards are written to a folder; copy it to where they are read from")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file; expected a folder")

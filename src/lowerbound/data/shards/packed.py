@@ -152,7 +152,7 @@ class Pixels:
             for run, own, data in zip(some, wanted, self.place.ranges([self._range(w) for w in wanted]), strict=True):
                 block = np.frombuffer(data, np.uint8).reshape(-1, *self.shape)
                 own = own - own[0]
-                out[order[run]] = block if len(own) == len(block) == own[-1] + 1 else block[own]
+                out[order[run]] = block[own]
         self._check(rows, out)
         return out
 

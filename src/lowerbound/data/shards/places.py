@@ -26,6 +26,9 @@ class Range(NamedTuple):
     end: int
 
 
+Failure = tuple[Range, BaseException]  # what was asked for, and why it can't be had
+
+
 class Place(ABC):
     name: str  # as the user knows it
     gap: int  # bytes that are read along rather than asked around
@@ -119,8 +122,17 @@ class Server(Place):
         self.fs, self.path = _file_system(url)
 
     def whole(self, file: str) -> bytes:
-        path = f"{self.path}/{file}"
-        return self._tried(lambda: [self._caught(lambda: self.fs.cat_file(path))], [Range(file, 0, 0)])[0]
+        found: list[bytes] = []
+
+        def ask() -> list[Failure]:
+            try:
+                found.append(self.fs.cat_file(f"{self.path}/{file}"))
+            except Exception as e:
+                return [(Range(file, 0, 0), e)]
+            return []
+
+        self._tried(ask)
+        return found[0]
 
     def ranges(self, wanted: Sequence[Range]) -> list[bytes]:
         found: list[bytes] = []
@@ -129,24 +141,23 @@ class Server(Place):
         return found
 
     def _ranges(self, wanted: Sequence[Range]) -> list[bytes]:
-        left = dict(enumerate(wanted))
         found: dict[int, bytes] = {}
 
-        def ask() -> list[Any]:
-            """Of those that failed the last time."""
-            asked = list(left.items())
-            paths = [f"{self.path}/{r.file}" for _, r in asked]
+        def ask() -> list[Failure]:
+            """For those that failed the last time."""
+            left = [(i, r) for i, r in enumerate(wanted) if i not in found]
+            paths = [f"{self.path}/{r.file}" for _, r in left]
             try:
-                got = self.fs.cat_ranges(paths, [r.start for _, r in asked], [r.end for _, r in asked])
-            except Exception as e:  # a protocol may raise what others give back
-                got = [e] * len(asked)
-            for (i, r), data in zip(asked, got, strict=True):
-                if isinstance(data, bytes | bytearray | memoryview):
+                got = self.fs.cat_ranges(paths, [r.start for _, r in left], [r.end for _, r in left])
+            except Exception as e:  # some protocols raise what others give back
+                got = [e] * len(left)
+            failed = [(r, data) for (_, r), data in zip(left, got, strict=True) if isinstance(data, BaseException)]
+            for (i, r), data in zip(left, got, strict=True):
+                if not isinstance(data, BaseException):
                     found[i] = self._checked(r, bytes(data))
-                    del left[i]
-            return [data for data in got if isinstance(data, BaseException)] or [b""]
+            return failed
 
-        self._tried(ask, wanted)
+        self._tried(ask)
         return [found[i] for i in range(len(wanted))]
 
     def _checked(self, r: Range, data: bytes) -> bytes:
@@ -156,21 +167,19 @@ class Server(Place):
             raise self.cut_off(r, len(data))
         return data
 
-    def _tried(self, ask: Callable[[], list[Any]], wanted: Sequence[Range]) -> list[Any]:
-        """What `ask` gives, once none of it is an exception."""
+    def _tried(self, ask: Callable[[], list[Failure]]) -> None:
+        """Ask until nothing fails. Raises DataError for what no further try would mend, and after the last."""
         begun = time.monotonic()
         for attempt in range(TRIES):
-            got = ask()
-            bad = next((e for e in got if isinstance(e, BaseException)), None)
-            if bad is None:
-                return got
-            self._refuse(bad, wanted[0])
+            failed = ask()
+            if not failed:
+                return
+            for wanted, error in failed:
+                self._refuse(error, wanted)
             if attempt < TRIES - 1:
                 time.sleep(WAIT * 2**attempt * random.uniform(0.75, 1.25))
-        seconds = time.monotonic() - begun
-        raise DataError(
-            self.told(wanted[0].file, f"can't be read after {TRIES} tries in {seconds:.0f} s: {_said(bad)}")
-        )
+        (wanted, error), tried = failed[0], f"{TRIES} tries in {time.monotonic() - begun:.0f} s"
+        raise DataError(self.told(wanted.file, f"can't be read after {tried}: {_said(error)}"))
 
     def _refuse(self, e: BaseException, wanted: Range) -> None:
         """Raise what no further try would mend."""
@@ -185,13 +194,6 @@ class Server(Place):
             raise DataError(self.told(wanted.file, f"is refused: {_said(e)}")) from None
         if not isinstance(e, Exception):
             raise e
-
-    @staticmethod
-    def _caught(read: Callable[[], bytes]) -> Any:
-        try:
-            return read()
-        except Exception as e:
-            return e
 
 
 def _file_system(url: str) -> tuple[Any, str]:
