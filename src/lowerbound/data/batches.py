@@ -191,7 +191,9 @@ class Batches(Shuffled):
 
     def _take(self, index: Tensor, x: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What is at these places; x: its pixels, where they are at hand."""
-        x = self.x.index_select(0, index.to(self.x.device)) if x is None else x
+        if x is None:
+            x = self.x.index_select(0, index.to(self.x.device))
+        assert x is not None
         if self.device.type == "cuda" and self.streamed is not None:
             x = x.pin_memory()  # from where it is copied while the device works
         return x.to(self.device, non_blocking=True), None if self.y is None else self.y[index].to(self.device)

@@ -127,9 +127,10 @@ class Server(Place):
         def ask() -> list[Failure]:
             try:
                 found.append(self.fs.cat_file(f"{self.path}/{file}"))
+                return []
             except Exception as e:
-                return [(Range(file, 0, 0), e)]
-            return []
+                failed: Failure = Range(file, 0, 0), e
+                return [failed]
 
         self._tried(ask)
         return found[0]
