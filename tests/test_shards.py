@@ -356,7 +356,7 @@ def test_what_is_no_place_for_shards_and_what_is_no_size(tmp_path):
     ):
         with pytest.raises(UserError, match=said):
             lb.pack_data(data, out=tmp_path / "x", shard_size=size)
-    with pytest.raises(UserError, match=r"data.label=true: is of a training|data.label=True: is of a training"):
+    with pytest.raises(UserError, match=r"data.label: is of a training"):
         lb.pack_data(data, "label=true", out=tmp_path / "x")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no images"):

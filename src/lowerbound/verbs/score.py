@@ -103,7 +103,7 @@ def score(
     one image, https://arxiv.org/abs/1906.02994). A cell is empty where the model has no such number.
 
     Args:
-        data: a bundled name, a folder, .zip, .tar or .npz
+        data: a bundled name, a folder, .zip, .tar or .npz, or shards and their URL
         out: a file ending in .csv, one line per image; a picture comes beside it
         draws: importance-weighted draws of the likelihood
     """

@@ -74,7 +74,7 @@ def train(
     Args:
         recipe: a bundled name (see `lowerbound recipes`), or a TOML or JSON file
         changes: KEY=VALUE, such as train.steps=500 model.latent=10
-        data: a bundled name, a folder, .zip, .tar or .npz
+        data: a bundled name, a folder, .zip, .tar or .npz, or shards and their URL
         out: the run's folder; by default runs/RECIPE
         resume: go on where the run was stopped, exactly
         overwrite: start over where a run exists

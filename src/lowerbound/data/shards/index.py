@@ -133,16 +133,19 @@ def array(place: Place, index: Index, name: str) -> np.ndarray | None:
         return None
     size, sha = index.files[file]
     if isinstance(place, Local):
-        path = place.path / file
-        _check(place, file, size, sha, place.whole(file))
-        return cache.mapped(path)
+        place.check([(file, size)])
+        with open(place.path / file, "rb") as said:
+            _check(place, file, sha, hashlib.file_digest(said, "sha256").hexdigest())
+        return cache.mapped(place.path / file)
     with cache.disk_errors():
         folder = cache.root() / "shards"
         cache.make(folder)
         path = folder / f"{sha}.npy"
         if not path.exists():
             data = place.whole(file)
-            _check(place, file, size, sha, data)
+            if len(data) != size:
+                raise DataError(place.told(file, f"has {len(data):,} bytes, expected {size:,}; copy it again"))
+            _check(place, file, sha, hashlib.sha256(data).hexdigest())
             temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
             try:
                 temporary.write_bytes(data)
@@ -152,10 +155,8 @@ def array(place: Place, index: Index, name: str) -> np.ndarray | None:
         return cache.mapped(path)
 
 
-def _check(place: Place, file: str, size: int, sha: str, data: bytes) -> None:
-    if len(data) != size:
-        raise DataError(place.told(file, f"has {len(data):,} bytes, expected {size:,}; copy it again"))
-    if hashlib.sha256(data).hexdigest() != sha:
+def _check(place: Place, file: str, sha: str, found: str) -> None:
+    if found != sha:
         raise DataError(place.told(file, "is not as it was packed (its SHA-256 is another); copy it again"))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lowerbound.errors import DataError
 
 MOST = 2**23  # bytes of a range
 SOME = 2**26  # bytes that are read before they are handed on
+SAID = ("y", "factors", "paths", "ends")  # of each image, what images have besides their pixels
 
 
 def is_packed(source: str) -> bool:
@@ -42,15 +44,19 @@ class Packed(Source):
     def fingerprint(self) -> Any:
         return [self.index.fingerprints, self.index.files]
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What is said of each image, in the order of the shards."""
-        names = [file.removesuffix(".npy") for file in self.index.files if file != "hashes.npy"]
+    def arrays(self, *names: str) -> dict[str, np.ndarray]:
+        """Of these, what there is: a row for each image, in the order of the shards."""
         found = {name: array(self.place, self.index, name) for name in names}
         return {name: values for name, values in found.items() if values is not None}
 
+    @cached_property
+    def places(self) -> np.ndarray:
+        """Where each row of the source that was packed is in the shards: int64 [N]."""
+        return np.argsort(self.arrays("row")["row"], kind="stable")
+
     def contents(self) -> Contents:
         """As the source that was packed said it, in its order."""
-        arrays = self.arrays()
+        arrays = self.arrays(*SAID, "keys", "key_ends", "part")
         own = ("keys", "key_ends") if "keys" in arrays else ("paths", "ends")
         stored = Contents(
             keys=Texts(*(arrays[name] for name in own)),
@@ -60,14 +66,13 @@ class Packed(Source):
             levels=self.index.facts["levels"],
             **annotations(self.index.facts, arrays),
         )
-        return stored.take(np.argsort(arrays["row"], kind="stable"))
+        return stored.take(self.places)
 
     def rows(self, contents: Contents, keep: Keep) -> Iterator[tuple[int, int | str]]:
-        place = np.argsort(self.arrays()["row"], kind="stable")  # of each row in the shards
         pixels = self.pixels(window=0)
         n = max(1, PIECE // pixels.width)
-        for start in range(0, len(place), n):
-            block = pixels[place[start : start + n]]
+        for start in range(0, len(pixels), n):
+            block = pixels[self.places[start : start + n]]
             keep(start, block)
             yield start, len(block)
 
@@ -87,17 +92,16 @@ class Packed(Source):
     def stored(self, window: int) -> Stored:
         """The data set as it was packed. window: the bytes of pixels that may be held in memory."""
         rows = self.pixels(window)
-        images = images_of(self.index.facts, self.arrays(), rows.taken(slice(None)))
+        images = images_of(self.index.facts, self.arrays(*SAID), rows.taken(slice(None)))
         return Stored(images, self.index.counts, self.index.fingerprints)
 
 
 def changed(source: Source, packed: Packed, window: int) -> Stored:
     """The data set of shards of which a source says other things, such as other parts or more factors."""
     contents = source.contents()
-    place = np.argsort(packed.arrays()["row"], kind="stable")
     part = assign(contents.keys, contents.part, contents.carve)
     order = np.argsort(part, kind="stable")
-    contents, place = contents.take(order), place[order]
+    contents, place = contents.take(order), packed.places[order]
     contents = replace(contents, notes=(*contents.notes, *source.notes()))
     unread = packed.pixels(window=0).view(place)
     images = images_of(facts_of(contents, packed.name, contents.levels), arrays_of(contents), unread)
