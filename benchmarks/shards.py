@@ -55,9 +55,7 @@ def main() -> None:
     common.set_threads(options.threads)
     print(json.dumps(machine := common.machine(options.threads)))
     rows = []
-    print(
-        f"{'images':>10} {'from':>8} {'MiB':>7} {'pack s':>7} {'peak':>6} {'data':>6} {'first s':>8} {'img/s':>8} waiting"
-    )
+    print("    images     from     MiB  pack s   peak   data  first s    img/s waiting")
     for n in map(int, options.images.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             rows += _measured(Path(folder), n, options)

@@ -26,7 +26,7 @@ class Range(NamedTuple):
     end: int
 
 
-Failure = tuple[Range, BaseException]  # what was asked for, and why it can't be had
+Failed = list[tuple[Range, BaseException]]  # what was asked for, and why it can't be had
 
 
 class Place(ABC):
@@ -124,13 +124,12 @@ class Server(Place):
     def whole(self, file: str) -> bytes:
         found: list[bytes] = []
 
-        def ask() -> list[Failure]:
+        def ask() -> Failed:
             try:
                 found.append(self.fs.cat_file(f"{self.path}/{file}"))
                 return []
             except Exception as e:
-                failed: Failure = Range(file, 0, 0), e
-                return [failed]
+                return [(Range(file, 0, 0), e)]
 
         self._tried(ask)
         return found[0]
@@ -144,7 +143,7 @@ class Server(Place):
     def _ranges(self, wanted: Sequence[Range]) -> list[bytes]:
         found: dict[int, bytes] = {}
 
-        def ask() -> list[Failure]:
+        def ask() -> Failed:
             """For those that failed the last time."""
             left = [(i, r) for i, r in enumerate(wanted) if i not in found]
             paths = [f"{self.path}/{r.file}" for _, r in left]
@@ -152,7 +151,9 @@ class Server(Place):
                 got = self.fs.cat_ranges(paths, [r.start for _, r in left], [r.end for _, r in left])
             except Exception as e:  # some protocols raise what others give back
                 got = [e] * len(left)
-            failed = [(r, data) for (_, r), data in zip(left, got, strict=True) if isinstance(data, BaseException)]
+            failed: Failed = [
+                (r, data) for (_, r), data in zip(left, got, strict=True) if isinstance(data, BaseException)
+            ]
             for (i, r), data in zip(left, got, strict=True):
                 if not isinstance(data, BaseException):
                     found[i] = self._checked(r, bytes(data))
@@ -168,7 +169,7 @@ class Server(Place):
             raise self.cut_off(r, len(data))
         return data
 
-    def _tried(self, ask: Callable[[], list[Failure]]) -> None:
+    def _tried(self, ask: Callable[[], Failed]) -> None:
         """Ask until nothing fails. Raises DataError for what no further try would mend, and after the last."""
         begun = time.monotonic()
         for attempt in range(TRIES):
