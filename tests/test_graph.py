@@ -15,8 +15,9 @@ from command import right
 from lowerbound.devices import check_precision, pick_device, rounding
 from lowerbound.errors import ConfigError
 from lowerbound.optimization import Skip, grown
+from lowerbound.stages import Loss
 from lowerbound.training import movers
-from lowerbound.training.graph import state
+from lowerbound.training.graph import Moved, _apart, _together, state
 from test_train import tensors
 
 TRAIN = ["train", "vae", "train.steps=6", "train.epochs=null", "train.averaging=null", "--device", "cpu"]
@@ -53,6 +54,27 @@ def test_a_graph_is_for_a_gpu_and_changes_nothing_elsewhere():
     assert "train.graph=true: graphs are of a CUDA device" in done.err
     a, b = (tensors(Path(name) / "model.safetensors") for name in ("plain", "graph"))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.usefixtures("surroundings")
+def test_a_training_by_a_graph_logs_and_ends_as_one_without():
+    words = ["train", "vae", "train.steps=90", "train.epochs=null", "train.log_every=30", "--device", "cuda"]
+    right(*words, "--out", "plain")
+    assert "goes on without" not in right(*words, "--out", "graph", "train.graph=true").err
+    a, b = (tensors(Path(name) / "model.safetensors") for name in ("plain", "graph"))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
+
+
+def test_the_means_of_a_step_are_those_of_its_terms():
+    terms = [{"elbo": torch.randn(5), "kl": torch.rand(5)}, {"d": torch.rand(3)}]
+    moved = [Moved(Loss(torch.tensor(float(i)), own), torch.tensor(i + 0.5)) for i, own in enumerate(terms)]
+    again = _apart(*_together(moved))
+    assert [(float(m.loss.value), float(m.norm)) for m in again] == [(0.0, 0.5), (1.0, 1.5)]
+    for before, after in zip(moved, again, strict=True):
+        means = {name: t.mean(0, keepdim=True) for name, t in before.loss.terms.items()}
+        torch.testing.assert_close(after.loss.terms, means)
 
 
 class Holder(nn.Module):

@@ -43,13 +43,14 @@ class Graphed:
         self.quiet, self.seen, self.given_up = 0, 0, False
 
     def __call__(self, batches: Sequence[Pair], step: int) -> list[Moved]:
+        """As the step, but of terms the mean, [1]: what a graph leaves of them, and so what steps before it give."""
         self.number.fill_(step)
         if self.graph is None and not self.given_up and self.quiet == QUIET:
             self._capture(batches)
-        if self.graph is None:
-            return self.step(batches, step) if self.given_up else self._watched(batches)
-        if _shapes(batches) != self.shapes:
-            return self.step(batches, self.number)
+        if self.graph is None or _shapes(batches) != self.shapes:
+            watched = self.graph is None and not self.given_up
+            moved = self._watched(batches) if watched else self.step(batches, step if self.given_up else self.number)
+            return _apart(*_together(moved))
         for static, now in zip(_tensors(self.batches), _tensors(batches), strict=True):
             static.copy_(now, non_blocking=True)
         self.graph.replay()
