@@ -60,6 +60,42 @@ class Log:
         self.path.unlink(missing_ok=True)
 
 
+class Following:
+    """A log that is read on as it grows; a line that is being written is read once it is whole."""
+
+    def __init__(self, log: Log):
+        self.path = log.path
+        self._at = 0  # bytes that were read
+        self._last = b""  # what they end with
+
+    def more(self) -> tuple[list[Record], bool]:
+        """The records that have come since the last call, and whether what was read before is no more: the log was cut
+        or begun anew, and these are its first. Of a long log, a part at a time. Raises UserError where it can't be read.
+        """
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._at - len(self._last))
+                anew = file.read(len(self._last)) != self._last
+                if anew:
+                    self._at, self._last = 0, b""
+                file.seek(self._at)
+                data = file.read(_PART)
+        except FileNotFoundError:
+            anew, data = self._at > 0, b""
+            self._at, self._last = 0, b""
+        except OSError as e:
+            raise UserError(f"{self.path}: can't be read: {e.strerror}") from None
+        whole = data if len(data) == _PART and b"\n" not in data else data[: data.rfind(b"\n") + 1]
+        self._at += len(whole)
+        self._last = (self._last + whole)[-_REMEMBERED:]
+        found = map(_record, whole.splitlines(keepends=True))
+        return [record for record in found if record is not None], anew
+
+
+_PART = 2**21  # bytes that are read at once
+_REMEMBERED = 256  # bytes before a place, by which it is known again
+
+
 def score(record: Record) -> float | None:
     """By what the weights of a validation were chosen, the higher the better; None of other records."""
     return (

@@ -5,7 +5,7 @@ model.safetensors     the weights every verb uses
 given.safetensors     the attributes of the training images, where the model is given some
 log.jsonl             one line per logged step
 state/                what resuming needs: one file for each stage, replaced atomically; and what images were turned
-                      into for later stages (prepared-train/, prepared-valid/)
+                      into for later stages (prepared-train/, prepared-valid/); failed.json, what a training ended by
 lock.json             who is writing into the run, while somebody is
 directions/           one file for each named direction of the latent vector: its step, and how it was learnt
 evaluation/           reports, and codes.safetensors: what editing needs to know of the codes of the valid images
@@ -273,6 +273,24 @@ class Run:
             with suppress(SafetensorError, OSError, KeyError, TypeError, ValueError), safe_open(path, "pt") as file:
                 found[path.stem] = json.loads(file.metadata()["values"])
         return found
+
+    @property
+    def failure(self) -> str | None:
+        """What the last training ended by, where that was an error; None where there is nothing of it to be read."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return str(json.loads(self._failed.read_text(encoding="utf-8"))["error"])
+        return None
+
+    @failure.setter
+    def failure(self, text: str | None) -> None:
+        if text is None:
+            self._failed.unlink(missing_ok=True)
+        else:
+            self.write_json(f"{self._failed.relative_to(self.path)}", {"error": text})
+
+    @property
+    def _failed(self) -> Path:
+        return self.path / "state" / "failed.json"
 
     # ---- directions, and what editing needs to know of the codes
 

@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from lowerbound.config import Changes, dump
 from lowerbound.data.batches import Batches
 from lowerbound.data.given import values_of
 from lowerbound.devices import check_precision, out_of_memory, pick_device
-from lowerbound.errors import ConfigError, Interrupted, RunError, TrainingError, counted, did_you_mean
+from lowerbound.errors import ConfigError, Interrupted, RunError, TrainingError, UserError, counted, did_you_mean
 from lowerbound.model import Model
 from lowerbound.noise import seeded
 from lowerbound.progress import Progress
@@ -65,8 +65,7 @@ def train(
     if old is not None and asked.again is None and config.train == old.recipe.train and asked.is_done(old):
         return Held.of(old, where, progress)
     work = _Work.of(asked, config, old, where)
-    with held(path, progress), _interruptible() as stop:
-        run = work.begin()
+    with held(path, progress), _interruptible() as stop, _noted(run := work.begin()):
         valid = as_batches(run, work.batches[1].images, where)  # with the labels that training did not see
         shown = pictures and pictures(run, valid)
         done = [False] * len(work.stages)
@@ -339,6 +338,18 @@ def _check_same_data(run: Run, now: Facts, asked: _Asked) -> None:
         raise RunError(f"{run.path} was trained on other data: {'; '.join(differ)}")
     if mended:
         asked.progress.say(f"the data of {run.path} have changed; {asked.again} is trained on them as they are now")
+
+
+@contextmanager
+def _noted(run: Run) -> Iterator[None]:
+    """Inside, what a training ends by is kept in its run, for whoever looks at it later."""
+    run.failure = None
+    try:
+        yield
+    except Exception as e:
+        with suppress(UserError, OSError):  # the disk may be full
+            run.failure = str(e) if isinstance(e, UserError) else f"internal error: {type(e).__name__}: {e}"
+        raise
 
 
 @contextmanager
