@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lowerbound.errors import UserError
 
-SLOTS = 4  # questions of one kind that a page may have open side by side
+SLOTS = 16  # questions of one kind that a page may have open side by side
 
 
 class Question(BaseModel):

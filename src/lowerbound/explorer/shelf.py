@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -165,10 +166,18 @@ class Shelf:
         with self._lock:
             shown = self._opened.get(place)
             if shown is None or shown.is_stale:
-                run = self.runs[place]
+                run = self._as_it_is(place, shown)
                 shown = Shown(run, _name(run, self.runs), self.device, self.uploads)
                 self._opened[place] = shown
             return shown
+
+    def _as_it_is(self, place: int, before: Shown | None) -> Run:
+        """The run, opened again where it may have been started over; as it was, where it can't be opened."""
+        run = self.runs[place] if before is None else before.run
+        try:
+            return run if before is None else Run.open(run.path)
+        except UserError:
+            return run
 
 
 def _name(run: Run, others: Sequence[Run]) -> str:
@@ -179,9 +188,10 @@ def _name(run: Run, others: Sequence[Run]) -> str:
 
 
 def _stamp(run: Run) -> tuple[int, ...]:
-    """What tells one state of the weights from another."""
-    try:
-        stat = (run.path / "model.safetensors").stat()
-    except OSError:
-        return ()
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+    """What tells one state of the weights and of the configuration from another."""
+    found: list[int] = []
+    for name in ("model.safetensors", "config.json"):
+        with suppress(OSError):
+            stat = (run.path / name).stat()
+            found += [stat.st_mtime_ns, stat.st_size, stat.st_ino]
+    return tuple(found)

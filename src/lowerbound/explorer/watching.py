@@ -166,7 +166,7 @@ def _columns(records: list[Record], dims: Mapping[str, int]) -> tuple[list[dict[
     """Records by stage and split: the names of their numbers, and float64 [n, names] with NaN for what a line lacks."""
     of: dict[tuple[str, str], list[dict[str, float]]] = {}
     for record in records:
-        numbers = {name: float(v) for name, v in record.items() if isinstance(v, int | float)}
+        numbers = {name: float(v) for name, v in record.items() if type(v) in (int, float)}
         if "elbo" in numbers and record["stage"] in dims:
             numbers["bits_per_dim"] = float(bits_per_dim(-numbers["elbo"], dims[record["stage"]]))
         of.setdefault((record["stage"], str(record["split"])), []).append(numbers)

@@ -47,6 +47,7 @@ function pageOf(place, panel) {
   return {
     run: runs[place], place, runs, ask, remember, toast,
     recall: (name) => state[name] ?? null,
+    refresh, // where other panels may fit the run by now
     address: () => { writeAddress(); return location.href; },
     /** For a promise whose failure the user is to see; what was dropped is nobody's failure. */
     tell: (promise) => promise.catch((error) => {
@@ -65,14 +66,9 @@ async function sendAgain(given) {
   return found.length > 0 && found.every(Boolean);
 }
 
-async function show(place, panel) {
+/** A run's facts and panels, above; wanted: the panel that is shown. */
+function tellRun(place, wanted) {
   const run = runs[place];
-  const wanted = run.panels.find((p) => p.name === panel) ?? run.panels[0];
-  if (state.run !== run.name || state.panel !== wanted?.name) {
-    const keep = state.run === run.name ? state : {};
-    state = { ...keep, run: run.name, panel: wanted?.name ?? "" };
-  }
-  remember({});
   $("#run").value = String(place);
   document.title = `${run.name} · lowerbound explore`;
   const shape = run.shape;
@@ -82,6 +78,23 @@ async function show(place, panel) {
     type: "button", role: "tab", id: `tab-${p.name}`, "aria-selected": String(p === wanted), "aria-controls": "panel",
     tabindex: p === wanted ? "0" : "-1", onclick: () => show(place, p.name),
   }, p.title)));
+}
+
+/** What the runs are by now; the panel that is shown stays. */
+async function refresh() {
+  runs = (await wire.ask("", "runs")).said.runs;
+  if (shown) tellRun(shown.place, runs[shown.place].panels.find((p) => p.name === shown.name));
+}
+
+async function show(place, panel) {
+  const run = runs[place];
+  const wanted = run.panels.find((p) => p.name === panel) ?? run.panels[0];
+  if (state.run !== run.name || state.panel !== wanted?.name) {
+    const keep = state.run === run.name ? state : {};
+    state = { ...keep, run: run.name, panel: wanted?.name ?? "" };
+  }
+  remember({});
+  tellRun(place, wanted);
   shown?.unmount?.();
   const root = h("div", { class: `panel ${wanted?.name ?? ""}` });
   $("#panel").replaceChildren(root);
