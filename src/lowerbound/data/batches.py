@@ -94,6 +94,7 @@ class Batches(Shuffled):
 
     `binarize`: grey values are the probabilities of binary draws, x ~ Bernoulli(grey / (levels - 1)): new ones at every
     step of training (Burda et al. 2016), one fixed draw for each image in measuring. `given`: the factors in `y`.
+    `first`: the place in its split of the first image.
     """
 
     def __init__(
@@ -107,8 +108,10 @@ class Batches(Shuffled):
         flip: bool = False,
         labelled: Sequence[int] | None = None,
         views: ViewsGiven | None = None,
+        first: int = 0,
     ):
         super().__init__()
+        self.first = first
         self.device = device
         self.binarize = binarize
         self.flip = flip
@@ -144,11 +147,16 @@ class Batches(Shuffled):
 
     def head(self, n: int | None) -> "Batches":
         """The first n images alone, or all of them."""
-        if n is None or n >= len(self):
-            return self
+        return self if n is None or n >= len(self) else self.between(0, n)
+
+    def between(self, start: int, stop: int) -> "Batches":
+        """The images of these places alone, which stay theirs. Of views of scenes, only those from the first on."""
+        assert start == 0 or self.asked is None
         kept = {"binarize": self.binarize, "label": self.y is not None, "given": self.given, "flip": self.flip}
-        labelled = None if self.labelled is None else [i for i in self.labelled.tolist() if i < n]
-        return Batches(self.images.head(n), self.device, **kept, labelled=labelled, views=self.asked)
+        labelled = None if self.labelled is None else [i - start for i in self.labelled.tolist() if start <= i < stop]
+        images = self.images.head(stop) if start == 0 else self.images.take(np.arange(start, min(stop, len(self))))
+        first = self.first + start
+        return Batches(images, self.device, **kept, labelled=labelled, views=self.asked, first=first)
 
     def training(self, step: int, size: int, seed: int) -> tuple[Tensor, Y]:
         index = self._places(step, size, seed)
@@ -175,8 +183,9 @@ class Batches(Shuffled):
             x, y = self._take(torch.from_numpy(index), None if read is None else next(read))
             if self.views is not None:
                 y = self.on(self.device, self.views.fixed(index))
-            x = binarized(x, self.levels, index) if self.binarize else x
             factors = None if self.factors is None else self.factors[start : start + len(index)].to(self.device)
+            index = index + self.first
+            x = binarized(x, self.levels, index) if self.binarize else x
             yield Batch(x, y, index, factors)
 
     def pairs(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:

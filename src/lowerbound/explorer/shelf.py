@@ -38,14 +38,15 @@ class Heard(Progress):
 class Shown:
     """A run as panels are given it, with one set of weights; what they find of it, they may keep by `once`.
 
-    uploads: the images that pages have sent.
+    uploads: the images that pages have sent. runs: all of the server, by their place.
     """
 
-    def __init__(self, run: Run, name: str, device: torch.device, uploads: Uploads):
+    def __init__(self, run: Run, name: str, device: torch.device, uploads: Uploads, runs: Sequence[Run] = ()):
         self.run = run
         self.name = name
         self.device = device
         self.uploads = uploads
+        self.runs = runs
         self.stamp = _stamp(run)
         self._kept: dict[Any, Any] = {}
         self._locks: dict[Any, threading.Lock] = {}
@@ -167,7 +168,7 @@ class Shelf:
             shown = self._opened.get(place)
             if shown is None or shown.is_stale:
                 run = self._as_it_is(place, shown)
-                shown = Shown(run, _name(run, self.runs), self.device, self.uploads)
+                shown = Shown(run, _name(run, self.runs), self.device, self.uploads, self.runs)
                 self._opened[place] = shown
             return shown
 

@@ -101,7 +101,8 @@ class Watched:
         """How far all is, and why it goes on or doesn't."""
         run = self.run
         if not (run.path / "config.json").is_file():
-            return {"how": "gone", "text": f"{run.path} is no run any more", "stages": [], "pictures": [], "weights": None}
+            nothing = {"stages": [], "pictures": [], "weights": None}
+            return {"how": "gone", "text": f"{run.path} is no run any more", **nothing}
         writer = lock.holder(run.path)
         runs = writer is not None and not writer.is_gone
         states = run.states()

@@ -70,8 +70,8 @@ class Following:
 
     def more(self) -> tuple[list[Record], bool]:
         """The records that have come since the last call, and whether what was read before is no more: the log was cut
-        or begun anew, and these are its first. Of a long log, a part at a time. Raises UserError where it can't be read.
-        """
+        or begun anew, and these are its first. Of a long log, a part at a time. Raises UserError where it can't be
+        read."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._at - len(self._last))

@@ -1,7 +1,6 @@
 """Likelihoods and reconstructions of each run, image by image: those that it saved where they fit, else new ones."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,16 +27,29 @@ class Measured(NamedTuple):
 
 def measured(entry: Entry, terms: Terms, progress: Progress) -> Measured:
     """The saved values where they fit, else new ones."""
+    (found,) = growing(entry, terms, progress, [entry.count(terms.limit)])
+    return found
+
+
+def growing(entry: Entry, terms: Terms, progress: Progress, counts: Sequence[int]) -> Iterator[Measured]:
+    """The same of the first so many images, of more and more of them: each image is measured once."""
     names = ["nll"] if entry.model.density is not Density.NONE else []
     names += ["squared_error"] if isinstance(entry.model, LatentModel) and entry.model.space.levels else []
-    if not names:
-        return Measured(None, None, 1, False)
+    draws, done = _draws(entry, terms), 0
+    found: dict[str, np.ndarray] = {}
+    saved: dict[str, np.ndarray] | None = None
     try:
-        found, saved = _saved(entry, names, terms), True
+        saved = _saved(entry, names, terms) if names else {}
     except RunError as e:
         progress.say(f"{entry.run.path}: measured now, on {entry.count(terms.limit):,} images ({e})")
-        found, saved = _anew(entry, names, terms, progress), False
-    return Measured(found.get("nll"), found.get("squared_error"), _draws(entry, terms), saved)
+    for n in counts:
+        if saved is None:
+            more = _anew(entry, names, terms, progress, done, n)
+            found = {name: np.concatenate([found.get(name, values[:0]), values]) for name, values in more.items()}
+        else:
+            found = {name: values[:n] for name, values in saved.items()}
+        done = n
+        yield Measured(found.get("nll"), found.get("squared_error"), draws if names else 1, bool(saved))
 
 
 def _draws(entry: Entry, terms: Terms) -> int:
@@ -68,18 +80,21 @@ def _saved(entry: Entry, names: list[str], terms: Terms) -> dict[str, np.ndarray
         raise RunError(f"its saved evaluation has {', '.join(other)}")
     if any(values.shape != (len(images),) or not np.isfinite(values).all() for values in found.values()):
         raise RunError("its saved evaluation is damaged")
-    again = _anew(entry, names, replace(terms, limit=AGAIN), Progress())
+    again = _anew(entry, names, terms, Progress(), 0, min(AGAIN, len(images)))
     if not all(np.allclose(found[name][:AGAIN], again[name], rtol=1e-4, atol=1e-2) for name in names):
         raise RunError("its saved evaluation is of other weights or pixels")
     return {name: values[: terms.limit] for name, values in found.items()}
 
 
-def _anew(entry: Entry, names: list[str], terms: Terms, progress: Progress) -> dict[str, np.ndarray]:
-    """Values [n] of the metrics of these names. Raises ModelError where one is not finite."""
+def _anew(
+    entry: Entry, names: list[str], terms: Terms, progress: Progress, start: int, stop: int
+) -> dict[str, np.ndarray]:
+    """Values [n] of the metrics of these names, of some images. Raises ModelError where one is not finite."""
     found: dict[str, np.ndarray] = {}
-    advance = _counter(progress.count("measuring"), len(names) * entry.count(terms.limit))
+    advance = _counter(progress.count("measuring"), len(names) * (stop - start))
     try:
-        world = World(entry.model, entry.batches.head(terms.limit), entry.run, seed=terms.seed, advance=advance)
+        batches = entry.batches if (start, stop) == (0, len(entry.batches)) else entry.batches.between(start, stop)
+        world = World(entry.model, batches, entry.run, seed=terms.seed, advance=advance)
         values = measure(world, names=names, options={"draws": terms.draws})
     except ModelError as e:
         raise ModelError(f"{entry.run.path}: {e}") from None

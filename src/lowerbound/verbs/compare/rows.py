@@ -34,11 +34,22 @@ def table(
 ) -> list[dict[str, Any]]:
     """A row for each run, with its difference to the reference."""
     rows = [_row(*of) for of in zip(entries, values, timings, qualities, strict=True)]
-    for i, row in enumerate(rows):
+    return [row | more for row, more in zip(rows, numbers(entries, values, reference), strict=True)]
+
+
+def numbers(entries: Sequence[Entry], values: Sequence[Measured], reference: int | None) -> list[dict[str, Any]]:
+    """Of each row what was measured on the images, and its difference to the reference."""
+    found = [_measured(*of) for of in zip(entries, values, strict=True)]
+    for i, row in enumerate(found):
         row["difference"] = None
         if reference is not None and i != reference:
             row["difference"] = _difference(entries[i], values[i], entries[reference], values[reference])
-    return rows
+    return found
+
+
+def _measured(entry: Entry, values: Measured) -> dict[str, Any]:
+    error = None if values.squared_error is None else _value(values.squared_error, "per image")
+    return {**_likelihood(entry, values), "squared_error": error}
 
 
 def _row(entry: Entry, values: Measured, timing: Timing | None, quality: dict[str, Any] | None) -> dict[str, Any]:
@@ -51,8 +62,7 @@ def _row(entry: Entry, values: Measured, timing: Timing | None, quality: dict[st
         "recipe": run.name,
         "model": model.config.type_name(),
         **{name: part.type_name() if isinstance(part, Component) else None for name, part in parts.items()},
-        **_likelihood(entry, values),
-        "squared_error": None if values.squared_error is None else _value(values.squared_error, "per image"),
+        **_measured(entry, values),
         "code": _code(entry),
         "parameters": sum(p.numel() for p in model.parameters()),
         "training": training(run, model),

@@ -76,12 +76,13 @@ export async function mount(root, page) {
 
   // ---- what is shown of it
 
-  const stageBox = h("span", {});
+  const stageBox = h("span", { hidden: true });
   const stage = { names: [], value: page.recall("stage") ?? "all" };
   const newStages = (names) => {
     stage.names = ["all", ...names];
     if (!stage.names.includes(stage.value)) stage.value = "all";
     const pick = oneOf("Stage", stage.names, stage.value, (name) => { stage.value = name; page.remember({ stage: name === "all" ? null : name }); whole(); offer(); redraw(); });
+    stageBox.hidden = names.length < 2;
     stageBox.replaceChildren(...(names.length > 1 ? [pick.element] : []));
   };
   const against = oneOf("Horizontal axis", ["steps", "time"], page.recall("x") === "time" ? "time" : "steps", (name) => { page.remember({ x: name === "time" ? "time" : null }); whole(); redraw(); });
@@ -275,7 +276,7 @@ export async function mount(root, page) {
   root.append(
     section("How far it is", how, stageList, aloud),
     section("Curves", h("div", { class: "row" }, stageBox, against.element, log.element, zoomed), chips, page.runs.length > 1 ? legend : null,
-      smoothing.element, nothing, grid, h("p", { class: "hint" }, "Point at a curve, or choose it with Tab and go along it with the arrow keys. Drag, or press + and −, to look nearer; 0 shows all."),
+      smoothing.element, nothing, grid, h("p", { class: "hint" }, "Lines are training, dots validation, rings validation of weights that are not averaged. Point at a curve, or choose it with Tab and go along it with the arrow keys. Drag, or press + and −, to look nearer; 0 shows all."),
       h("div", { class: "row" }, button("CSV", "Save the numbers as CSV", csv), button("PNG", "Save the curves as PNG", () => page.tell(asPng()))), table),
     drawn);
   runKeys();
