@@ -13,6 +13,7 @@ from lowerbound.model import Adversarial, rows_of
 from lowerbound.noise import seeded
 from lowerbound.sampling import drawing
 from lowerbound.verbs.doctor.check import Check, difference
+from lowerbound.verbs.doctor.evidence import Histograms, Line, Pictures, Shows, some
 from lowerbound.verbs.doctor.examined import Examined, seen
 
 DIVERSITY = 0.5  # of the variance of images, that of samples
@@ -39,7 +40,7 @@ def checks(e: Examined) -> list[Check]:
     samples, real = features(drawn.numpy()), features(images)
     half, other = real[::2], real[1::2]
     parts = torch.arange(n).split(model.rows)
-    return Game(
+    game = Game(
         diversity=float(samples.var(0).sum() / max(real.var(0).sum(), 1e-12)),
         recall=float(covered(half, samples[: len(other)]).mean()),
         recall_of_images=float(covered(half, other).mean()),
@@ -48,7 +49,21 @@ def checks(e: Examined) -> list[Check]:
         train=_joined(model.realness(b.x, b.y) for b in e.in_order(e.train)),
         valid=_joined(model.realness(b.x, b.y) for b in e.in_order(e.valid)),
         drawn=_joined(model.realness(drawn[part], rows_of(y, part)) for part in parts),
-    ).checks()
+    )
+    rows = {"samples": some(drawn), "training images": some(images).reshape(-1, *model.space.shape)}
+    shown = Pictures("samples beside training images", rows, model.space.levels or 256)
+    said = {"training": game.train, "validation": game.valid, "samples": game.drawn}
+    shows: dict[str, Shows] = {
+        "discriminator.by_heart": lambda: [Histograms("what the discriminator says of images", said)],
+        "discriminator.won": lambda: [_course(e)],
+    }
+    return [check._replace(shows=shows.get(check.name, lambda: [shown])) for check in game.checks()]
+
+
+def _course(e: Examined) -> Line:
+    records = [r for r in e.run.log.records() if "discriminator.accuracy" in r]
+    accuracy = [float(r["discriminator.accuracy"]) for r in records]
+    return Line("how often the discriminator is right", [r["step"] for r in records], accuracy)
 
 
 def _joined(parts: Iterable[Tensor]) -> np.ndarray:

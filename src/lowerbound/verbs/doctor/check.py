@@ -1,9 +1,12 @@
 """What a check is, and when a difference is none of chance."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+
+from lowerbound.verbs.doctor.evidence import Shows, nothing
 
 ERRORS = 4.0  # standard errors beyond which a difference is none of chance
 LESS_BY_HEART = (  # the remedy where training images are known too well
@@ -22,6 +25,12 @@ class Check(NamedTuple):
     severity: str  # problem: the run does not do its work; advice: it could do better
     message: str  # what was found, and why it matters
     remedy: str  # a command, or KEY=VALUE to train with
+    shows: Shows = nothing  # what can be looked at
+
+
+def showing(checks: Iterable[Check], shows: Shows) -> list[Check]:
+    """Checks that have the same to be looked at."""
+    return [check._replace(shows=shows) for check in checks]
 
 
 def stderr(each: np.ndarray) -> float:

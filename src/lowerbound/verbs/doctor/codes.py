@@ -3,10 +3,15 @@
 import math
 from dataclasses import dataclass
 
-from lowerbound.model import CodeModel
+import numpy as np
+
+from lowerbound.model import CodeModel, Draw
+from lowerbound.noise import seeded
 from lowerbound.quantizers import Usage
+from lowerbound.sampling import drawing
 from lowerbound.verbs.doctor.check import ERRORS, Check
-from lowerbound.verbs.doctor.encoded import Encoded, frechets
+from lowerbound.verbs.doctor.encoded import Encoded, frechets, means, shuffled_places
+from lowerbound.verbs.doctor.evidence import SHOWN, Bars, Evidence, Pictures, Shows, some
 from lowerbound.verbs.doctor.examined import Examined, distances
 
 EXPLAINED = 0.5  # of the variance of the data that codes keep, below which an autoencoder has not learnt its work
@@ -29,7 +34,39 @@ def checks(e: Examined) -> list[Check]:
     levels = tuple(_level(model, l, train, valid) for l in range(len(model.levels)))
     error = valid.error(model, valid.codes)
     variance = float(distances(valid.x, valid.x.mean(0)).mean())
-    return Stages(levels, error, 1 - error / max(variance, 1e-12), **frechets(model, train, valid)).checks()
+    found = Stages(levels, error, 1 - error / max(variance, 1e-12), **frechets(model, train, valid)).checks()
+    return [check._replace(shows=_shows(check.name, model, valid, levels)) for check in found]
+
+
+def _shows(name: str, model: CodeModel, valid: Encoded, levels: "tuple[Codes, ...]") -> Shows:
+    """What is to be seen of a check of this name: codes.LEVEL.dead."""
+    part, _, what = name.rpartition(".")
+    c = next((c for c in levels if part in (f"codes.{c.level}", f"prior.{c.level}")), None)
+    if c is not None and part.startswith("prior."):
+        named = {"uniform": math.log2(c.size), "frequencies": c.unigram, "validation": c.bits, "training": c.train_bits}
+        known = {k: v for k, v in named.items() if v is not None}
+        return lambda: [Bars(f"bits for a code of level {c.level}", [*known], np.array([*known.values()]))]
+    if c is not None and what != "ignored":
+        usage = Usage(c.size)
+        usage.add(valid.codes[c.place])
+        counts = usage.counts.sort(descending=True).values.numpy()
+        title = f"how often each code of level {c.level} occurs, the commonest first"
+        return lambda: [Bars(title, [str(k + 1) for k in range(c.size)], counts)]
+
+    def rows() -> list[Evidence]:
+        few = tuple(codes[:SHOWN] for codes in valid.codes)
+        drawn: dict[str, np.ndarray] = {"original": some(valid.x), "reconstruction": means(model, few)}
+        for l, level in enumerate(levels if c is not None or name == "samples.below_shuffled" else ()):
+            if c in (None, level):
+                codes = tuple(shuffled_places(valid.codes[l], len(z)) if k == l else z for k, z in enumerate(few))
+                drawn[f"{level.level} shuffled"] = means(model, codes)
+        if name == "samples.below_shuffled":
+            with seeded(0, "doctor", quick=True):
+                y = None if valid.y is None else valid.y[:SHOWN]
+                drawn["samples"] = drawing.pixels(drawing.draw(model, SHOWN, y, Draw(mean=True)).x)
+        return [Pictures("validation images, and what codes decode to", drawn, model.space.levels or 256)]
+
+    return rows
 
 
 def _level(model: CodeModel, l: int, train: Encoded, valid: Encoded) -> "Codes":

@@ -1,8 +1,9 @@
 """What is wrong with a run: `lowerbound doctor`. A file for each thing measures it and judges it."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich import box
@@ -10,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from lowerbound.progress import Progress
 from lowerbound.runs.run import Run
 from lowerbound.verbs import tables
 from lowerbound.verbs.base import ASIDE, Device, Report, Told, verb
@@ -84,41 +86,70 @@ def doctor(
 
     Raises RunError or DataError where there is no such run, or no such data.
     """
-    checks = training.checks(run)
-    model, found = weights.loaded(run, device)
-    checks += found
-    looked: dict[str, int] = {}
-    if model is not None:
-        examined = Examined.of(run, model, data, device, progress)
-        looked = {"train": len(examined.train), "valid": len(examined.valid)}
-        checks += examine(examined)
+    looks = list(looked_at(run, data, device, progress))
+    checks = [check for look in looks for check in look.checks]
     return Diagnosis(
         run=str(run.path),
         model=run.recipe.model.type_name(),
         version=version("lowerbound"),
-        data={"name": run.facts.name if data is None else data, "images": looked},
-        findings=[_finding(check) for check in checks if check.wrong],
+        data={"name": run.facts.name if data is None else data, "images": looks[-1].images},
+        findings=[finding(check) for check in checks if check.wrong],
         checked=[{"name": c.name, "value": float(c.value), "threshold": float(c.threshold)} for c in checks],
         strict=strict,
     )
 
 
-@torch.no_grad()
-def examine(e: Examined) -> list[Check]:
+class Look(NamedTuple):
+    """A part of a run that was looked at."""
+
+    part: str
+    checks: list[Check]
+    images: dict[str, int]  # of each split, that are measured
+
+
+Part = Callable[[Examined], list[Check]]
+ASKED: dict[str, Part] = {
+    "data": pixels.checks,
+    "likelihood": likelihoods.checks,
+    "labels": labels.checks,
+    "latents": latents.checks,
+    "reconstructions": reconstructions.checks,
+}
+THEN: dict[str, Part] = {
+    "noise": ends.checks,
+    "samples": samples.checks,
+    "discriminator": adversarial.checks,
+    "codes": codes.checks,
+}
+NAMES = ("training", "weights", *ASKED, "networks", *THEN)
+
+
+def looked_at(run: Run, data: str | None, device: torch.device, progress: Progress) -> Iterator[Look]:
+    """Part by part, in the order of NAMES; of a run without weights that can be measured, the first two alone."""
+    yield Look("training", training.checks(run), {})
+    model, found = weights.loaded(run, device)
+    yield Look("weights", found, {})
+    if model is not None:
+        yield from examined(Examined.of(run, model, data, device, progress))
+
+
+def examined(e: Examined) -> Iterator[Look]:
     """What the images say of a model: every check that its kind has."""
+    images = {"train": len(e.train), "valid": len(e.valid)}
     with networks.watched(e.model) as active:
-        asked = [*likelihoods.checks(e), *labels.checks(e), *latents.checks(e), *reconstructions.checks(e)]
-    return [
-        *pixels.checks(e),
-        *asked,
-        *ends.checks(e),
-        *networks.checks(active),
-        *samples.checks(e),
-        *adversarial.checks(e),
-        *codes.checks(e),
-    ]
+        for part, checks in ASKED.items():
+            yield Look(part, _without_gradients(checks, e), images)
+    yield Look("networks", networks.checks(active), images)
+    for part, checks in THEN.items():
+        yield Look(part, _without_gradients(checks, e), images)
 
 
-def _finding(check: Check) -> dict[str, Any]:
+@torch.no_grad()
+def _without_gradients(checks: Part, e: Examined) -> list[Check]:
+    return checks(e)
+
+
+def finding(check: Check) -> dict[str, Any]:
+    """As it stands in the report."""
     numbers = {"value": float(check.value), "threshold": float(check.threshold)}
-    return {k: v for k, v in check._asdict().items() if k != "wrong"} | numbers
+    return {k: v for k, v in check._asdict().items() if k not in ("wrong", "shows")} | numbers

@@ -45,7 +45,7 @@ class Encoded(NamedTuple):
 
     def error(self, model: CodeModel, codes: tuple[Tensor, ...]) -> float:
         """The mean squared distance of the images from what codes decode to."""
-        return float(distances(self.x, torch.from_numpy(_means(model, codes))).mean())
+        return float(distances(self.x, torch.from_numpy(means(model, codes))).mean())
 
     def error_without(self, model: CodeModel, level: int) -> float:
         """The same with the codes of a level shuffled."""
@@ -53,7 +53,8 @@ class Encoded(NamedTuple):
         return self.error(model, tuple(shuffled_places(c, n) if k == level else c for k, c in enumerate(self.codes)))
 
 
-def _means(model: CodeModel, codes: tuple[Tensor, ...]) -> np.ndarray:
+def means(model: CodeModel, codes: tuple[Tensor, ...]) -> np.ndarray:
+    """What codes [n, h, w] of each level decode to: uint8 [n, C, H, W]."""
     return drawing.pixels(model.render(tuple(c.to(model.device) for c in codes), mean=True).cpu())
 
 
@@ -78,7 +79,7 @@ def frechets(model: CodeModel, train: Encoded, valid: Encoded) -> dict[str, floa
     features = PixelFeatures(images[others], model.space.levels or 2, components=COMPONENTS)
     with seeded(0, "doctor", quick=True):
         samples = drawing.pixels(drawing.draw(model, n, _some(train.y, n), Draw(mean=True)).x)
-    shuffled = _means(model, tuple(shuffled_places(c, n) for c in valid.codes))
+    shuffled = means(model, tuple(shuffled_places(c, n) for c in valid.codes))
     named = {"samples": samples, "shuffled": shuffled, "floor": images[scored]}
     return {name: frechet(features(x), features(reference)) for name, x in named.items()}
 

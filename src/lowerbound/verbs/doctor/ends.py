@@ -6,7 +6,8 @@ import torch
 from lowerbound.model import Diffusing
 from lowerbound.noise import KeyedNoise
 from lowerbound.units import bits_per_dim
-from lowerbound.verbs.doctor.check import Check
+from lowerbound.verbs.doctor.check import Check, showing
+from lowerbound.verbs.doctor.evidence import Bars
 from lowerbound.verbs.doctor.examined import Examined
 
 COSTLY = 0.1  # bits/dim
@@ -16,7 +17,7 @@ def checks(e: Examined) -> list[Check]:
     if not isinstance(e.model, Diffusing):
         return []
     first, last = (bits_per_dim(nats, e.model.space.dims) for nats in _terms(e, e.model))
-    return [
+    found = [
         Check(
             "noise.first",
             first,
@@ -37,6 +38,8 @@ def checks(e: Examined) -> list[Check]:
             "a higher model.schedule.gamma_max, such as 5",
         ),
     ]
+    names = ["at time 0", "at time 1"]
+    return showing(found, lambda: [Bars("what the noise costs, bits/dim", names, np.array([first, last]), COSTLY)])
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ from torch import Tensor
 from lowerbound.data.batches import Batches
 from lowerbound.model import Classifying
 from lowerbound.space import conditions
-from lowerbound.verbs.doctor.check import ERRORS, LESS_BY_HEART, Check, difference, stderr
+from lowerbound.verbs.doctor.check import ERRORS, LESS_BY_HEART, Check, difference, showing, stderr
+from lowerbound.verbs.doctor.evidence import SHOWN, Bars, Evidence, Pictures, some
 from lowerbound.verbs.doctor.examined import Examined
 
 GAP = 0.1  # of the labels, that are right for training images alone
@@ -22,7 +23,14 @@ def checks(e: Examined) -> list[Check]:
     train, _ = _right(e, model, e.train)
     valid, labels = _right(e, model, e.valid)
     commonest = float(torch.bincount(labels).max()) / len(labels)
-    return Labelled(train, valid, commonest).checks()
+
+    def shows() -> list[Evidence]:
+        shares = np.array([train.mean(), valid.mean(), commonest])
+        wrong = e.valid.images.x[np.flatnonzero(~valid)[:SHOWN]]
+        bars = Bars("share of the labels that are right", ["training", "validation", "the commonest alone"], shares)
+        return [bars, Pictures("validation images labelled wrongly", {"wrong": some(wrong)}, e.valid.levels)]
+
+    return showing(Labelled(train, valid, commonest).checks(), shows)
 
 
 def _right(e: Examined, model: Classifying, batches: Batches) -> tuple[np.ndarray, Tensor]:

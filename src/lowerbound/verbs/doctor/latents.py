@@ -1,6 +1,7 @@
 """What z holds of the validation images."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,8 @@ from lowerbound.metrics.latents import of_variables
 from lowerbound.model import CodeModel, LatentModel
 from lowerbound.noise import KeyedNoise
 from lowerbound.objectives import ELBO, Bound
-from lowerbound.verbs.doctor.check import Check
+from lowerbound.verbs.doctor.check import Check, showing
+from lowerbound.verbs.doctor.evidence import Bars, Evidence, Histograms, Pictures, most
 from lowerbound.verbs.doctor.examined import Examined
 
 COLLAPSED = 0.1  # nats in all of z
@@ -19,6 +21,7 @@ ACTIVE = 0.01  # nats in a dimension; or the variance of its posterior mean, Bur
 ACTIVE_POINT = 1e-4  # variance of a dimension of a code without a scale of its own, for one of the widest
 UNUSED = 0.25  # of the dimensions in use: a VAE that chose half of them by itself is healthy
 AT_BOUND = 0.01  # of the log-scales
+STEPS = 7  # of a traversal
 
 
 def checks(e: Examined) -> list[Check]:
@@ -30,7 +33,7 @@ def checks(e: Examined) -> list[Check]:
 
 
 def _measured(e: Examined, model: LatentModel) -> "Latents":
-    means, levels, each, at_bound = [], [], [], []
+    means, levels, each, at_bound, all_scales = [], [], [], [], []
     for batch in e.in_order(e.valid):
         means.append(model.features(batch.x, batch.y).double().cpu())
         if model.has_point:
@@ -44,6 +47,7 @@ def _measured(e: Examined, model: LatentModel) -> "Latents":
         real = [(q, z) for q, z, space in zip(terms.q, terms.z, model.latents, strict=True) if space.levels is None]
         for deviations in (q.stddev.expand(z.shape)[0] for q, z in real):  # [B, *latent]
             scales = deviations.flatten(1).log()
+            all_scales += [scales.flatten().cpu()] if len(all_scales) < len(real) else []
             at_bound.append(((scales - LOG_SCALE[0]).abs() < 1e-3) | ((scales - LOG_SCALE[1]).abs() < 1e-3))
     return Latents(
         levels=torch.cat(levels).mean(0).numpy() if levels else None,
@@ -51,7 +55,25 @@ def _measured(e: Examined, model: LatentModel) -> "Latents":
         variance=of_variables(torch.cat(means).var(0, correction=0).numpy(), model),
         at_bound=float(torch.cat([b.flatten() for b in at_bound]).double().mean()) if at_bound else None,
         loosen=_loosen(model),
+        scales=torch.cat(all_scales).numpy() if all_scales else None,
+        traverse=lambda dims: _traversed(e, model, dims),
     )
+
+
+@torch.no_grad()
+def _traversed(e: Examined, model: LatentModel, dims: Sequence[int]) -> list[Pictures]:
+    """What the decoder makes of an image's code as one dimension after another goes from -3 to 3; nothing where
+    latents are no single vector."""
+    if len(model.latents) != 1 or len(model.latents[0].shape) != 1 or model.latents[0].levels is not None:
+        return []
+    batch, rows = next(e.valid.in_order(1)), {}
+    z = model.posteriors(batch.x, batch.y)[0].mean  # [1, D]
+    for d in dims:
+        moved = z.repeat(STEPS, 1)
+        moved[:, d] = torch.linspace(-3, 3, STEPS, device=z.device)
+        y = None if batch.y is None else batch.y.expand(STEPS, *batch.y.shape[1:])
+        rows[f"z{d}"] = model.likelihood((moved,), y).mean.cpu().numpy()
+    return [Pictures("pictures of one code as a dimension goes from -3 to 3", rows, model.space.levels or 256)]
 
 
 def _loosen(model: LatentModel) -> str:
@@ -75,6 +97,8 @@ class Latents:
     variance: np.ndarray  # [D], of the posterior means, of whole numbers of a value's probability, over the images
     at_bound: float | None  # share of the posterior's log-scales at the ends of their range; None: it has none
     loosen: str  # KEY=VALUE that lets the latents keep more
+    scales: np.ndarray | None = None  # some of the posterior's log-scales
+    traverse: Callable[[Sequence[int]], Sequence[Pictures]] = lambda dims: ()  # pictures along some dimensions
 
     @property
     def kl(self) -> float | None:
@@ -91,7 +115,7 @@ class Latents:
 
     def checks(self) -> list[Check]:
         if self.kl is None:
-            return [self._unused(False)]
+            return showing([self._unused(False)], self._use)
         collapsed = Check(
             "latents.collapsed",
             self.kl,
@@ -105,7 +129,23 @@ class Latents:
         assert self.levels is not None
         several = len(self.levels) > 1
         used = self._dead(self.levels, collapsed.wrong) if several else self._unused(collapsed.wrong)
-        return [collapsed, used, *([] if self.at_bound is None else [self._at_bound(self.at_bound)])]
+        found = showing([collapsed, used], self._use)
+        return [*found, *([] if self.at_bound is None else [self._at_bound(self.at_bound)])]
+
+    def _use(self) -> list[Evidence]:
+        """The KL of each level or dimension, and what the most and the least used of the dimensions do."""
+        if self.levels is not None and len(self.levels) > 1:
+            return [
+                Bars("KL of each level, nats", [f"z{l + 1}" for l in range(len(self.levels))], self.levels, COLLAPSED)
+            ]
+        use = self.variance if self.each is None else self.each
+        what = "variance of the mean of q(z|x)" if self.each is None else "mean KL, nats"
+        order = np.argsort(-use, kind="stable").tolist()
+        bars = most(f"{what}, of each dimension, the largest first", {f"z{d}": float(use[d]) for d in order}, ACTIVE)
+        return [bars, *self.traverse(list(dict.fromkeys([*order[:2], *order[-2:]])))]
+
+    def _scales(self) -> list[Evidence]:
+        return [] if self.scales is None else [Histograms("log-scales of q(z|x)", {"validation": self.scales})]
 
     def _dead(self, levels: np.ndarray, collapsed: bool) -> Check:
         dead = [f"z{l + 1}" for l, kl in enumerate(levels) if kl < COLLAPSED]
@@ -145,4 +185,5 @@ class Latents:
             "vanished or exploded, and samples of the prior look like nothing",
             "model.objective=objectives.ELBO (for an autoencoder: model.posterior=families.Point), a smaller "
             "train.optimizer.lr",
+            self._scales,
         )

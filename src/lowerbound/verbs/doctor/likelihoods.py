@@ -10,7 +10,8 @@ from lowerbound.distributions import Dequantized
 from lowerbound.model import LatentModel
 from lowerbound.noise import KeyedNoise
 from lowerbound.space import Density, Estimate
-from lowerbound.verbs.doctor.check import ERRORS, LESS_BY_HEART, Check, difference, stderr
+from lowerbound.verbs.doctor.check import ERRORS, LESS_BY_HEART, Check, difference, showing, stderr
+from lowerbound.verbs.doctor.evidence import Bars, Histograms
 from lowerbound.verbs.doctor.examined import Examined, seen
 
 GAP = 0.1  # of log p(x) of the training images; MADE on MNIST has 0.07 and is at its best
@@ -37,6 +38,7 @@ def two_sides(e: Estimate) -> Check:
         f"log Z is {e.log_z:.5g} from below and {e.reverse:.5g} from above, further apart than their errors: log p(x) "
         "is not known better than that",
         f"train it again with --stage log_z --overwrite model.annealing.temperatures={10 * e.temperatures}",
+        lambda: [Bars("log Z, nats", ["from below", "from above"], np.array([e.log_z, e.reverse]))],
     )
 
 
@@ -77,7 +79,13 @@ class Likelihoods:
             f"{broken} of {len(self.train) + len(self.valid)} images have a likelihood that is not finite",
             "a smaller train.optimizer.lr, or train.clip=10",
         )
-        return [finite] if broken else [finite, self._histograms(), self._overfitted()]
+        found = [finite] if broken else [finite, self._histograms(), self._overfitted()]
+        return showing(found, self._lie)
+
+    def _lie(self) -> list[Histograms]:
+        sets = {"training": self.train, "validation": self.valid, "by a histogram of each pixel": self.histograms}
+        finite = {name: each[np.isfinite(each)] for name, each in sets.items()}
+        return [Histograms("log p(x) of images, or one draw of its bound, in nats", finite)]
 
     def _histograms(self) -> Check:
         better = self.valid - self.histograms

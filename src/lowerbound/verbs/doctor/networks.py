@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowerbound.verbs.doctor.check import Check
+from lowerbound.verbs.doctor.evidence import most
 
 DEAD_UNITS = 0.5  # of a layer
 Active = dict[str, Tensor]  # rectified layer -> which of its units were ever above 0: bool [units]
@@ -58,5 +59,6 @@ class Rectifiers:
                 "advice",
                 f"{share:.0%} of the units of {layer} are 0 for every image, and learn no more",
                 "a smaller train.optimizer.lr, train.schedule.warmup=500, or activation=silu where the network has it",
+                lambda: [most("share of units that are always 0, by layer", self.dead, DEAD_UNITS)],
             )
         ]

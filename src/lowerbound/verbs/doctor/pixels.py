@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lowerbound.runs.run import Run
 from lowerbound.verbs.doctor.check import Check
+from lowerbound.verbs.doctor.evidence import SHOWN, Bars, Pictures, Shows, most, some
 from lowerbound.verbs.doctor.examined import Examined
 
 FEW_LEVELS = 1 / 8  # of the levels: photographs and drawings in grey have more than half of them
@@ -16,14 +18,27 @@ RARE = 0.1  # images of the rarest class for one of the commonest
 def checks(e: Examined) -> list[Check]:
     run, levels = e.run, e.pixels.levels
     x = e.pixels.x.reshape(len(e.pixels), -1)
-    return Pixels(
-        values=tuple(np.flatnonzero(np.bincount(x.ravel(), minlength=levels)).tolist()),
+    often, constant = np.bincount(x.ravel(), minlength=levels), (x == x[:, :1]).all(1)
+    found = Pixels(
+        values=tuple(np.flatnonzero(often).tolist()),
         levels=levels,
         binarized=run.facts.binarizes,
-        constant=float((x == x[:, :1]).all(1).mean()),
+        constant=float(constant.mean()),
         counts=run.facts.counts if run.recipe.data.label else None,
         source=run.recipe.data.source,
     ).checks()
+    shows: dict[str, Shows] = {
+        "data.levels": lambda: [Bars("how often each value occurs", [str(v) for v in range(levels)], often)],
+        "data.constant_images": lambda: [
+            Pictures("images of one value", {"constant": some(e.pixels.x[np.flatnonzero(constant)[:SHOWN]])}, levels)
+        ],
+        "data.classes": lambda: [most("training images of each class", _counted(run))],
+    }
+    return [check._replace(shows=shows[check.name]) for check in found]
+
+
+def _counted(run: Run) -> dict[str, float]:
+    return dict(zip(map(str, run.facts.classes or ()), run.facts.counts or (), strict=True))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lowerbound.data.batches import Batches
 from lowerbound.model import LatentModel
-from lowerbound.verbs.doctor.check import LESS_BY_HEART, Check, difference
+from lowerbound.verbs.doctor.check import LESS_BY_HEART, Check, difference, showing
+from lowerbound.verbs.doctor.evidence import Pictures, some
 from lowerbound.verbs.doctor.examined import Examined, distances
 
 ALIKE = 0.01  # variance between the reconstructions, for one of the data
@@ -35,12 +36,18 @@ def checks(e: Examined) -> list[Check]:
     variance = float(distances(valid.x, valid.x.mean(0)).mean())
     if variance == 0:
         return []
-    return Reconstructed(
+    levels = e.model.space.levels
+    found = Reconstructed(
         train=(distances(train.x, train.r) / variance).numpy(),
         valid=(distances(valid.x, valid.r) / variance).numpy(),
         variety=float(distances(valid.r, valid.r.mean(0)).mean()) / variance,
         detail=_contrast(valid.r) / max(_contrast(valid.x), 1e-12),
     ).checks()
+    return showing(found, lambda: [_pairs("validation", valid, levels), _pairs("training", train, levels)])
+
+
+def _pairs(split: str, came: _Came, levels: int) -> Pictures:
+    return Pictures(f"{split} images", {"original": some(came.x), "reconstruction": some(came.r)}, levels)
 
 
 def _back(e: Examined, model: LatentModel, batches: Batches) -> _Came:

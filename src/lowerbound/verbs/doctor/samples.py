@@ -9,7 +9,8 @@ from lowerbound.model import Draw, LatentModel, Viewing
 from lowerbound.noise import seeded
 from lowerbound.runs import fitted
 from lowerbound.sampling import drawing
-from lowerbound.verbs.doctor.check import ERRORS, Check, stderr
+from lowerbound.verbs.doctor.check import ERRORS, Check, showing, stderr
+from lowerbound.verbs.doctor.evidence import Pictures, some
 from lowerbound.verbs.doctor.examined import Examined, distances, seen
 
 SAMPLES = 256
@@ -24,12 +25,20 @@ def checks(e: Examined) -> list[Check]:
     images = torch.from_numpy(seen(e.train)).double()
     drawn = torch.from_numpy(_drawn(e)).flatten(1).double()
     mean = images.mean(0)
+
+    def shows() -> list[Pictures]:
+        means = torch.stack([mean, drawn.mean(0)])
+        rows = {"training images": images, "samples": drawn, "the means of both": means}
+        shaped = {name: some(x).reshape(-1, *e.model.space.shape) for name, x in rows.items()}
+        return [Pictures("samples beside training images", shaped, e.model.space.levels or 256)]
+
     variance = max(float(distances(images, mean).mean()), 1e-12)
-    return Drawn(
+    found = Drawn(
         shift=float((drawn.mean(0) - mean).square().sum()) / variance,
         distances=(distances(drawn, mean) / variance).numpy(),
         remedy=_remedy(e),
     ).checks()
+    return showing(found, shows)
 
 
 def _drawn(e: Examined) -> np.ndarray:

@@ -10,7 +10,8 @@ from lowerbound.runs import fitted
 from lowerbound.runs.log import Record, score
 from lowerbound.runs.run import Run
 from lowerbound.stages import Stage
-from lowerbound.verbs.doctor.check import LESS_BY_HEART, Check
+from lowerbound.verbs.doctor.check import LESS_BY_HEART, Check, showing
+from lowerbound.verbs.doctor.evidence import Line
 
 SKIPPED = 0.02  # of the steps; the guard leaves out a few in any training
 STILL = 0.01  # of the validation score, gained over the last fifth of the steps
@@ -81,7 +82,11 @@ class Trained:
         found = [self._unfinished(), self._skipped()]
         if self.finished and len(self.scores) > 1:
             found += [*self._still_improving(), self._past_its_best()]
-        return found
+        return showing(found, self._course)
+
+    def _course(self) -> list[Line]:
+        steps, scores = [step for step, _ in self.scores], [score for _, score in self.scores]
+        return [Line(f"validation score of stage {self.stage}, the higher the better", steps, scores)] if steps else []
 
     def _named(self, what: str) -> str:
         return f"training.{self.stage}.{what}"

@@ -6,6 +6,7 @@ from lowerbound.errors import RunError
 from lowerbound.model import Model
 from lowerbound.runs.run import Run
 from lowerbound.verbs.doctor.check import Check
+from lowerbound.verbs.doctor.evidence import most
 
 
 def loaded(run: Run, device: torch.device) -> tuple[Model | None, list[Check]]:
@@ -19,4 +20,5 @@ def loaded(run: Run, device: torch.device) -> tuple[Model | None, list[Check]]:
     bad = {name: n for name, n in bad.items() if n}
     message = f"{sum(bad.values()):,} weights are not finite, the first in {next(iter(bad), '')}"
     check = Check("weights.not_finite", sum(bad.values()), 0, bool(bad), "problem", message, again)
+    check = check._replace(shows=lambda: [most("weights that are not finite, by tensor", bad)])
     return None if bad else model, [check]
