@@ -61,7 +61,7 @@ export function smoothed(values, keep) {
   if (!keep) return values;
   let [sum, weight] = [0, 0];
   return values.map((v) => {
-    if (!Number.isFinite(v)) return v;
+    if (!Number.isFinite(v)) { [sum, weight] = [0, 0]; return v; } // it begins anew behind a break
     sum = keep * sum + (1 - keep) * v;
     weight = keep * weight + 1 - keep;
     return sum / weight;

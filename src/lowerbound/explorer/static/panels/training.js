@@ -27,7 +27,7 @@ export async function mount(root, page) {
 
   // ---- what is known
 
-  const shownRuns = () => [page.place, ...page.runs.keys()].filter((p, i) => (i === 0) || (p !== page.place && others.has(page.runs[p].name)));
+  const shownRuns = () => [page.place, ...[...others].map((name) => page.runs.findIndex((run) => run.name === name)).filter((p) => p >= 0 && p !== page.place)];
   const follow = (place) => {
     if (!slots.has(place)) {
       const free = [...Array(SLOTS).keys()].find((s) => ![...slots.values()].includes(s));
@@ -139,11 +139,12 @@ export async function mount(root, page) {
       if (others.has(run.name)) others.delete(run.name); else others.add(run.name);
       page.remember({ with: [...others].join(",") || null });
       if (others.has(run.name) && !seen.has(place)) follow(place);
-      key.setAttribute("aria-pressed", String(others.has(run.name)));
+      runKeys();
+      [...legend.children][place].focus();
       offer();
       redraw();
     }, { class: "key", "aria-pressed": String(on), disabled: place === page.place });
-    key.append(swatch(lineOf(place)), run.name);
+    key.append(...(on ? [swatch(lineOf(shownRuns().indexOf(place)))] : []), run.name);
     return key;
   }));
 
@@ -153,7 +154,7 @@ export async function mount(root, page) {
     if (!known?.said) return [];
     const many = shownRuns().length > 1;
     const own = many ? `${page.runs[place].name}, ` : "";
-    const line = lineOf(place);
+    const line = lineOf(shownRuns().indexOf(place));
     const byTime = against.value === "time";
     const found = [];
     for (const split of ["train", "valid"]) {
@@ -222,7 +223,7 @@ export async function mount(root, page) {
     const lines = [["run", "stage", "split", ...columns].map((c) => quoted(c)), ...rowsOf(columns).map((row) => row.map(quoted))];
     download(new Blob([`${lines.map((l) => l.join(",")).join("\n")}\n`], { type: "text/csv" }), `${page.run.name}-log.csv`);
   };
-  const asPng = async () => download(await together([...charts.keys()].map(whatOf), shownRuns().map((p) => [page.runs[p].name, lineOf(p)])), `${page.run.name}-curves.png`);
+  const asPng = async () => download(await together([...charts.keys()].map(whatOf), shownRuns().map((p, i) => [page.runs[p].name, lineOf(i)])), `${page.run.name}-curves.png`);
 
   // ---- pictures
 
