@@ -22,8 +22,9 @@ from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.training.train import train as run_training
 from lowerbound.verbs.doctor.check import Check
 from lowerbound.verbs.doctor.codes import Codes, Stages
-from lowerbound.verbs.doctor.doctor import doctor
+from lowerbound.verbs.doctor.doctor import doctor, finding, looked_at
 from lowerbound.verbs.doctor.encoded import Encoded, frechets
+from lowerbound.verbs.doctor.evidence import Bars, Evidence, Histograms, Line
 from lowerbound.verbs.doctor.labels import Labelled
 from lowerbound.verbs.doctor.latents import Latents
 from lowerbound.verbs.doctor.likelihoods import Likelihoods, histograms
@@ -51,7 +52,29 @@ def trained(out: Path | str, *changes: str, recipe: str = "vae", data: Path | No
 
 
 def findings(run: lb.Run) -> dict[str, dict[str, Any]]:
-    return {f["name"]: f for f in doctor(run)["findings"]}
+    """All that is wrong, and of each there is something to be looked at."""
+    checks = [check for look in looked_at(run, None, CPU, Progress()) for check in look.checks if check.wrong]
+    for check in checks:
+        parts = check.shows()
+        assert parts or check.name in UNSEEN, check.name
+        for part in parts:
+            check_seen(part)
+    return {check.name: finding(check) for check in checks}
+
+
+UNSEEN = ("weights.missing", "training.model.damaged", "training.model.unfinished")
+
+
+def check_seen(part: Evidence) -> None:
+    if isinstance(part, Bars):
+        assert len(part.names) == len(part.values) > 0
+        assert np.isfinite(part.values).all()
+    elif isinstance(part, Histograms):
+        assert all(np.isfinite(each).all() for each in part.sets.values())
+    elif isinstance(part, Line):
+        assert len(part.x) == len(part.y) > 0
+    else:
+        assert all(0 < len(x) <= 8 and x.ndim == 4 for x in part.rows.values())
 
 
 def problems(found: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class Doctor(Panel):
     @action
     def show(self, shown: Shown, *, name: Name) -> Answer:
         """What is to be seen of a finding of this name. Raises UserError where the run was not examined."""
-        looks = _kept(shown, shown.run)
+        looks = _kept(shown, Run.open(shown.run.path)).looks
         check = next((c for look in looks for c in look.checks if c.name == name), None)
         if check is None:
             raise UserError(f"{name}: the run has another state by now, or was not examined; examine it again")
@@ -49,29 +50,34 @@ class Doctor(Panel):
         return Answer({"parts": parts}, arrays)
 
 
-def _kept(shown: Shown, run: Run) -> list[Look]:
+class Found:
+    """What was found of a run so far."""
+
+    def __init__(self) -> None:
+        self.looks: list[Look] = []
+        self.whole = False
+
+
+def _kept(shown: Shown, run: Run) -> Found:
     """What was found of a run with these weights, this log and this state; filled by whoever examines it."""
-    files = [run.log.path, *sorted((run.path / "state").glob("*"))]
+    files = [run.log.path, *sorted((run.path / "state").glob("[!.]*"))]
     stamps = []
     for path in files:
-        try:
+        with suppress(OSError):
             stamps.append((path.name, path.stat().st_mtime_ns))
-        except OSError:
-            continue
-    return shown.once(("doctor", *stamps), list)
+    return shown.once(("doctor", *stamps), Found)
 
 
-def _told(run: Run, shown: Shown, kept: list[Look]) -> Iterator[Answer]:
-    found = list(kept)
-    whole = bool(found)
-    parts = iter(found) if whole else looked_at(run, None, shown.device, Progress())
-    for done, look in enumerate(parts, 1):
-        if not whole:
-            found.append(look)
-        following = NAMES[done] if done < len(NAMES) else ""
-        yield Answer(_said(look) | {"done": done, "of": len(NAMES), "next": following})
-    if not whole:
-        kept[:] = found  # at once, for all who look on
+def _told(run: Run, shown: Shown, kept: Found) -> Iterator[Answer]:
+    whole, found = kept.whole, []
+    parts = iter(kept.looks) if whole else looked_at(run, None, shown.device, Progress())
+    for look in parts:
+        found.append(look)
+        if len(found) > len(kept.looks):  # two pages may look at once
+            kept.looks = [*found]
+        following = NAMES[len(found)] if len(found) < len(NAMES) else ""
+        yield Answer(_said(look) | {"done": len(found), "of": len(NAMES), "next": following})
+    kept.whole = True
 
 
 def _said(look: Look) -> dict[str, Any]:

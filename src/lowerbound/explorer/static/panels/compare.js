@@ -11,7 +11,8 @@ const DRAWN = 8;
 
 export async function mount(root, page) {
   const fits = page.runs.map((run, place) => place).filter((p) => page.runs[p].panels.some((panel) => panel.name === "compare"));
-  const left = new Set((page.recall("without") ?? "").split(",").filter(Boolean));
+  const others = fits.map((p) => page.runs[p]).filter((run) => run.data !== page.run.data); // nothing is said of the same images
+  const left = new Set(page.recall("without")?.split(",") ?? others.map((run) => run.name));
   let first = page.recall("to");
   const places = () => {
     const chosen = fits.filter((p) => !left.has(page.runs[p].name));
@@ -25,7 +26,7 @@ export async function mount(root, page) {
     const name = page.runs[p].name;
     const key = button(name, name, () => {
       if (left.has(name)) left.delete(name); else left.add(name);
-      page.remember({ without: [...left].join(",") || null });
+      page.remember({ without: [...left].join(",") || "-" });
       key.setAttribute("aria-pressed", String(!left.has(name)));
       again();
     }, { class: "key", "aria-pressed": String(!left.has(name)) });

@@ -1,7 +1,7 @@
 // Doctor: what is wrong with a run, each thing with what shows it and what to do.
 
 import { chart, short, swatch, lineOf } from "/static/curves.js";
-import { button, h, section, toast } from "/static/dom.js";
+import { button, h, latest, section, toast } from "/static/dom.js";
 import { nth, paint } from "/static/pictures.js";
 
 const MOST = 64; // bars that have a name each
@@ -38,6 +38,7 @@ export async function mount(root, page) {
         found.push(...said.findings);
         checked.append(...said.checked.map((name) => h("li", {}, name)));
         for (const one of said.findings) list.append(card(one));
+        if (said.findings.length) page.tell(shown());
       } });
     } catch (error) {
       if (!parts && error.message) list.append(h("p", { class: "refused", role: "alert" }, error.message));
@@ -47,16 +48,17 @@ export async function mount(root, page) {
       bar.hidden = true;
       again.disabled = false;
     }
-    const on = Object.entries(images).map(([split, n]) => `${n.toLocaleString("en")} of ${split}`).join(", ");
+    const on = Object.entries(images).map(([split, n]) => `${n.toLocaleString("en")} images of ${split}`).join(" and ");
     const problems = found.filter((f) => f.severity === "problem").length;
-    state.textContent = `${found.length ? `${counted(problems, "problem")}, ${counted(found.length - problems, "advice", "pieces of advice")}` : "Nothing wrong found"}${on ? `; measured on ${on} images` : ""}; ${counted(checked.children.length, "check")}.`;
+    state.textContent = `${found.length ? `${counted(problems, "problem")}, ${counted(found.length - problems, "advice", "pieces of advice")}` : "Nothing wrong found"}${on ? `; measured on ${on}` : ""}; ${counted(checked.children.length, "check")}.`;
+    if (!found.length) details.open = true;
     await shown();
     root.dataset.whole = "true";
   };
   const counted = (n, what, many = `${what}s`) => `${n} ${n === 1 ? what : many}`;
 
   /** What shows each finding, one after another. */
-  const shown = async () => {
+  const shown = latest(async () => {
     for (const [name, place] of wanted.splice(0)) {
       const answer = await page.tell(page.ask("show", { name }));
       if (!answer) continue;
@@ -64,9 +66,10 @@ export async function mount(root, page) {
       if (!said.parts.length) { place.replaceChildren(h("p", { class: "hint" }, "There is no picture of it.")); continue; }
       place.replaceChildren(...said.parts.map((part, i) => evidence(part, i, arrays, charts)));
     }
-  };
+    root.dataset.waiting = String(wanted.length);
+  });
   const card = (f) => {
-    const place = h("div", { class: "evidence" }, h("p", { class: "hint" }, "What shows it comes when all was looked at."));
+    const place = h("div", { class: "evidence" }, h("p", { class: "hint" }, "What shows it is on its way …"));
     wanted.push([f.name, place]);
     const value = [f.value === null ? "" : short(f.value), f.threshold === null ? "" : `bound ${short(f.threshold)}`].filter(Boolean).join(", ");
     return h("article", { class: `card finding ${f.severity}`, "aria-label": `${f.severity}: ${f.name}` },
@@ -88,7 +91,7 @@ export async function mount(root, page) {
   return { unmount: () => { for (const one of charts) one.close(); }, reconnected: () => page.tell(examine()) };
 }
 
-const upper = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
+const upper = (text) => `${/^[a-z][a-z]/.test(text) ? text[0].toUpperCase() : text[0]}${text.slice(1)}.`; // z stays z
 
 /** A figure of a piece of evidence. */
 function evidence(part, i, arrays, charts) {
