@@ -27,7 +27,7 @@ from lowerbound.runs.log import Following
 from lowerbound.runs.run import Run
 from lowerbound.training.train import train as run_training
 from lowerbound.units import bits_per_dim
-from lowerbound.verbs.doctor.doctor import NAMES, looked_at
+from lowerbound.verbs.doctor.doctor import NAMES
 from pages import Answered, Page, ask, read, serving, tiny
 
 CPU = torch.device("cpu")
@@ -145,28 +145,30 @@ def test_what_a_line_lacks_is_no_number(copy: Run):
 
 
 def test_a_run_in_progress_grows_while_one_looks_on(surroundings: None, tmp_path: Path):
-    """A process of its own trains, as a user would start it: 5 seconds, most of them to import torch."""
-    out = tmp_path / "run"
-    lb.Run.create(out, "vae", lb.Run.open("pretrained:vae").recipe, lb.Run.open("pretrained:vae").facts)
-    words = [*QUICK, "train.steps=1500", "train.log_every=20", "train.valid_every=500"]
+    """A process of its own trains, as a user would start it: over 5 seconds, most of them to import torch."""
+    out, bundled = tmp_path / "run", Run.open("pretrained:vae")
+    Run.create(out, "vae", bundled.recipe, bundled.facts)
+    words = [*QUICK, "train.steps=100000", "train.epochs=null", "train.log_every=20", "train.valid_every=200"]
     code = f"import sys; sys.argv[1:] = {['train', 'vae', '--out', str(out), '--overwrite', *words]}; "
+    command = [sys.executable, "-c", f"{code}from lowerbound.cli import main; main()"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path)}
-    with serving([Run.open(out)]) as page, page.socket() as socket:
+    with serving([Run.open(out)]) as page, page.socket() as socket, (tmp_path / "said").open("w") as file:
         assert [p["name"] for p in page.ask("", "runs").said["runs"][0]["panels"]] == ["training", "doctor"]
         watcher = Watcher(socket)
         assert watcher.hear()["weights"] is None
-        command = [sys.executable, "-c", f"{code}from lowerbound.cli import main; main()"]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        said = watcher.until(lambda said: said["how"] == "running" and len(said["groups"]) > 0)
-        assert f"process {process.pid} " in said["text"]
-        assert 0 < said["stages"][0]["step"] <= said["stages"][0]["steps"] == 1500
-        seen = len(watcher.columns["model", "train"]["step"])
-        watcher.until(lambda said: said["stages"][0]["finished"] and said["how"] == "finished")
-        assert process.wait(60) == 0, process.stderr.read() if process.stderr else ""
-        assert len(watcher.columns["model", "train"]["step"]) > seen > 0
-        assert watcher.columns["model", "train"]["loss"] == [
-            r["loss"] for r in lines(Run.open(out)) if r["split"] == "train"
-        ]
+        with subprocess.Popen(command, env=environment, stdout=file, stderr=file) as process:
+            said = watcher.until(lambda said: said["how"] == "running" and len(said["groups"]) > 0)
+            assert f"process {process.pid} " in said["text"]
+            assert 0 < said["stages"][0]["step"] < said["stages"][0]["steps"] == 100_000
+            seen = len(watcher.columns["model", "train"]["step"])
+            later = watcher.until(lambda said: said["weights"] is not None and ("model", "valid") in watcher.columns)
+            assert later["stages"][0]["left"] > 0
+            process.send_signal(signal.SIGINT)
+            said = watcher.until(lambda said: said["how"] == "interrupted")
+        columns = watcher.columns["model", "train"]
+        assert len(columns["step"]) > seen > 0
+        assert columns["loss"] == [r["loss"] for r in lines(Run.open(out)) if r["split"] == "train"]
+        assert said["stages"][0]["step"] >= columns["step"][-1]
         assert "compare" in [p["name"] for p in page.ask("", "runs").said["runs"][0]["panels"]]
 
 
@@ -263,3 +265,133 @@ def test_the_pictures_of_a_run_and_no_other_file(page: Page, runs: list[Run]):
         assert png == (runs[0].path / "pictures" / f"{name}.png").read_bytes()
     for name in ("../config", "curves", "", "/etc/passwd"):
         assert "no picture" in page.ask("training", "picture", name=name).error
+
+
+# ---- compare
+
+LIKELIHOOD = ("nll", "bits_per_dim", "squared_error", "difference")
+
+
+def answered(page: Page, panel: str, do: str, **given: Any) -> list[dict[str, Any]]:
+    """All that comes, of a page of its own."""
+    found = []
+    with page.socket() as socket:
+        socket.send(json.dumps({"id": 1, "panel": panel, "do": do, "run": 0, "given": given}))
+        while (answer := read(socket.recv(60))).document.get("more"):  # pyright: ignore[reportArgumentType]
+            found.append(dict(answer.said))
+        assert "error" not in answer.document, answer.error
+    return found
+
+
+def test_the_table_is_that_of_the_command_at_every_count(page: Page, runs: list[Run]):
+    tables = [a for a in answered(page, "compare", "measure", runs=[1, 0], draws=3, limit=40) if "runs" in a]
+    assert [a["done"] for a in tables] == [16, 32, 40]
+    for table in (tables[0], tables[-1]):
+        report = lb.compare([runs[1], runs[0]], draws=3, limit=table["done"])
+        assert table["reference"] == report["reference"] == "collapsed"
+        for row, expected in zip(table["runs"], report["runs"], strict=True):
+            for name in LIKELIHOOD:
+                own, truth = row[name], expected[name]
+                assert (own is None) == (truth is None)
+                numbers = {k: v for k, v in (truth or {}).items() if isinstance(v, float)}
+                assert {k: own[k] for k in numbers} == pytest.approx(numbers, rel=1e-5)
+                assert {k: v for k, v in (own or {}).items() if k not in numbers} == {
+                    k: v for k, v in (truth or {}).items() if k not in numbers
+                }
+            assert row["parameters"] == expected["parameters"]
+            assert row["training"] == expected["training"]
+        assert table["notes"] == report["notes"]
+
+
+def test_a_saved_evaluation_is_taken_as_the_command_takes_it(copy: Run):
+    lb.evaluate(copy, draws=2)
+    with serving([copy]) as page:
+        last = answered(page, "compare", "measure", runs=[0], draws=2)[-1]
+    expected = lb.compare([copy], draws=2)["runs"][0]
+    assert expected["saved_evaluation"]
+    assert last["runs"][0]["saved_evaluation"]
+    assert last["runs"][0]["nll"] == expected["nll"]
+
+
+def test_what_can_not_be_compared_is_said_as_the_command_says_it(page: Page, runs: list[Run]):
+    with pytest.raises(RunError, match="not the same pixels") as error:
+        lb.compare([runs[0], runs[2]], limit=20)
+    assert page.ask("compare", "measure", runs=[0, 2], limit=20).error == str(error.value)
+    assert "given twice" in page.ask("compare", "measure", runs=[0, 0]).error
+    assert "no run 9" in page.ask("compare", "measure", runs=[9]).error
+    for wrong in ({"runs": []}, {"runs": [0], "draws": 0}, {"runs": [0], "limit": 0}, {"runs": [0], "split": "train"}):
+        assert "compare.measure" in page.ask("compare", "measure", **wrong).error
+    assert "expected upload:NAME or valid:NUMBER" in page.ask("compare", "through", image="/etc/passwd").error
+
+
+def test_a_newer_table_takes_the_place_of_an_older(page: Page):
+    with page.socket() as socket:
+        own = {"panel": "compare", "do": "measure", "run": 0}
+        socket.send(json.dumps({**own, "id": 1, "given": {"runs": [0, 1], "draws": 400}}))
+        socket.send(json.dumps({**own, "id": 2, "given": {"runs": [0], "draws": 1, "limit": 16}}))
+        documents = []
+        while not (documents and documents[-1]["id"] == 2 and not documents[-1].get("more")):
+            documents.append(read(socket.recv(60)).document)  # pyright: ignore[reportArgumentType]
+    first = [d for d in documents if d["id"] == 1]
+    assert first[-1].get("dropped"), "it went on to its end"
+
+
+def test_samples_are_those_of_the_command(page: Page, runs: list[Run]):
+    drawn = page.ask("compare", "draw", seed=3, count=4).arrays["pictures"]
+    x = lb.sample(runs[0], n=4, seed=3, device="cpu").x
+    expected = np.rint(np.moveaxis(x, 1, -1) * (255 / 16)).astype(np.uint8)
+    np.testing.assert_array_equal(drawn, expected)
+
+
+def test_an_image_is_worth_what_it_is_among_all(page: Page, runs: list[Run]):
+    """Its noise is keyed by its place."""
+    model, images = runs[0].load(), open_data(runs[0], "valid")
+    with torch.no_grad():
+        nll = -log_density(model, as_batches(runs[0], images.head(6), CPU), draws=7, seed=2)
+    answer = page.ask("compare", "through", image="valid:5", draws=7, seed=2)
+    assert answer.said["nll"]["value"] == pytest.approx(nll[5], rel=1e-5)
+    assert (answer.said["nll"]["relation"], answer.said["nll"]["draws"]) == ("<=", 7)
+    x = torch.from_numpy(images.x[5:6])
+    error = (model.reconstruct(x) - x).detach().double() / 16
+    assert answer.said["squared_error"] == pytest.approx(float(error.square().sum()), rel=1e-5)
+    assert answer.arrays["error"].max() == np.rint(float(error.abs().max()) * 255)
+
+
+# ---- doctor
+
+
+def test_the_findings_are_those_of_the_command_each_with_what_shows_it(page: Page, runs: list[Run]):
+    report = lb.doctor(runs[1])
+    with page.socket() as socket:
+        found = []
+        socket.send(json.dumps({"id": 1, "panel": "doctor", "do": "examine", "run": 1, "given": {}}))
+        while (answer := read(socket.recv(60))).document.get("more"):  # pyright: ignore[reportArgumentType]
+            found.append(answer.said)
+        shown = {f["name"]: ask(socket, "doctor", "show", 1, name=f["name"]) for f in report["findings"]}
+        again = ask(socket, "doctor", "examine", 1)
+    assert [look["part"] for look in found] == list(NAMES)
+    assert [f for look in found for f in look["findings"]] == report["findings"]
+    assert [name for look in found for name in look["checked"]] == [c["name"] for c in report["checked"]]
+    assert {"latents.collapsed", "reconstructions.alike"} <= set(shown)
+    assert "error" not in again.document, "it is not examined twice"
+    bars, pictures = shown["latents.collapsed"].said["parts"]
+    assert (bars["kind"], bars["bound"], pictures["kind"]) == ("bars", 0.01, "pictures")
+    total = next(f["value"] for f in report["findings"] if f["name"] == "latents.collapsed")
+    assert shown["latents.collapsed"].arrays["values0"].sum() == pytest.approx(total, rel=1e-4)
+    model, d = runs[1].load(), int(pictures["names"][0].removeprefix("z"))
+    z = model.encode(torch.from_numpy(open_data(runs[1], "valid").x[:1])).mean.detach().repeat(7, 1)
+    z[:, d] = torch.linspace(-3, 3, 7)
+    mean = model.decode(z).mean.detach().clamp(0, 16).movedim(1, -1) * (255 / 16)
+    np.testing.assert_allclose(shown["latents.collapsed"].arrays["row0.1"], mean, atol=1)
+
+
+def test_nothing_is_shown_of_what_was_not_examined(page: Page):
+    assert "examine it again" in page.ask("doctor", "show", name="latents.collapsed").error
+
+
+def test_a_run_without_weights_is_examined_as_far_as_it_goes(copy: Run):
+    (copy.path / "model.safetensors").unlink()
+    with serving([copy]) as page:
+        found = answered(page, "doctor", "examine")
+    assert [look["part"] for look in found] == ["training", "weights"]
+    assert [f["name"] for look in found for f in look["findings"]] == ["weights.missing"]
