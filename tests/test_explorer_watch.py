@@ -313,6 +313,15 @@ def test_a_saved_evaluation_is_taken_as_the_command_takes_it(copy: Run):
     assert last["runs"][0]["nll"] == expected["nll"]
 
 
+def test_all_are_measured_on_the_data_of_one(page: Page, runs: list[Run]):
+    own = answered(page, "compare", "measure", runs=[0], draws=2, limit=16)[-1]["runs"]
+    of_other = answered(page, "compare", "measure", runs=[0], draws=2, limit=16, data_of=1)[-1]["runs"]
+    assert own == of_other, "both are of digits"
+    with pytest.raises(RunError) as error:
+        lb.compare([runs[2]], data="digits", limit=16)
+    assert page.ask("compare", "measure", runs=[2], limit=16, data_of=0).error == str(error.value)
+
+
 def test_what_can_not_be_compared_is_said_as_the_command_says_it(page: Page, runs: list[Run]):
     with pytest.raises(RunError, match="not the same pixels") as error:
         lb.compare([runs[0], runs[2]], limit=20)

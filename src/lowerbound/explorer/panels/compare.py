@@ -57,10 +57,12 @@ class Compare(Panel):
         limit: Limit | None = None,
         split: Literal["test", "valid"] = "test",
         seed: Seed = 0,
+        data_of: Annotated[int, Field(ge=0)] | None = None,
     ) -> Iterator[Answer | None]:
         """The table, of more and more images. runs: by their place; the differences are to the first with a
-        likelihood."""
-        terms = Terms(None, split, limit, draws, 1, seed, shown.device)
+        likelihood. data_of: the run on whose data all are measured; without it each on its own."""
+        source = None if data_of is None else str(_reopened(shown, data_of).recipe.data.source)
+        terms = Terms(source, split, limit, draws, 1, seed, shown.device)
         chosen = [_reopened(shown, place) for place in runs]
         check_runs(chosen)
         entries = opened(chosen, terms, Progress())

@@ -29,15 +29,25 @@ export async function mount(root, page) {
       page.remember({ without: [...left].join(",") || "-" });
       key.setAttribute("aria-pressed", String(!left.has(name)));
       again();
+      page.tell(drawAll());
+      if (image) page.tell(look(image));
     }, { class: "key", "aria-pressed": String(!left.has(name)) });
     return key;
   }));
-  const reference = choice("Differences to", fits.map((p) => page.runs[p].name), first ?? page.runs[fits[0]]?.name, (name) => { first = name; page.remember({ to: name }); again(); });
+  const reference = choice("Differences to", [], "", (name) => { first = name; page.remember({ to: name }); again(); });
+  const references = () => {
+    reference.select.replaceChildren(...fits.filter((p) => !left.has(page.runs[p].name)).map((p) => h("option", { value: page.runs[p].name }, page.runs[p].name)));
+    reference.value = page.runs[places()[0]]?.name ?? "";
+  };
+  const OWN = "each its own";
+  const sets = [OWN, ...new Set(fits.map((p) => page.runs[p].data))];
+  const images = choice("Images", sets, sets.includes(page.recall("data")) ? page.recall("data") : OWN, (name) => { page.remember({ data: name === OWN ? null : name }); again(); });
+  const dataOf = () => (images.value === OWN ? null : fits.find((p) => page.runs[p].data === images.value));
   const limitName = Object.keys(LIMITS).find((name) => String(LIMITS[name]) === page.recall("n")) ?? "1,000 images";
   const limit = choice("Of", Object.keys(LIMITS), limitName, (name) => { page.remember({ n: LIMITS[name] === 1000 ? null : String(LIMITS[name]) }); again(); });
   const split = choice("Part", ["test", "valid"], page.recall("split") === "valid" ? "valid" : "test", (name) => { page.remember({ split: name === "valid" ? name : null }); again(); });
   const draws = number("Draws of a bound", page.recall("draws") ?? 50, { min: 1, max: 5000, step: 1, onchange: (v) => { page.remember({ draws: v }); again(); } });
-  const seed = number("Seed", page.recall("seed") ?? 0, { min: 0, max: 2 ** 31 - 1, step: 1, onchange: (v) => { page.remember({ seed: v }); again(); drawAll(); } });
+  const seed = number("Seed", page.recall("seed") ?? 0, { min: 0, max: 2 ** 31 - 1, step: 1, onchange: (v) => { page.remember({ seed: v }); again(); page.tell(drawAll()); } });
 
   // ---- the table
 
@@ -50,12 +60,13 @@ export async function mount(root, page) {
   let asked = 0;
   const measure = async () => {
     const mine = ++asked;
+    references();
     refused.hidden = true;
     root.dataset.whole = "false";
     bar.hidden = false;
     bar.removeAttribute("value");
     told.textContent = "Opening the runs and their images …";
-    const given = { runs: places(), draws: draws.value, limit: LIMITS[limit.value], split: split.value, seed: seed.value };
+    const given = { runs: places(), draws: draws.value, limit: LIMITS[limit.value], split: split.value, seed: seed.value, data_of: dataOf() };
     try {
       if (!given.runs.length) throw new Refused("choose at least one run");
       await page.ask("measure", given, { each: ({ said }) => mine === asked && heard(said, given.runs) });
@@ -167,7 +178,7 @@ export async function mount(root, page) {
   const { strip, more: moreImages, load, lost } = dataStrip(page, (which) => page.tell(look(which)));
 
   root.append(
-    section("Which runs, measured how", chips, h("div", { class: "row" }, reference.element, limit.element, split.element, draws.element, seed.element)),
+    section("Which runs, measured how", chips, h("div", { class: "row" }, reference.element, limit.element, split.element, sets.length > 2 ? images.element : null, draws.element, seed.element)),
     section("What each says of the same images", told, bar, refused, body, signs, notes),
     section("Samples by one seed", rows, h("div", { class: "row" }, more)),
     section("One image through all", h("p", { class: "hint" }, "Choose one of the run's images, or give one of your own."), through, door.element, strip, moreImages));
