@@ -251,7 +251,7 @@ def test_the_runs_and_the_panels_that_fit(page: Page, run: Run):
         ("{", "not understood"),
         ('{"id": -1, "panel": "latent", "do": "about"}', "id"),
         ('{"id": 1, "panel": "latent", "do": "about", "more": 1}', "more"),
-        ('{"id": 1, "panel": "latent", "do": "about", "slot": 9}', "slot"),
+        ('{"id": 1, "panel": "latent", "do": "about", "slot": 16}', "slot"),
     ],
 )
 def test_what_is_no_question_is_answered(page: Page, text: str, why: str):
