@@ -79,16 +79,16 @@ _foreign = False  # whether components from outside the package may draw too
 
 
 @contextmanager
-def _drawing_from(own: _Generators | None) -> Iterator[None]:
+def _drawing_from(own: _Generators, quick: bool) -> Iterator[None]:
     before, _thread.own = _thread.own, own
     try:
-        yield
+        with nullcontext() if quick and not _foreign else _Whoever():
+            yield
     finally:
         _thread.own = before
 
 
-@contextmanager
-def seeded(*parts: int | str, quick: bool = False) -> Iterator[None]:
+def seeded(*parts: int | str, quick: bool = False) -> AbstractContextManager[None]:
     """Inside, all random numbers of this thread are keyed by the parts, whoever draws them, on whatever device.
 
     Torch's generators are left as they are: neither what the caller nor what another thread draws is changed by it.
@@ -107,8 +107,13 @@ def seeded(*parts: int | str, quick: bool = False) -> Iterator[None]:
         >>> torch.equal(a[0], b[0]), torch.equal(a[1], b[1]), torch.equal(a[0], a[1])
         (True, True, False)
     """
-    with _drawing_from(_Generators(key(*parts))), nullcontext() if quick and not _foreign else _Whoever():
-        yield
+    return _drawing_from(_Generators(key(*parts)), quick)
+
+
+def stream(*parts: int | str) -> Callable[[], AbstractContextManager[None]]:
+    """`seeded(*parts, quick=True)` in pieces: a context that goes on where it was whenever, in whatever thread, it is
+    entered again; for what is drawn between two answers of a generator."""
+    return functools.partial(_drawing_from, _Generators(key(*parts)), True)
 
 
 def reseed(number: int) -> None:
@@ -247,9 +252,8 @@ def dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:
     """
     if not training or rate == 0:
         return x
-    return x * torch.empty_like(x, requires_grad=False).bernoulli_(1 - rate, generator=generator_on(x.device)).div_(
-        1 - rate
-    )
+    kept = torch.empty_like(x, requires_grad=False).bernoulli_(1 - rate, generator=generator_on(x.device))
+    return x * kept.div_(1 - rate)
 
 
 # ---- torch's random functions, by whomever called
@@ -433,16 +437,14 @@ class KeyedNoise(TorchFunctionMode):
         if shape[:2] not in ((K, B), (1, K * B)):
             raise RuntimeError(f"noise of shape {shape} is neither [draws={K}, B={B}, ...] nor [1, {K * B}, ...]")
         if self.call == len(self.streams):
-            self.streams.append([np.random.Generator(self._bits(i, self.call)) for i in self.index])
+            keys = [np.random.SeedSequence((self.seed, i, self.call)) for i in self.index]
+            self.streams.append([np.random.Generator(np.random.SFC64(key)) for key in keys])
         dtype = np.float64 if like.dtype == torch.float64 else np.float32
         out = np.empty((B, K, *shape[2:]), dtype)
         for row, stream in zip(out, self.streams[self.call], strict=True):
             stream.standard_normal(dtype=dtype, out=row) if kind == "normal" else stream.random(dtype=dtype, out=row)
         self.call += 1
         return torch.from_numpy(out).transpose(0, 1).reshape(shape).to(like)
-
-    def _bits(self, image: int, call: int) -> np.random.BitGenerator:
-        return np.random.SFC64(np.random.SeedSequence((self.seed, image, call)))
 
 
 def image_bits(image: int, what: str) -> np.random.BitGenerator:

@@ -273,6 +273,15 @@ class Invertible(Model):
         return edited if self.space.levels is None else edited.round().to(self.space.dtype)
 
 
+class Moment(NamedTuple):
+    """Events on their way out of noise, at one time."""
+
+    t: float  # from 1, all noise, to 0
+    gamma: float  # minus the logarithm of the signal-to-noise ratio
+    z: Tensor  # [B, *space.shape], on the scale that noise is put on
+    x: Tensor  # in values of events: what is seen in z, not rounded; at the last time, the events that `draw` gives
+
+
 class Diffusing(Stepwise, Invertible):
     """Noise that is normal, and can be followed back along a flow: the code is where that takes events."""
 
@@ -296,6 +305,19 @@ class Diffusing(Stepwise, Invertible):
     @abstractmethod
     def likelihood(self, z: Tensor) -> Distribution:
         """p(x|z_0) of z_0 [..., *space.shape]."""
+
+    @abstractmethod
+    def in_values(self, z: Tensor) -> Tensor:
+        """What is on the scale that noise is put on, such as z itself, in values of events: float, not rounded, and it
+        may lie beyond their range."""
+
+    @abstractmethod
+    def drawing(self, n: int, y: Y = None, how: Draw = PLAIN) -> Iterator[Moment]:
+        """n events as `draw` draws them, time by time: the last moment has what it gives. Raises ModelError as it does."""
+
+    @abstractmethod
+    def redoing(self, x: Tensor, y: Y = None, strength: float = 0.5, how: Draw = PLAIN) -> Iterator[Moment]:
+        """Events as `redone` makes them, time by time. Raises ModelError as it does."""
 
     @abstractmethod
     def redone(

@@ -2,8 +2,9 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from lowerbound import noise
 from lowerbound.devices import at_least_float32
 from lowerbound.errors import ModelError
-from lowerbound.model import PLAIN, Diffusing, Draw, Drawn, Told, told_nobody
+from lowerbound.model import PLAIN, Diffusing, Draw, Drawn, Moment, Told, told_nobody
 from lowerbound.networks.context import Shown
 from lowerbound.schedules import DDIM, Sampler, Schedule, alpha, sigma
 from lowerbound.space import Y
@@ -22,6 +23,14 @@ AVERAGED = (
     "draws are averaged and never importance-weighted (IWAE)"
 )
 REPEATED = 5  # times that each step is taken where a part of the image is kept
+
+
+class Step(NamedTuple):
+    """A time on the way out of noise."""
+
+    gamma: Tensor  # a scalar
+    z: Tensor  # [B, *shape]
+    noise: Tensor | None  # what was seen of it in z, by which the next step went; at the last time nobody looks
 
 
 class Denoising(Diffusing):
@@ -55,10 +64,14 @@ class Denoising(Diffusing):
         c = self.context(y)
         return self.config.sampler.moments(z, t, s, lambda z, gamma: self._noise_in(z, gamma, c))
 
-    def _grid(self, steps: int, like: Tensor) -> Tensor:
-        """γ of steps + 1 times from 1 to 0, which are among those that the network knows: float64."""
+    def _when(self, steps: int, like: Tensor) -> Tensor:
+        """steps + 1 times from 1 to 0, which are among those that the network knows: float64."""
         t = torch.arange(steps, -1, -1, dtype=torch.float64, device=like.device) / steps
-        return self.schedule(t if self.config.steps is None else (t * self.config.steps).round() / self.config.steps)
+        return t if self.config.steps is None else (t * self.config.steps).round() / self.config.steps
+
+    def _grid(self, steps: int, like: Tensor) -> Tensor:
+        """γ of these times: float64."""
+        return self.schedule(self._when(steps, like))
 
     def check_how(self, how: Draw, kept: Sequence[str] = ()) -> None:
         super().check_how(how, kept)
@@ -76,31 +89,71 @@ class Denoising(Diffusing):
             )
 
     def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
-        temperature = how.at().temperature
-        like = torch.empty(n, *self.space.shape, dtype=at_least_float32(self.dtype), device=self.device)
-        z = temperature * noise.randn_like(like)
-        sampler = how.sampler or self.config.sampler
-        p = self.likelihood(self._along(self._grid(how.steps or self._steps(sampler), z), z, y, sampler, how, told))
+        times, z = self._begun(n, how)
+        p = self.likelihood(self._along(self.schedule(times), z, y, self._sampler(how), how, told))
         return Drawn(p.mean if how.mean else p.sample())
+
+    @torch.no_grad()
+    def drawing(self, n: int, y: Y = None, how: Draw = PLAIN) -> Iterator[Moment]:
+        self.check_how(how)
+        y = self._checked_draw(n, y, how)
+        yield from self._moments(*self._begun(n, how), y, how)
+
+    def _begun(self, n: int, how: Draw) -> tuple[Tensor, Tensor]:
+        """The times from 1 to 0, and noise: [n, *space.shape]."""
+        like = torch.empty(n, *self.space.shape, dtype=at_least_float32(self.dtype), device=self.device)
+        return self._times_of(how, like), how.at().temperature * noise.randn_like(like)
+
+    def _sampler(self, how: Draw) -> Sampler:
+        return how.sampler or self.config.sampler
+
+    def _times_of(self, how: Draw, like: Tensor) -> Tensor:
+        """All times from 1 to 0, at which noise is taken away."""
+        return self._when(how.steps or self._steps(self._sampler(how)), like)
+
+    def _moments(self, times: Tensor, z: Tensor, y: Y, how: Draw) -> Iterator[Moment]:
+        """z of the first time on its way to the last."""
+        gammas = self.schedule(times)
+        way = self._way(gammas, z, y, self._sampler(how), how)
+        for t, gamma, at in zip(times.tolist(), gammas.tolist(), way, strict=True):
+            if at.noise is None:
+                p = self.likelihood(at.z)
+                x = p.mean if how.mean else p.sample()
+            else:
+                x = self.in_values((at.z - sigma(at.gamma) * at.noise) / alpha(at.gamma))
+            yield Moment(t, gamma, at.z, x)
 
     def _along(
         self, gammas: Tensor, z: Tensor, y: Y, sampler: Sampler, how: Draw = PLAIN, told: Told = told_nobody
     ) -> Tensor:
         """z at the last γ, of z at the first."""
+        steps = len(gammas) - 1
+        for i, at in enumerate(self._way(gammas, z, y, sampler, how)):
+            z = at.z
+            if i:
+                told(i, steps)
+        return z
+
+    def _way(self, gammas: Tensor, z: Tensor, y: Y, sampler: Sampler, how: Draw) -> Iterator[Step]:
+        """z at each γ, of z at the first."""
         c, gammas, temperature = self.context(y), gammas.to(z.dtype), how.at().temperature
+        seen: list[Tensor] = []
 
         def noise_of(z: Tensor, gamma: Tensor) -> Tensor:
-            given = self._noise_in(z, gamma, c)
-            if how.guidance is None or how.guidance == 1:
-                return given
-            # Ho & Salimans (2022), https://arxiv.org/abs/2207.12598
-            without = self._noise_in(z, gamma, None)
-            return without + how.guidance * (given - without)
+            found = self._noise_in(z, gamma, c)
+            if how.guidance is not None and how.guidance != 1:
+                # Ho & Salimans (2022), https://arxiv.org/abs/2207.12598
+                without = self._noise_in(z, gamma, None)
+                found = without + how.guidance * (found - without)
+            seen.append(found)
+            return found
 
-        for i in range(len(gammas) - 1):
-            z = sampler.step(z, gammas[i], gammas[i + 1], noise_of, temperature)
-            told(i + 1, len(gammas) - 1)
-        return z
+        for t, s in pairwise(gammas):
+            finer = sampler.step(z, t, s, noise_of, temperature)
+            yield Step(t, z, seen[0])  # a sampler looks at z_t first
+            seen.clear()
+            z = finer
+        yield Step(gammas[-1], z, None)
 
     # ---- images changed
 
@@ -108,15 +161,28 @@ class Denoising(Diffusing):
     def redone(
         self, x: Tensor, y: Y = None, strength: float = 0.5, how: Draw = PLAIN, told: Told = told_nobody
     ) -> Tensor:
+        x, y, times, z = self._noised_to(strength, x, y, how)
+        z = self._along(self.schedule(times), z, y, self._sampler(how), how, told)
+        return self.likelihood(z).sample() if len(times) > 1 else x
+
+    @torch.no_grad()
+    def redoing(self, x: Tensor, y: Y = None, strength: float = 0.5, how: Draw = PLAIN) -> Iterator[Moment]:
+        x, y, times, z = self._noised_to(strength, x, y, how)
+        if len(times) > 1:
+            yield from self._moments(times, z, y, how)
+        else:
+            yield Moment(float(times[0]), float(self.schedule(times[0])), z, x)
+
+    def _noised_to(self, t: float, x: Tensor, y: Y, how: Draw) -> tuple[Tensor, Y, Tensor, Tensor]:
+        """Events and their condition as tensors, the times from t to 0, and z of the first of them."""
         self.check_how(how)
         x, y = self.taken(x, y)
-        if not 0 <= strength <= 1:
-            raise ModelError(f"--strength {strength:g}: expected a time from 0, where nothing changes, to 1, all noise")
-        s, sampler = self._scaled(x), how.sampler or self.config.sampler
-        gammas = self._grid(how.steps or self._steps(sampler), s)
-        gammas = gammas[len(gammas) - 1 - round(strength * (len(gammas) - 1)) :]
-        z = self._along(gammas, self._noised(s, gammas[0]), y, sampler, how, told)
-        return self.likelihood(z).sample() if len(gammas) > 1 else x
+        if not 0 <= t <= 1:
+            raise ModelError(f"--strength {t:g}: expected a time from 0, where nothing changes, to 1, all noise")
+        s = self._scaled(x)
+        times = self._times_of(how, s)
+        times = times[len(times) - 1 - round(t * (len(times) - 1)) :]
+        return x, y, times, self._noised(s, self.schedule(times[0]))
 
     def keeps(self, kept: Tensor) -> dict[str, Tensor]:
         return self._kept_pixels(kept)
@@ -138,8 +204,8 @@ class Denoising(Diffusing):
         x, y = self.taken(x, y)
         y = self._checked_draw(len(x), y, how)
         stays = self.keeps(kept)["pixels"].to(self.device)
-        s, sampler = self._scaled(x), how.sampler or self.config.sampler
-        gammas = self._grid(how.steps or self._steps(sampler), s)
+        s, sampler = self._scaled(x), self._sampler(how)
+        gammas = self.schedule(self._times_of(how, s))
         z = how.at().temperature * noise.randn_like(s)
         for i, (t, end) in enumerate(pairwise(gammas)):
             for again in range(REPEATED):

@@ -199,13 +199,12 @@ class Diffusion(Denoising):
     def likelihood(self, z: Tensor) -> Distribution:
         """p(x|z_0) of z_0 [..., *space.shape]: each element by itself, in proportion to q(z_0|x)."""
         gamma = self.schedule(self._times(0.0, z))
-        mean, deviation = z / alpha(gamma).to(z.dtype), (gamma / 2).exp().to(z.dtype)
+        mean, deviation = self.in_values(z / alpha(gamma).to(z.dtype)), (gamma / 2).exp().to(z.dtype)
         if self.space.levels is None:
-            mean, deviation = self.shift + self.scale * mean, (self.scale * deviation).expand(mean.shape)
+            deviation = (self.scale * deviation).expand(mean.shape)
             normal = dist.Normal(mean, deviation, validate_args=False)
             return Independent(normal, len(self.space.shape), validate_args=False)
-        centre, r = from_unit(mean, self.space.levels + 1) - 0.5, deviation / unit_bin(self.space.levels + 1)
-        return dist.Blurred(centre, r, self.space, self._reach)
+        return dist.Blurred(mean, deviation / unit_bin(self.space.levels + 1), self.space, self._reach)
 
     @property
     def _reach(self) -> int | None:
@@ -306,6 +305,11 @@ class Diffusion(Denoising):
         if self.space.levels is None:
             return (x.to(dtype) - widened(self.shift)) / widened(self.scale)
         return to_unit(x.to(dtype) + 0.5, self.space.levels + 1)
+
+    def in_values(self, z: Tensor) -> Tensor:
+        if self.space.levels is None:
+            return self.shift + self.scale * z
+        return from_unit(z, self.space.levels + 1) - 0.5
 
     def _noise_in(self, z: Tensor, gamma: Tensor, c: Tensor | None) -> Tensor:
         """ε̂ of z [N, *shape] at γ [N] or a scalar, given c, one row for each or None."""

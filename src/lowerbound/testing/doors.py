@@ -57,7 +57,7 @@ def _tensors(answer: Any) -> list[Tensor]:
         return [answer.x]
     if isinstance(answer, Distribution):
         return [answer.mean]
-    if answer is None or isinstance(answer, int):
+    if answer is None or isinstance(answer, int | float):
         return []
     return [t for part in answer for t in _tensors(part)]
 
