@@ -315,7 +315,7 @@ def test_latents_of_each_level_say_what_the_next_are_given():
     assert torch.equal(model.reconstruct(x, levels=["z3", "z1", "z2"]), of_all)
     with pytest.raises(ModelError, match="no level 'z4'; known: z1, z2, z3"):
         model.reconstruct(x, levels=["z4"])
-    coarse = model._centers(x)[:2]
+    coarse = model.centers(x)[:2]
     with seeded("finer"):
         drawn = model.redraw(coarse)
     for kept, z in zip(coarse, drawn.z, strict=False):

@@ -294,7 +294,7 @@ class Editor(Codec):
 
     def _levels(self, x: Tensor, y: Tensor | None, draw: int | None) -> tuple[Tensor, ...]:
         if draw is None:
-            return self.model._centers(*self.model.taken(x, y))
+            return self.model.centers(x, y)
         with KeyedNoise(draw, np.arange(len(x))) as noise:
             return tuple(level[0] for level in self.model.elbo_terms(*self.model.taken(x, y), noise.chunk(1)).z)
 

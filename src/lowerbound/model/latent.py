@@ -164,9 +164,17 @@ class LatentModel(BoundModel):
         z = tuple(self.relabelled(level, y, target) for level in self._centers(x, y))
         return self.likelihood(z, target).mean
 
+    def centers(self, x: Tensor, y: Y = None, levels: Sequence[str] | None = None) -> tuple[Tensor, ...]:
+        """The code of x: the posterior means of each level given those of the coarser, of whole numbers the likeliest,
+        the coarsest level first: [B, *latent] each.
+
+        levels: of several levels of latents, only these are of x; the others are the means of their priors. Raises
+        ModelError for a model that has none, or no such one.
+        """
+        return self._centers(*self.taken(x, y), levels)
+
     def _centers(self, x: Tensor, y: Y = None, levels: Sequence[str] | None = None) -> tuple[Tensor, ...]:
-        """The posterior means of each level, of whole numbers the likeliest: [B, *latent] each; of levels that are not
-        among the named those of the priors."""
+        """What `centers` gives, of a batch of the package's own."""
         h, z = self.bottom_up(x, y), ()
         for l, of_x in enumerate(self._of_x(levels)):
             z = (*z, center(self.posterior(l, h, z, y) if of_x else self.prior_of(l, z, y), self.latents[l], len(x)))

@@ -313,7 +313,8 @@ class Diffusing(Stepwise, Invertible):
 
     @abstractmethod
     def drawing(self, n: int, y: Y = None, how: Draw = PLAIN) -> Iterator[Moment]:
-        """n events as `draw` draws them, time by time: the last moment has what it gives. Raises ModelError as it does."""
+        """n events as `draw` draws them, time by time: the last moment has what it gives, if all is asked for in one
+        `seeded`, or a `noise.stream`. Raises ModelError as it does."""
 
     @abstractmethod
     def redoing(self, x: Tensor, y: Y = None, strength: float = 0.5, how: Draw = PLAIN) -> Iterator[Moment]:

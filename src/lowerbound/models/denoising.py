@@ -97,7 +97,7 @@ class Denoising(Diffusing):
     def drawing(self, n: int, y: Y = None, how: Draw = PLAIN) -> Iterator[Moment]:
         self.check_how(how)
         y = self._checked_draw(n, y, how)
-        yield from self._moments(*self._begun(n, how), y, how)
+        return self._moments(*self._begun(n, how), y, how)
 
     def _begun(self, n: int, how: Draw) -> tuple[Tensor, Tensor]:
         """The times from 1 to 0, and noise: [n, *space.shape]."""
@@ -111,6 +111,7 @@ class Denoising(Diffusing):
         """All times from 1 to 0, at which noise is taken away."""
         return self._when(how.steps or self._steps(self._sampler(how)), like)
 
+    @torch.no_grad()
     def _moments(self, times: Tensor, z: Tensor, y: Y, how: Draw) -> Iterator[Moment]:
         """z of the first time on its way to the last."""
         gammas = self.schedule(times)
@@ -168,10 +169,9 @@ class Denoising(Diffusing):
     @torch.no_grad()
     def redoing(self, x: Tensor, y: Y = None, strength: float = 0.5, how: Draw = PLAIN) -> Iterator[Moment]:
         x, y, times, z = self._noised_to(strength, x, y, how)
-        if len(times) > 1:
-            yield from self._moments(times, z, y, how)
-        else:
-            yield Moment(float(times[0]), float(self.schedule(times[0])), z, x)
+        if len(times) == 1:
+            return iter((Moment(float(times[0]), float(self.schedule(times[0])), z, x),))
+        return self._moments(times, z, y, how)
 
     def _noised_to(self, t: float, x: Tensor, y: Y, how: Draw) -> tuple[Tensor, Y, Tensor, Tensor]:
         """Events and their condition as tensors, the times from t to 0, and z of the first of them."""

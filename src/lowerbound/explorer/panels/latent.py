@@ -1,12 +1,10 @@
 """Latents pulled at: codes as pictures, pictures as codes, and what moves them."""
 
-import io
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
@@ -18,6 +16,7 @@ from lowerbound.editing.paths import lerp, slerp
 from lowerbound.editing.values import values
 from lowerbound.errors import UserError
 from lowerbound.explorer.conditions import condition, in_words
+from lowerbound.explorer.films import gif
 from lowerbound.explorer.messages import Answer
 from lowerbound.explorer.panels.base import (
     Finite,
@@ -234,14 +233,3 @@ def _directions(shown: Shown) -> list[dict[str, Any]]:
 
 def _factor(f: Factor) -> dict[str, Any]:
     return {"name": f.name, "kind": f.kind, "low": f.low, "high": f.high, "unit": f.unit, "values": [*f.values]}
-
-
-def gif(frames: Sequence[np.ndarray], milliseconds: int) -> bytes:
-    """uint8 [H, W, C] each, enlarged so that they are seen."""
-    scale = max(1, round(256 / max(frames[0].shape[:2])))
-    pictures = [Image.fromarray(np.ascontiguousarray(f[..., 0] if f.shape[-1] == 1 else f)) for f in frames]
-    kind = Image.Resampling.NEAREST if max(frames[0].shape[:2]) < 48 else Image.Resampling.BICUBIC
-    pictures = [p.resize((p.width * scale, p.height * scale), kind) for p in pictures]
-    file = io.BytesIO()
-    pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
-    return file.getvalue()

@@ -71,7 +71,7 @@ def of_batch(model: LatentModel, batch: Batch) -> Tensor:
     """What `features` gives; of latents that take whole numbers, but those of codebooks, the likeliest: [B, D]."""
     if isinstance(model, CodeModel) or all(space.levels is None for space in model.latents):
         return model.features(batch.x, batch.y)
-    return torch.cat([level.flatten(1) for level in model._centers(*model.taken(batch.x, batch.y))], 1)
+    return torch.cat([level.flatten(1) for level in model.centers(batch.x, batch.y)], 1)
 
 
 def known_factors(images: Images, what: str) -> tuple[Floats, tuple[Factor, ...], str]:
