@@ -149,6 +149,7 @@ def _way(shown: Shown, how: How, image: str | None, t: float, given: Asked) -> W
             moments = model.drawing(n, each if model.given else None, draw)
     else:
         heard = Heard()
+        shown.run.check_asked(given)
         images, lines = shown.images([image])
         y = shown.condition(images, given, heard)
         each, x = _each(y, n), images.x

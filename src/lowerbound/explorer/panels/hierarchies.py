@@ -134,6 +134,7 @@ def _code(shown: Shown, source: str, given: Asked) -> Code:
         with seeded(int(which), "sample", quick=True):
             return Code(model.draw_latents(1, y), None, y, [])
     heard = Heard()
+    shown.run.check_asked(given)
     images, lines = shown.images([source])
     y = shown.condition(images, given, heard)
     return Code(model.centers(images.x, y), images.x, y, lines + heard.lines)

@@ -1,0 +1,36 @@
+"""Runs with several levels of latents, and such as take noise away, hardly trained."""
+
+from pathlib import Path
+from typing import Any
+
+from lowerbound import train
+from lowerbound.runs.run import Run
+
+SHORT = ("train.steps=30", "train.valid_every=30", "train.batch=32")
+UNET = {"type": "networks.unet.UNet", "widths": [8], "blocks": 1}
+
+
+def layered(folder: Path, *, label: bool = False) -> Run:
+    """Digits, of three levels of latents."""
+    scales = [{"factor": 8, "latent": 4, "blocks": 1}, {"factor": 2, "levels": 2, "latent": 2, "blocks": 1}]
+    model = {"scales": scales, "width": 12, "inner": 6}
+    words = ["train.optimizer.lr=0.02", "train.schedule.warmup=5"]  # so that all levels are used
+    return _trained("hvae-mnist", folder, model, f"data.label={str(label).lower()}", *words)
+
+
+def noised(folder: Path) -> Run:
+    """Digits by their label, which some images were trained without; 12 steps."""
+    model = {"network": UNET, "context": 8, "unconditional": 0.2, "sampler": {"steps": 12}}
+    return _trained("diffusion-digits", folder, model, "data.label=true")
+
+
+def noised_latents(folder: Path) -> Run:
+    """Digits as 2x4x4 latents, of which the prior is a diffusion model."""
+    coder = {"type": "networks.mlp.MLP", "hidden": [32]}
+    prior = {"network": UNET, "context": 8, "sampler": {"steps": 12}}
+    model = {"latent": [2, 4, 4], "encoder": coder, "decoder": coder, "prior": prior}
+    return _trained("latent-diffusion-lfw", folder, model, "train.stages.prior.steps=30", "data.size=null")
+
+
+def _trained(recipe: str, folder: Path, model: dict[str, Any], *words: str) -> Run:
+    return train(recipe, *SHORT, *words, data="digits", model=model, out=folder, device="cpu")
