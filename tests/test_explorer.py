@@ -314,7 +314,7 @@ class _Slow(Panel):
         return "slow"
 
     def fits(self, shown) -> bool:
-        return False
+        return True
 
     @action
     def wait(self, shown, *, n: int) -> Answer:

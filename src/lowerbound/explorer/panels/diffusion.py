@@ -22,6 +22,7 @@ from lowerbound.runs.conditions import NOTHING, Asked
 from lowerbound.schedules import Sampler
 from lowerbound.verbs.sample import sampler_named
 
+MOST = 1000  # steps
 KEPT = 250  # steps whose pictures are sent; of more, every so many
 FILM = 60  # pictures of a film
 HELD = 12  # times that it shows the last
@@ -37,7 +38,7 @@ class How(BaseModel):
 
     seed: Seed = 0
     draws: Annotated[int, Field(ge=1, le=8)] = 1
-    steps: Annotated[int, Field(ge=1, le=1000)] | None = None  # of the whole way; None: as many as the model has
+    steps: Annotated[int, Field(ge=1, le=MOST)] | None = None  # of the whole way; None: as many as the model has
     sampler: Name | None = None
     guidance: Annotated[Finite, Field(ge=0, le=100)] | None = None
     temperature: Annotated[Finite, Field(ge=0, le=10)] = 1.0
@@ -77,6 +78,8 @@ class Diffusion(Panel):
         given = shown.model.given
         said = {
             "steps": len(model.gammas()) - 1,
+            "most": MOST,
+            "sampler": type(model.config.sampler).__name__,
             "samplers": sorted(kind.__name__ for kind in components(Sampler)),
             "guided": _is_guided(model),
             "latent": model is not shown.model,

@@ -96,7 +96,8 @@ class Hierarchies(Panel):
     ) -> Answer:
         """Pictures of which each level is that of A or B, the mean of its prior, or drawn from it: [draws, H, W, C].
 
-        The code of A and of B is as the whole image was encoded; the priors are given what stands above.
+        The code of A and of B is as the whole image was encoded; the priors are given what stands above. An image of
+        the run's data is encoded by what it was given there, an upload, as all else, by what is said.
         """
         model = _model(shown)
         if len(levels) != len(model.levels):
@@ -107,7 +108,8 @@ class Hierarchies(Panel):
         codes = {"A": code.z}
         if b is not None and "B" in levels:
             codes["B"] = _code(shown, b, given).z
-        y = None if code.y is None else code.y.expand(draws, *code.y.shape[1:])
+        y = code.y if given == NOTHING else condition(shown, given)
+        y = None if y is None else y.expand(draws, *y.shape[1:])
         with seeded(seed, "sample", quick=True):
             z = _mixed(model, codes, levels, y, draws, temperature)
         return Answer(arrays={"pictures": _pictures(shown, z, y)})
@@ -136,7 +138,7 @@ def _code(shown: Shown, source: str, given: Asked) -> Code:
     heard = Heard()
     shown.run.check_asked(given)
     images, lines = shown.images([source])
-    y = shown.condition(images, given, heard)
+    y = shown.condition(images, given if kind == "upload" else NOTHING, heard)
     return Code(model.centers(images.x, y), images.x, y, lines + heard.lines)
 
 

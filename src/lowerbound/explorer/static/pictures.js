@@ -38,6 +38,16 @@ export function nth(array, i) {
   return one;
 }
 
+/** Numbers as colours from black, none, to yellow, `most`: uint8 [..., 3]. */
+export function heated(array, most) {
+  const colours = new Uint8Array(3 * array.length);
+  array.forEach((v, k) => {
+    const t = Math.sqrt(Math.max(0, v) / most);
+    colours.set([255 * Math.min(1, 2 * t), 255 * Math.max(0, 2 * t - 1), 120 * t * (1 - t)], 3 * k);
+  });
+  return colours;
+}
+
 /** A canvas as a PNG, enlarged by a whole number to at least `least` pixels. */
 export function png(canvas, least = 1) {
   const scale = Math.max(1, Math.ceil(least / Math.max(canvas.width, canvas.height)));

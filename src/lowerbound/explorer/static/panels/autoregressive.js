@@ -2,7 +2,7 @@
 
 import { board, history, oneOf, packed, unpacked } from "/static/board.js";
 import { button, choice, download, h, latest, number, section, sign, slider, toast } from "/static/dom.js";
-import { dataStrip, imageDoor, picture, png, thumbnail } from "/static/pictures.js";
+import { dataStrip, heated, imageDoor, picture, png, thumbnail } from "/static/pictures.js";
 import { Dropped } from "/static/wire.js";
 
 const SHOWN = 12; // values whose probability is named
@@ -176,8 +176,7 @@ export async function mount(root, page) {
     if (heat) { heat = null; bits.textContent = ""; return show(); }
     const { said, arrays } = await page.ask("surprise", { values: [...whole()], given });
     const most = Math.max(1, ...arrays.bits);
-    heat = new Uint8Array(H * W * 3);
-    arrays.bits.forEach((b, k) => { const t = Math.sqrt(Math.max(0, b) / most); heat.set([255 * Math.min(1, 2 * t), 255 * Math.max(0, 2 * t - 1), 120 * t * (1 - t)], 3 * k); });
+    heat = heated(arrays.bits, most);
     bits.textContent = `${said.bits.toFixed(1)} bits (${said.nats.toFixed(1)} nats) in all; black: none, yellow: ${most.toFixed(1)} bits`;
     show();
   };
