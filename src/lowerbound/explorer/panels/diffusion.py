@@ -73,20 +73,19 @@ class Diffusion(Panel):
 
     @action
     def about(self, shown: Shown) -> Answer:
-        """The samplers and steps that there are, and what the model is given."""
+        """The samplers and steps that there are, what the model is given, and log SNR at 101 times from 0 to 1."""
         model, facts = _diffusing(shown), shown.run.facts
         given = shown.model.given
         said = {
             "steps": len(model.gammas()) - 1,
             "most": MOST,
-            "sampler": type(model.config.sampler).__name__,
             "samplers": sorted(kind.__name__ for kind in components(Sampler)),
             "guided": _is_guided(model),
             "latent": model is not shown.model,
             "classes": list(facts.classes or ()) if given and shown.run.recipe.data.label else [],
             "given": in_words(shown, shown.run.typical()) if given else {},
         }
-        return Answer(said)
+        return Answer(said, {"log_snr": -model.gammas(100).flip(0).float().cpu().numpy()})
 
     @action
     def denoise(

@@ -1,17 +1,21 @@
 // Diffusion: noise is taken away as one looks on; and images get noise of a time, which is taken away again.
 
 import { button, choice, download, h, number, section, sign, slider, toast } from "/static/dom.js";
-import { dataStrip, imageDoor, nth, picture, png, thumbnail } from "/static/pictures.js";
+import { dataStrip, imageDoor, nth, paint, picture, png, thumbnail } from "/static/pictures.js";
 import { Dropped } from "/static/wire.js";
 
 const STRIP = 12; // pictures of the film strip
 const LONG = 4000; // milliseconds that a way is played for
 const FASTEST = 40; // of a picture
+const OWN = "the model's own"; // sampler
+const T = 0.7; // the time that an image is noised to
+const MANY = "1"; // draws
 
 export async function mount(root, page) {
-  const { said: about } = await page.ask("about");
+  const { said: about, arrays: known } = await page.ask("about");
   const given = about.classes.length ? { label: about.classes.includes(page.recall("dy")) ? page.recall("dy") : about.given.label } : {};
   let image = page.recall("di"); // that noise is put on; null: it begins at noise
+  let asTheDataSay = false; // whether the image is given its own label
   let frames = []; // {i, t, snr, z, x}: of each time that has come
   let steps = 0; // of the way
   let at = -1; // the frame that is shown
@@ -83,7 +87,9 @@ export async function mount(root, page) {
     const n = frames.length;
     const picked = [...new Set([...Array(Math.min(STRIP, n)).keys()].map((k) => Math.round((k * (n - 1)) / Math.max(1, Math.min(STRIP, n) - 1))))];
     film.replaceChildren(...picked.map((i) => {
-      const element = thumbnail(nth(frames[i].x, which), `Step ${frames[i].i}, t = ${frames[i].t.toFixed(2)}`, () => { pause(); following = false; go(i); });
+      const element = thumbnail(nth(frames[i].z, which), `Step ${frames[i].i}, t = ${frames[i].t.toFixed(2)}`, () => { pause(); following = false; go(i); });
+      element.append(h("canvas", { "aria-hidden": "true" }));
+      paint(element.lastChild, nth(frames[i].x, which));
       element.dataset.at = String(i);
       return element;
     }));
@@ -102,11 +108,11 @@ export async function mount(root, page) {
 
   // ---- the way, computed
 
-  const how = () => ({ seed: seed.value, draws: Number(many.value), steps: stepsOf.value, sampler: sampler.value,
+  const how = () => ({ seed: seed.value, draws: Number(many.value), steps: stepsOf.value, ...(sampler.value === OWN ? {} : { sampler: sampler.value }),
     temperature: temperature.value, ...(guidance ? { guidance: guidance.value } : {}) });
-  const question = () => ({ how: how(), given, ...(image ? { image, t: time.value } : {}) });
+  const question = () => ({ how: how(), given: asTheDataSay ? {} : given, ...(image ? { image, t: time.value } : {}) });
   const addressed = () => page.remember({ di: image, dt: image ? time.value : null, ds: seed.value || null, dn: many.value === MANY ? null : many.value,
-    dk: stepsOf.value === about.steps ? null : stepsOf.value, dm: sampler.value === about.sampler ? null : sampler.value,
+    dk: stepsOf.value === about.steps ? null : stepsOf.value, dm: sampler.value === OWN ? null : sampler.value,
     dg: !guidance || guidance.value === 1 ? null : guidance.value, dT: temperature.value === 1 ? null : temperature.value,
     dy: !label || given.label === about.given.label ? null : given.label, dd: which || null });
   /** Noise is taken away, anew; `wanted`: the frame to be shown at the end. */
@@ -114,6 +120,7 @@ export async function mount(root, page) {
     const own = ++run;
     pause();
     addressed();
+    sayTime();
     following = wanted === null;
     frames = [];
     let due = false;
@@ -176,35 +183,37 @@ export async function mount(root, page) {
 
   // ---- how
 
-  const MANY = "1";
   const seed = number("Seed", page.recall("ds") ?? 0, { min: 0, max: 2 ** 31 - 1, step: 1, onchange: anew });
   const many = choice("Draws", ["1", "4", "8"], page.recall("dn") ?? MANY, anew);
   const stepsOf = number("Steps", page.recall("dk") ?? about.steps, { min: 1, max: about.most, step: 1, onchange: anew });
-  const sampler = choice("Sampler", about.samplers, page.recall("dm") ?? about.sampler, anew);
+  const sampler = choice("Sampler", [OWN, ...about.samplers], page.recall("dm") ?? OWN, anew);
   const quietly = (onmove) => (_, done) => { if (done) onmove(); };
   const temperature = slider({ name: "Temperature", low: 0, high: 2, step: 0.01, origin: 1, value: Number(page.recall("dT") ?? 1), note: "times the noise", onmove: quietly(anew) });
   const guidance = about.guided ? slider({ name: "Guidance", low: 0, high: 8, step: 0.1, origin: 1, value: Number(page.recall("dg") ?? 1),
     note: "times what the label changes", onmove: quietly(anew) }) : null;
-  const label = about.classes.length ? choice("Label", about.classes, given.label, (name) => { given.label = name; anew(); }) : null;
+  const label = about.classes.length ? choice("Label", about.classes, given.label, (name) => { given.label = name; asTheDataSay = false; anew(); }) : null;
   const next = button("Another draw", "Another draw, by the next seed", () => { seed.value = (seed.value + 1) % 2 ** 31; anew(); }, { class: "main", id: "draw" });
-  const leave = button("From noise", "Leave the image, and begin at noise", () => { image = null; anew(); });
+  const leave = button("From noise", "Leave the image, and begin at noise", () => { image = null; asTheDataSay = false; anew(); });
 
   // ---- images
 
-  const time = slider({ name: "t", low: 0, high: 1, step: 0.01, origin: 0.5, value: Number(page.recall("dt") ?? 0.5), note: "1 is all noise",
-    onmove: (v, done) => { if (done && image) anew(); } });
+  const time = slider({ name: "t", low: 0, high: 1, step: 0.01, origin: T, value: Number(page.recall("dt") ?? T), note: "1 is all noise",
+    onmove: (v, done) => { sayTime(); if (done && image) anew(); } });
+  const left = h("p", { class: "hint", id: "left" });
+  const sayTime = () => {
+    const t = Math.min(1, Math.max(0, time.value));
+    const n = Math.round(t * stepsOf.value);
+    left.textContent = `At t = ${t.toFixed(2)} log SNR is ${known.log_snr[Math.round(100 * t)].toFixed(1)}, and ${n} of ${stepsOf.value} steps are left.`;
+  };
   const take = async (name) => {
     const before = image;
     image = name;
-    const asked = { ...given };
-    if (!name.startsWith("upload:")) delete given.label; // as the data say
+    asTheDataSay = !name.startsWith("upload:");
     try {
       return await denoise();
     } catch (error) {
       image = before;
       throw error;
-    } finally {
-      Object.assign(given, { ...asked, ...given });
     }
   };
   const door = imageDoor((name) => page.tell(take(name)), (message) => toast(message, "error"));
@@ -245,7 +254,7 @@ export async function mount(root, page) {
         guidance?.element, temperature.element,
         about.latent ? h("p", { class: "hint" }, "Noise is on latents; both pictures are what they decode to.") : null),
       section("Noise of time t put on an image, and taken away again", time.element,
-        h("p", { class: "hint", id: "left" }, "An image's draws begin at t, with the steps that are left from there."),
+        left,
         door.element, h("div", { class: "row" }, leave)),
       section("Images of the data", strip, more)));
   try {
@@ -257,7 +266,7 @@ export async function mount(root, page) {
   which = Number(page.recall("dd") ?? 0) || 0;
   const frame = page.recall("df");
   page.tell(denoise(frame === null ? null : Number(frame))).then((came) => {
-    if (came === null && image) { image = null; anew(); } // an upload that is gone
+    if (came === null && run === 1 && image) { image = null; anew(); } // an upload that is gone
   });
   return {
     unmount: () => { pause(); end(); document.removeEventListener("paste", onPaste); },
@@ -268,5 +277,5 @@ export async function mount(root, page) {
 /** A ratio by its logarithm. */
 function snrInWords(log) {
   const ratio = Math.exp(log);
-  return ratio >= 0.01 && ratio < 1e4 ? ratio.toPrecision(3) : ratio.toExponential(1);
+  return ratio >= 0.01 && ratio < 1e4 ? ratio.toPrecision(3) : ratio.toExponential(1).replace("e+", "e");
 }

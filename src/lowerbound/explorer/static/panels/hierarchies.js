@@ -62,10 +62,12 @@ export async function mount(root, page) {
 
   // ---- A, and what its levels carry
 
+  let opened = 0; // how often A was
   const ladder = h("div", { class: "strip", id: "ladder" });
   const total = h("p", { class: "hint", id: "total" });
   /** Another A; what the levels are of stays. */
   const open = async (source) => {
+    opened++;
     const isImage = !source.startsWith("prior:");
     const before = a;
     let steps = 0;
@@ -204,8 +206,9 @@ export async function mount(root, page) {
   const [first, other] = [a, b];
   a = b = null;
   const fallback = strip.isConnected ? "valid:0" : "prior:0";
-  if (!(first && (await page.tell(open(first))))) await page.tell(open(fallback));
-  if (other && !(await page.tell(setB(other)))) set(of.map((o) => (o === "B" ? "A" : o)));
+  await page.tell(open(first ?? fallback));
+  if (!a && opened === 1 && first) await page.tell(open(fallback)); // an upload that is gone
+  if (other && !(await page.tell(setB(other))) && !b) set(of.map((o) => (o === "B" ? "A" : o)));
   return {
     unmount: () => document.removeEventListener("paste", onPaste),
     reconnected: () => { if (a) page.tell(open(a)); },
