@@ -1,5 +1,6 @@
 """The panels of hierarchies and of diffusion, as a page asks them."""
 
+import gc
 import io
 import json
 import threading
@@ -292,6 +293,19 @@ def test_a_newer_way_ends_the_older(page: Page):
 )
 def test_ways_that_there_are_not_are_said(page: Page, run: int, given: dict[str, Any], reason: str):
     assert reason in page.ask("diffusion", "denoise", run, **given).error
+
+
+def test_a_page_that_leaves_while_it_is_answered_is_no_failure(page: Page, capfd: pytest.CaptureFixture[str]):
+    for _ in range(3):
+        with page.socket() as socket:
+            given = {"how": {"steps": 1000, "draws": 8}}
+            question = {"id": 1, "panel": "diffusion", "do": "denoise", "run": LATENTS, "given": given}
+            socket.send(json.dumps(question))
+            socket.send(json.dumps({**question, "do": "film"}))
+            read(socket.recv(20))  # pyright: ignore[reportArgumentType]
+    assert page.ask("diffusion", "about", LATENTS).said["latent"]
+    gc.collect()  # of what nobody asked for
+    assert capfd.readouterr().err == ""
 
 
 def test_a_run_without_the_role_has_nothing_to_answer(page: Page):

@@ -62,10 +62,11 @@ class Lanes:
 
     async def _run(self, lane: tuple[str, str, int]) -> None:
         try:
-            while lane in self._waiting:
-                async with self.turn:
-                    question = self._waiting.pop(lane)
-                    await self._answered(lane, question)
+            with suppress(ConnectionError):  # whoever asked is gone
+                while lane in self._waiting:
+                    async with self.turn:
+                        question = self._waiting.pop(lane)
+                        await self._answered(lane, question)
         finally:
             del self._tasks[lane]
 

@@ -140,7 +140,10 @@ async def _talk(websocket: WebSocket, desk: Desk) -> None:
 
     async def send(data: bytes) -> None:
         async with sending:
-            await websocket.send_bytes(data)
+            try:
+                await websocket.send_bytes(data)
+            except (WebSocketDisconnect, RuntimeError) as e:  # RuntimeError: of all that is sent afterwards
+                raise ConnectionError("the page is gone") from e
 
     lanes = Lanes(desk.find, send, desk.pool)
     try:
@@ -150,7 +153,7 @@ async def _talk(websocket: WebSocket, desk: Desk) -> None:
                 await lanes.put(Question.of(text))
             except UserError as e:
                 await send(failed(None, str(e)))
-    except (WebSocketDisconnect, KeyError):  # KeyError: bytes, where text is expected
+    except (WebSocketDisconnect, ConnectionError, KeyError):  # KeyError: bytes, where text is expected
         pass
     finally:
         desk.sockets -= 1
