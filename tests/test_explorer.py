@@ -1,5 +1,7 @@
 """The server of the page: who may talk to it, what it answers, and that nobody holds up another."""
 
+import asyncio
+import gc
 import io
 import json
 import os
@@ -14,6 +16,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -26,7 +29,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from command import call
 from lowerbound.explorer import registry, uploads
 from lowerbound.explorer.explore import newest
-from lowerbound.explorer.messages import Answer
+from lowerbound.explorer.lanes import Lanes
+from lowerbound.explorer.messages import Answer, Question
 from lowerbound.explorer.panels.base import Panel, action
 from lowerbound.explorer.safety import kept_token
 from lowerbound.explorer.server import SOCKETS, bound
@@ -395,6 +399,26 @@ def test_one_page_that_waits_or_does_not_listen_holds_up_no_other(page: Page, sl
         assert ask(other, "latent", "decode", z=[0.0] * size).arrays["picture"].shape == (8, 8, 1)
         assert len(slow.begun) <= 2, "one page has more threads than its own"
         slow.go.set()
+
+
+def test_what_a_page_is_sent_that_is_gone_is_no_failure():
+    """It may leave between two answers, or before the last."""
+
+    async def gone(_: bytes) -> None:
+        raise ConnectionError
+
+    async def asked() -> list[dict]:
+        failures: list[dict] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        with ThreadPoolExecutor(1) as pool:
+            for found in (Answer(), iter([Answer()])):
+                lanes = Lanes(lambda _, found=found: found, gone, pool)
+                await lanes.put(Question(id=1, panel="any", do="any"))
+                await asyncio.sleep(0.05)
+        gc.collect()
+        return failures
+
+    assert asyncio.run(asked()) == []
 
 
 def test_a_page_that_does_not_listen_makes_nobody_compute(page: Page, slow: _Slow):
