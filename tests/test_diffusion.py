@@ -435,6 +435,29 @@ def test_noise_that_is_put_on_and_taken_away_leaves_what_its_time_leaves():
         model.redone(x, strength=2.0)
 
 
+@pytest.mark.parametrize("sampler", [Ancestral(steps=9), DDIM(steps=9), Heun(steps=9)])
+def test_what_is_seen_in_noise_is_the_mean_of_what_it_may_be_of(sampler: Any):
+    """E[x|z] of Gaussian data, at every time; and in the end there is what `draw` and `redone` give."""
+    model = gaussian(sampler=sampler)
+    x = torch.linspace(-2, 2, 20)[:, None]
+    ways = [
+        (lambda: model.drawing(20), lambda: model.draw(20).x, 9),
+        (lambda: model.redoing(x, strength=0.7), lambda: model.redone(x, strength=0.7), 6),
+    ]
+    for begin, whole, steps in ways:
+        with seeded("way"):
+            way = [*begin()]
+        assert [m.t for m in way] == pytest.approx([(steps - i) / 9 for i in range(steps + 1)])
+        for m in way[:-1]:
+            gamma = torch.tensor(m.gamma)
+            gain = VARIANCE * alpha(gamma) / (alpha(gamma) ** 2 * VARIANCE + sigma(gamma) ** 2)
+            torch.testing.assert_close(m.x, gain * m.z)
+        with seeded("way"):
+            assert torch.equal(way[-1].x, whole())
+    (only,) = model.redoing(x, strength=0.0)
+    assert torch.equal(only.x, x)
+
+
 # ---- variants and mistakes
 
 FEW = Ancestral(steps=5)
