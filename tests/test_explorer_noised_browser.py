@@ -105,10 +105,10 @@ def test_below_a_level_the_finer_are_drawn_anew(levels: Any, context: Any, serve
     assert not np.array_equal(shown(levels), drawn)
     press(levels, "Draw again, by the next seed")
     told(levels, "#made", "drawn by seed 1")
-    levels.get_by_label("Seed").fill("0")
-    levels.get_by_label("Seed").press("Enter")
+    levels.get_by_label("Seed", exact=True).fill("0")
+    levels.get_by_label("Seed", exact=True).press("Enter")
     told(levels, "#made", "drawn by seed 0")
-    levels.get_by_label("Draws").select_option("4")
+    levels.get_by_label("Draws", exact=True).select_option("4")
     levels.wait_for_function("() => document.querySelectorAll('#draws button').length === 4")
     levels.get_by_label("Temperature, typed").fill("0")
     levels.get_by_label("Temperature, typed").press("Enter")
@@ -176,7 +176,7 @@ def test_other_pictures_of_which_the_levels_are(levels: Any):
     of(levels, "z3", "Drawn")
     levels.wait_for_selector("#draws button")
     before = shown(levels)
-    levels.get_by_label("Label").select_option("7")
+    levels.get_by_label("Label", exact=True).select_option("7")
     levels.wait_for_function("() => location.hash.includes('hy=7')")
     assert not np.array_equal(shown(levels), before)
     name, picture = saved(levels, "Save the picture as PNG")
@@ -229,12 +229,12 @@ def test_how_noise_is_taken_away(steps: Any, context: Any, server: Page):  # noq
     other = shown(steps)
     assert not np.array_equal(other, first)
     changes = [
-        lambda: steps.get_by_label("Steps").fill("5"),
-        lambda: steps.get_by_label("Sampler").select_option("Heun"),
+        lambda: steps.get_by_label("Steps", exact=True).fill("5"),
+        lambda: steps.get_by_label("Sampler", exact=True).select_option("Heun"),
         lambda: steps.get_by_label("Guidance, typed").fill("3"),
         lambda: steps.get_by_label("Temperature, typed").fill("0.5"),
-        lambda: steps.get_by_label("Label").select_option("7"),
-        lambda: steps.get_by_label("Draws").select_option("4"),
+        lambda: steps.get_by_label("Label", exact=True).select_option("7"),
+        lambda: steps.get_by_label("Draws", exact=True).select_option("4"),
     ]
     for i, change in enumerate(changes):
         change()
@@ -270,7 +270,7 @@ def test_an_image_is_noised_and_denoised(steps: Any, context: Any, server: Page)
     steps.get_by_label("t, typed").press("Enter")
     told(steps, "#told", "Step 6 of 6")
     told(steps, "#left", "6 of 12 steps are left")
-    steps.get_by_label("Draws").select_option("4")
+    steps.get_by_label("Draws", exact=True).select_option("4")
     steps.wait_for_selector("#draws button")
     assert {"di": "valid:3", "dt": "0.5", "dn": "4"}.items() <= state(steps).items()
     np.testing.assert_array_equal(shown(again(steps, context, server, "noised")), shown(steps))
@@ -284,8 +284,8 @@ def test_an_image_is_noised_and_denoised(steps: Any, context: Any, server: Page)
 
 
 def test_a_way_is_stopped(steps: Any):
-    steps.get_by_label("Steps").fill("1000")
-    steps.get_by_label("Steps").press("Tab")
+    steps.get_by_label("Steps", exact=True).fill("1000")
+    steps.get_by_label("Steps", exact=True).press("Tab")
     steps.wait_for_function("() => /^Step [1-9]\\d* of 1000/.test(document.querySelector('#told').textContent)")
     press(steps, "Stop")
     steps.wait_for_selector("#film button")
