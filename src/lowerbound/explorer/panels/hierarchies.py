@@ -1,6 +1,6 @@
 """Levels of latents: what each carries, the finer drawn anew below the coarser, and levels of two images mixed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -145,7 +145,7 @@ def _code(shown: Shown, source: str, given: Asked) -> Code:
 def _mixed(
     model: LatentModel,
     codes: dict[str, tuple[Tensor, ...]],
-    of: list[str],
+    of: Sequence[str],
     y: Y,
     n: int,
     temperature: float,
