@@ -172,14 +172,12 @@ export async function mount(root, page) {
   };
   const anew = () => page.tell(denoise());
   /** What is under way ends at its next step, since a question of one step takes its place. */
-  const end = () => {
+  const leaveOff = () => {
     run++;
+    if (!stop.disabled) page.ask("denoise", { how: { steps: 1 } }).catch(() => {});
     stop.disabled = true;
-    page.ask("denoise", { how: { steps: 1 } }).catch(() => {});
-    spoken.textContent = "stopped";
-    finish();
   };
-  const stop = button("Stop", "Stop", end, { disabled: true });
+  const stop = button("Stop", "Stop", () => { leaveOff(); spoken.textContent = "stopped"; finish(); }, { disabled: true });
 
   // ---- how
 
@@ -269,7 +267,7 @@ export async function mount(root, page) {
     if (came === null && run === 1 && image) { image = null; anew(); } // an upload that is gone
   });
   return {
-    unmount: () => { pause(); end(); document.removeEventListener("paste", onPaste); },
+    unmount: () => { pause(); leaveOff(); document.removeEventListener("paste", onPaste); },
     reconnected: () => anew(),
   };
 }
