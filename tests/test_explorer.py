@@ -318,7 +318,7 @@ class _Slow(Panel):
         return "slow"
 
     def fits(self, shown) -> bool:
-        return True
+        return False
 
     @action
     def wait(self, shown, *, n: int) -> Answer:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from lowerbound.config import components
-from lowerbound.errors import ModelError
+from lowerbound.errors import ModelError, UserError
 from lowerbound.explorer.conditions import condition, in_words
 from lowerbound.explorer.films import gif
 from lowerbound.explorer.messages import Answer
@@ -67,9 +67,7 @@ class Diffusion(Panel):
     place = 60
 
     def fits(self, shown: Shown) -> bool:
-        if not shown.is_a(Diffusing, Refittable) or len(shown.model.space.shape) != 3:
-            return False
-        return isinstance(_of(shown), Diffusing)
+        return shown.is_a(Diffusing, Refittable) and _is_shown(shown.model)
 
     @action
     def about(self, shown: Shown) -> Answer:
@@ -100,7 +98,7 @@ class Diffusion(Panel):
         yield Answer(way.said, way.arrays)
         for i, moment in enumerate(way.moments):
             said = {"i": i, "of": way.steps, "t": moment.t, "log_snr": -moment.gamma}
-            yield Answer(said, _pictures(shown, moment, way.y) if _is_shown(i, way.steps, KEPT) else {})
+            yield Answer(said, _pictures(shown, moment, way.y) if _is_kept(i, way.steps, KEPT) else {})
 
     @action
     def film(
@@ -109,7 +107,7 @@ class Diffusion(Panel):
         """The same of the first draw as a film, z_t on the left: the bytes of a GIF."""
         way, frames = _way(shown, how, image, t, given), []
         for i, moment in enumerate(way.moments):
-            if _is_shown(i, way.steps, FILM):
+            if _is_kept(i, way.steps, FILM):
                 seen = _pictures(shown, moment, way.y)
                 frames.append(np.concatenate([seen["z"][0], seen["x"][0]], 1))
         return Answer(arrays={"gif": np.frombuffer(gif([*frames, *frames[-1:] * HELD], 80), np.uint8)})
@@ -120,14 +118,20 @@ class Diffusion(Panel):
         return strip(shown, start, count)
 
 
-def _of(shown: Shown) -> Model:
+def _of(model: Model) -> Model:
     """The model, or the prior of one with latents."""
-    return shown.model.prior if isinstance(shown.model, Refittable) else shown.model
+    return model.prior if isinstance(model, Refittable) else model
+
+
+def _is_shown(model: Model) -> bool:
+    return isinstance(_of(model), Diffusing) and len(model.space.shape) == 3
 
 
 def _diffusing(shown: Shown) -> Diffusing:
-    model = _of(shown)
-    assert isinstance(model, Diffusing)
+    """Raises UserError for another model."""
+    model = _of(shown.model)
+    if not isinstance(model, Diffusing) or not _is_shown(shown.model):
+        raise UserError(f"{shown.name} takes no noise away from images, nor from their latents")
     return model
 
 
@@ -179,7 +183,7 @@ def _drawn(moments: Iterator[Moment], noise: Callable[[], AbstractContextManager
         yield moment
 
 
-def _is_shown(i: int, of: int, most: int) -> bool:
+def _is_kept(i: int, of: int, most: int) -> bool:
     return i % max(1, -(-of // most)) == 0 or i == of
 
 

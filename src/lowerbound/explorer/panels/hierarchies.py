@@ -14,7 +14,7 @@ from lowerbound.explorer.messages import Answer
 from lowerbound.explorer.panels.base import Finite, Given, Name, Panel, Seed, action
 from lowerbound.explorer.shelf import Heard, Shown
 from lowerbound.explorer.strips import strip
-from lowerbound.model import CodeModel, Draw, LatentModel, Viewing
+from lowerbound.model import CodeModel, Draw, LatentModel, Model, Viewing
 from lowerbound.noise import seeded
 from lowerbound.runs.conditions import NOTHING, Asked
 from lowerbound.space import Density, Y
@@ -46,9 +46,7 @@ class Hierarchies(Panel):
     place = 50
 
     def fits(self, shown: Shown) -> bool:
-        if not shown.is_a(LatentModel) or shown.is_a(CodeModel, Viewing):
-            return False
-        return 1 < len(shown.model.levels) <= MOST and len(shown.model.space.shape) == 3
+        return shown.is_a(LatentModel) and _is_hierarchy(shown.model)
 
     @action
     def about(self, shown: Shown) -> Answer:
@@ -120,9 +118,17 @@ class Hierarchies(Panel):
         return strip(shown, start, count)
 
 
+def _is_hierarchy(model: Model) -> bool:
+    levels, shape = len(model.levels), model.space.shape
+    return not isinstance(model, CodeModel | Viewing) and 1 < levels <= MOST and len(shape) == 3
+
+
 def _model(shown: Shown) -> LatentModel:
-    assert isinstance(shown.model, LatentModel)
-    return shown.model
+    """Raises UserError for another model."""
+    model = shown.model
+    if not isinstance(model, LatentModel) or not _is_hierarchy(model):
+        raise UserError(f"{shown.name} has not several levels of latents")
+    return model
 
 
 def _code(shown: Shown, source: str, given: Asked) -> Code:
