@@ -20,7 +20,7 @@ FLOORS = (  # ground first
     ("chunks", "priors", "objectives", "families"),
     ("models",),
     ("runs", "inference"),
-    ("sampling", "editing", "training", "exporting"),
+    ("sampling", "editing", "training", "exporting", "codec"),
     ("metrics", "latent_encoder"),
     ("verbs", "testing"),
     ("explorer",),

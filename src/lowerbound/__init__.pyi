@@ -8,9 +8,11 @@ from .runs.run import Run as Run
 from .runs.run import load as load
 from .verbs.compare.compare import compare as compare
 from .verbs.complete import complete as complete
+from .verbs.compress import compress as compress
 from .verbs.data import list_data as list_data
 from .verbs.data import pack_data as pack_data
 from .verbs.data import show_data as show_data
+from .verbs.decompress import decompress as decompress
 from .verbs.direction import direction as direction
 from .verbs.doctor.doctor import doctor as doctor
 from .verbs.edit import edit as edit

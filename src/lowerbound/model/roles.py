@@ -1,7 +1,7 @@
 """What only some models answer, so that whoever asks need not know their classes."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple, Self
 
@@ -37,6 +37,10 @@ class Filled(NamedTuple):
 
     place: tuple[int, int]  # that was passed last
     x: Tensor  # [B, *space.shape]; the next is written to the same memory
+
+
+# p of the values at a position, which of these, the place (i, j) -> them, [n, as many]
+Chosen = Callable[[Distribution, slice, tuple[int, int]], Tensor]
 
 
 class Ordered(ExactModel):
@@ -75,6 +79,14 @@ class Ordered(ExactModel):
         A position is drawn given those before it. One that stays has no say in what is drawn before it, which is then
         none of p(drawn | rest): unless what stays comes first, weigh the draws by the `log_probs` of what comes later.
         Raises ModelError for another mask, for events that are not of the space, and as `draw` does.
+        """
+
+    @abstractmethod
+    def spell(self, n: int, chosen: Chosen, y: Y = None) -> Tensor:
+        """n events, whose values are chosen in order: [n, *space.shape]. `chosen` is given p(x_i | x_<i, y) of all
+        values of a position, one for each event, and which of them it is to choose: a channel, or all where the
+        likelihood draws them together. Choosing the values of an event, it is given the probabilities that they have,
+        to the last bit those that it is given when it chooses them again in a batch of as many.
         """
 
     def _log_prob(self, x: Tensor, y: Y = None) -> Tensor:

@@ -1,7 +1,7 @@
 """Autoregressive models: the exact likelihood, one position after another."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +13,14 @@ from lowerbound.devices import widened
 from lowerbound.distributions import Tempering
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.families import Bernoulli, Categorical, Family
-from lowerbound.model import PLAIN, Draw, Drawn, Filled, Model, Ordered, Told, told_nobody
+from lowerbound.model import PLAIN, Chosen, Draw, Drawn, Filled, Model, Ordered, Told, told_nobody
 from lowerbound.networks.causal import CausalNetwork
 from lowerbound.networks.context import Context
 from lowerbound.networks.gated import GatedPixelCNN
 from lowerbound.networks.resnet import Block
 from lowerbound.space import Density, Space, Y, conditions
+
+Choose = Callable[[Distribution, int, tuple[int, int]], Tensor]  # p of a position, a channel, the place -> its values
 
 
 class Autoregressive(Ordered):
@@ -217,7 +219,22 @@ class Autoregressive(Ordered):
         x, y = self.taken(x, y)
         y = self._checked_draw(len(x), y, how)
         self._check_mask(drawn)
-        return self._filling(x.clone(), drawn, y, how.at())
+        return self._filling(x.clone(), drawn, y, _drawn_by(how.at()))
+
+    def spell(self, n: int, chosen: Chosen, y: Y = None) -> Tensor:
+        y, channels = self._checked_draw(n, y, PLAIN), self.grid.channels
+
+        def choose(p: Distribution, channel: int, place: tuple[int, int]) -> Tensor:
+            only = slice(channel, channel + 1) if channels > 1 else slice(None)
+            value = torch.zeros(n, *self.grid.pixel.shape, dtype=self.space.dtype, device=self.device)
+            value.view(n, -1)[:, only] = chosen(p, only, place)
+            return value
+
+        x, everywhere = self._empty(n), torch.ones(self.grid.size, dtype=torch.bool)
+        with self._rounding_nothing():
+            for _ in self._filling(x, everywhere, y, choose):
+                pass
+        return x
 
     def _check_mask(self, mask: Tensor) -> None:
         if tuple(mask.shape) != self.grid.size:
@@ -240,16 +257,14 @@ class Autoregressive(Ordered):
         drawn = torch.zeros(self.grid.size, dtype=torch.bool)
         for place in order[first:positions]:
             drawn[place] = True
-        for t, _ in enumerate(self._filling(x, drawn, y, tempering, cached=cached), 1):
+        for t, _ in enumerate(self._filling(x, drawn, y, _drawn_by(tempering), cached=cached), 1):
             if t % self.grid.size[1] == 0:
                 told(t, len(order))
         return x
 
     @torch.no_grad()
-    def _filling(
-        self, x: Tensor, drawn: Tensor, y: Y, tempering: Tempering, *, cached: bool = True
-    ) -> Iterator[Filled]:
-        """What `filling` gives, of a batch of the package's own, in place."""
+    def _filling(self, x: Tensor, drawn: Tensor, y: Y, choose: Choose, *, cached: bool = True) -> Iterator[Filled]:
+        """What `filling` gives, of a batch of the package's own, in place; `choose` says what comes to a position."""
         grid, wanted = self.grid, drawn.tolist()
         last = max((t for t, (i, j) in enumerate(self.network.order, 1) if wanted[i][j]), default=0)
         if not last:
@@ -261,14 +276,18 @@ class Autoregressive(Ordered):
             for channel in range(grid.channels):
                 h = widened(steps.step(i, j))
                 if wanted[i][j]:
-                    p = tempering(grid.likelihood(h.reshape(len(x), *grid.pixel_h_shape), grid.pixel))
-                    value = p.sample()
+                    p = grid.likelihood(h.reshape(len(x), *grid.pixel_h_shape), grid.pixel)
+                    value = choose(p, channel, (i, j))
                     if grid.channels > 1:
                         own[:, channel] = value[:, channel]
                     else:
                         own.copy_(value)
                 steps.put(self._features(own, grid.pixel, ()), i, j)
             yield Filled((i, j), x)
+
+
+def _drawn_by(tempering: Tempering) -> Choose:
+    return lambda p, channel, place: tempering(p).sample()
 
 
 class _Cached:

@@ -1,0 +1,207 @@
+"""The portable path: networks in float64 whose sums are never rounded, so that they are the same bits everywhere.
+
+An addition, a product or a quotient of two numbers is rounded in one way by IEEE 754, on every machine. A sum of many
+is not, for its order differs by processor, threads and batch; unless it is exact. So whatever is summed is first made
+of whole numbers: weights are multiples of 2^-16, and so is what they are multiplied by; a product is a multiple of
+2^-32, and every partial sum below 2^21 is a number of float64. exp, tanh and their like are those of `elementary`.
+
+Integer networks, against the other bits of other machines: Balle, Johnston & Minnen (2019), Integer Networks for Data
+Compression with Latent-Variable Models, https://openreview.net/forum?id=S1zz2i0cY7. Theirs are trained so; here the
+numbers have so many digits that a network need not know.
+"""
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lowerbound.codec import elementary
+from lowerbound.errors import ModelError
+
+M = TypeVar("M", bound=nn.Module)
+DIGITS = 16  # binary ones behind the point, of what is summed
+LARGEST = 2.0 ** (53 - 2 * DIGITS)  # what the sizes of the terms of a sum of products may add up to
+
+aten = torch.ops.aten
+
+
+def portable(model: M) -> M:
+    """A copy whose weights are of float64."""
+    return copy.deepcopy(model).double().eval()
+
+
+class Exactly(TorchDispatchMode):
+    """Inside, float64 networks compute the same bits on every machine, in batches of any size, on any number of
+    threads. Raises ModelError for an operation of which that isn't known, and for numbers that are too large.
+
+    Example:
+        >>> x = torch.tensor([[0.1, 0.2, 0.3]], dtype=torch.float64)
+        >>> with Exactly():
+        ...     print((x @ x.T).item() * 2**32 % 1)
+        0.0
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, packet = kwargs or {}, func.overloadpacket
+        if packet in REPLACED and args[0].is_floating_point():
+            return REPLACED[packet](*args, **kwargs)
+        if packet not in PLAIN and not _whole(args):
+            raise ModelError(f"the network's {packet.__name__} is not known to be the same on every machine")
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def computing() -> Iterator[None]:
+    """Inside, `portable` networks are computed exactly, without gradients."""
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), Exactly():
+        yield
+
+
+def _whole(args: Any) -> bool:
+    """Whether none of the arguments is of real numbers."""
+    return not any(isinstance(a, Tensor) and a.is_floating_point() for a in args)
+
+
+# ---- sums
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """In float64, a multiple of 2^-DIGITS."""
+    return torch.round(x.double() * 2.0**DIGITS) * 2.0**-DIGITS
+
+
+def _product(of: Callable[[Tensor, Tensor], Tensor], terms: int, a: Tensor, b: Tensor) -> Tensor:
+    """A sum of so many products a b. Raises ModelError where it may be too large to be exact."""
+    a, b = _rounded(a), _rounded(b)
+    if not a.numel() or not b.numel():
+        return of(a, b)
+    if not terms * _size(a) * _size(b) < LARGEST and not _size(of(a.abs(), b.abs())) < LARGEST:
+        raise ModelError("its numbers are too large to be summed exactly")
+    return of(a, b)
+
+
+def _size(x: Tensor) -> float:
+    return float(x.abs().max())
+
+
+def _mm(a: Tensor, b: Tensor) -> Tensor:
+    return _product(torch.matmul, a.shape[-1], a, b)
+
+
+def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    assert beta == 1
+    assert alpha == 1
+    return _mm(a, b) + bias
+
+
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *where: Any) -> Tensor:
+    def of(x: Tensor, weight: Tensor) -> Tensor:
+        return aten.convolution(x, weight, None, *where)
+
+    found = _product(of, math.prod(weight.shape[1:]), x, weight)
+    return found if bias is None else found + bias.view(-1, *[1] * (found.dim() - 2))
+
+
+def _add(a: Any, b: Any, *, alpha: float = 1) -> Tensor:
+    """Rounded twice where alpha isn't 1, not once by the processors that can."""
+    return a + (b if alpha == 1 else b * alpha)
+
+
+def _sub(a: Any, b: Any, *, alpha: float = 1) -> Tensor:
+    return a - (b if alpha == 1 else b * alpha)
+
+
+def _cumsum(x: Tensor, dim: int) -> Tensor:
+    return torch.cumsum(_checked(x, x.shape[dim]), dim)
+
+
+def _sum(x: Tensor, *over: Any, **how: Any) -> Tensor:
+    return torch.sum(_checked(x, x.numel()), *over, **how)
+
+
+def _avg_pool2d(x: Tensor, size: Any, *how: Any) -> Tensor:
+    cells = math.prod(size) if len(size) > 1 else size[0] ** 2
+    return F.avg_pool2d(_checked(x, cells), size, *how, divisor_override=1) / cells
+
+
+def _checked(x: Tensor, terms: int) -> Tensor:
+    """Rounded. Raises ModelError where a sum of so many may be too large."""
+    x = _rounded(x)
+    if x.numel() and not terms * _size(x) < LARGEST:
+        raise ModelError("its numbers are too large to be summed exactly")
+    return x
+
+
+# ---- functions
+
+
+def _by(f: Callable[[np.ndarray], np.ndarray]) -> Callable[..., Tensor]:
+    def applied(x: Tensor) -> Tensor:
+        return torch.from_numpy(np.asarray(f(x.double().numpy())))
+
+    return applied
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return elementary.logistic(x)
+
+
+def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    return x * _by(elementary.normal())(x)
+
+
+def _elu(x: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Tensor:
+    below = _by(elementary.exp)(x.clamp(max=0.0) * input_scale) - 1.0
+    return torch.where(x > 0, x * scale, below * (alpha * scale))
+
+
+def _glu(x: Tensor, dim: int = -1) -> Tensor:
+    a, b = x.chunk(2, dim)
+    return a * _by(_sigmoid)(b)
+
+
+def _softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
+    weights = _rounded(_by(elementary.exp)(x - x.amax(dim, keepdim=True)))
+    return weights / weights.sum(dim, keepdim=True)
+
+
+REPLACED: Mapping[Any, Callable[..., Tensor]] = {
+    aten.add: _add,
+    aten.sub: _sub,
+    aten.rsub: lambda a, b: b - a,
+    aten.mm: _mm,
+    aten.bmm: _mm,
+    aten.addmm: _addmm,
+    aten.convolution: _convolution,
+    aten.cumsum: _cumsum,
+    aten.sum: _sum,
+    aten.avg_pool2d: _avg_pool2d,
+    aten.exp: _by(elementary.exp),
+    aten.sigmoid: _by(_sigmoid),
+    aten.tanh: _by(lambda x: 2.0 * elementary.logistic(2.0 * x) - 1.0),
+    aten.silu: lambda x: x * _by(_sigmoid)(x),
+    aten.gelu: _gelu,
+    aten.elu: _elu,
+    aten.elu_: lambda x, *how: x.copy_(_elu(x, *how)),
+    aten.glu: _glu,
+    aten._softmax: _softmax,
+}
+
+# What rounds each number once, in one way, or none
+NAMES = """
+abs amax amin argmax clamp clone copy_ div eq fill_ ge gt hardtanh leaky_relu le lt masked_fill masked_fill_ max maximum
+min minimum mul ne neg relu relu_ round sqrt square where
+_reshape_alias _unsafe_view alias as_strided cat constant_pad_nd detach embedding expand flip gather index index_select
+narrow permute pixel_shuffle pixel_unshuffle repeat reshape select select_scatter slice slice_scatter split
+split_with_sizes squeeze stack t transpose tril triu unbind unfold unsqueeze upsample_nearest2d view
+_local_scalar_dense _to_copy all any arange empty empty_like full full_like isfinite lift_fresh new_empty new_full
+new_ones new_zeros ones ones_like promote_types scalar_tensor zero_ zeros zeros_like
+"""
+PLAIN = frozenset(getattr(aten, name) for name in NAMES.split())

@@ -1,0 +1,108 @@
+"""Put images into one file, by the probabilities of a model: lossless."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from lowerbound.codec import archive
+from lowerbound.codec.contents import table_of
+from lowerbound.codec.images import Values, found, read
+from lowerbound.codec.tiles import Layout, Tiles
+from lowerbound.errors import counted
+from lowerbound.runs.places import called
+from lowerbound.runs.run import Run
+from lowerbound.verbs.base import Files, Option, Report, SomeWhole, Told, verb
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed(Report):
+    """A file of images: its size, and what it is made of."""
+
+    out: str
+    images: int
+    tiles: int  # images of the model's size that they were cut into
+    levels: int  # values that a pixel takes
+    bytes: int  # of the file
+    bits_per_dim: float  # of the file, by the pixel values of the images
+    net_bits_per_dim: float  # of the messages without initial bits, by the pixel values of the tiles: what a bound says
+    initial_bytes: int
+    table_bytes: int
+    framing_bytes: int
+    blocks: int
+    verified: bool
+    seconds: float
+    mb_per_second: float  # of pixel values in, to be verified out again too
+
+    def shown(self) -> str:
+        kind = "two-level image" if self.levels == 2 else "image"
+        checked = "read back and compared" if self.verified else "not read back"
+        return (
+            f"{counted(self.images, kind)} in {self.out}: {self.bytes:,} bytes, {self.bits_per_dim:.4g} bits/dim; "
+            f"{self.net_bits_per_dim:.4g} without names, checksums and initial bits ({self.initial_bytes:,} bytes); "
+            f"{checked}, {self.mb_per_second:.2g} MB/s"
+        )
+
+
+@verb
+def compress(
+    run: Run,
+    images: Files,
+    /,
+    *,
+    out: Annotated[str | Path, Option(kind=Path)],
+    block: SomeWhole = None,
+    float32: bool = False,
+    no_names: bool = False,
+    no_verify: bool = False,
+    progress: Told = False,
+) -> Compressed:
+    """Put images into one file, by the probabilities of a model: lossless.
+
+    The file holds the pixels, to the last bit, the names, and where the run lies; `decompress` needs the run's weights.
+    Images of another size than the model's are cut into tiles, each coded by itself.
+
+    Args:
+        images: image files, or folders of them
+        out: the file
+        block: images of a block, which are decoded together; by default as many as suit the model
+        float32: networks as they are, not by sums that are exact: faster, and for this machine and its like alone
+        no_names: leave out the names of the images, and where the run lies
+        no_verify: don't decode the whole file and compare before it takes its name
+
+    Raises UserError: for a model that can't, and for images of which something would be lost.
+    """
+    begun, model = time.monotonic(), run.load()
+    values = Values(model.space, run.recipe.data.levels is None)
+    pictures = found(images)
+    layout = Layout([p.size for p in pictures], run.facts.shape)
+    tiles = Tiles(layout, lambda i: read(pictures[i], values))
+    names, place = (None, None) if no_names else ([p.name for p in pictures], called(run.path))
+    table = table_of(layout.sizes, run.facts.shape, names, place)
+    written = archive.write(
+        Path(out),
+        model,
+        tiles,
+        table,
+        block=block,
+        float32=float32,
+        verify=not no_verify,
+        told=progress.count("compressing"),
+    )
+    seconds, values_of = time.monotonic() - begun, sum(h * w for h, w in layout.sizes) * model.space.shape[0]
+    return Compressed(
+        out=str(out),
+        images=len(pictures),
+        tiles=written.n,
+        levels=model.space.levels or 0,
+        bytes=written.bits // 8,
+        bits_per_dim=written.bits / values_of,
+        net_bits_per_dim=written.net / (written.n * model.space.dims),
+        initial_bytes=written.initial // 8,
+        table_bytes=written.table // 8,
+        framing_bytes=written.framing // 8,
+        blocks=written.blocks,
+        verified=not no_verify,
+        seconds=seconds,
+        mb_per_second=values_of / seconds / 1e6,
+    )
