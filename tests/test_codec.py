@@ -13,6 +13,7 @@ import scipy.special
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch.distributions import Distribution
 
 from lowerbound.codec import archive, exact, numerics
@@ -322,15 +323,22 @@ import torch
 from lowerbound.codec.archive import Archive
 from lowerbound.codec.container import Container
 from lowerbound.errors import ModelError
+from safetensors.torch import load_file
 from test_codec import MODELS, built
 torch.set_num_threads(2)
+
+def trained(name):  # weights that were drawn here would be others
+    model = built(*MODELS[name])
+    model.load_state_dict(load_file(Path(sys.argv[1], f"{name}.safetensors")))
+    return model
+
 for name in MODELS:
     with Container(Path(sys.argv[1], f"{name}.lb")) as container:
-        archived = Archive(container, built(*MODELS[name]))
+        archived = Archive(container, trained(name))
         assert np.array_equal(archived[0 : len(archived)], np.load(f"{sys.argv[1]}/{name}.npy")), name
 try:
     with Container(Path(sys.argv[1], "float32.lb")) as container:
-        Archive(container, built(*MODELS["vae"]))
+        Archive(container, trained("vae"))
 except ModelError as e:
     print(e)
 """
@@ -340,6 +348,7 @@ def test_a_file_is_read_with_other_instructions(tmp_path: Path):
     """By a process whose torch and MKL have none of a newer processor's: seconds, since it imports them anew."""
     for name in MODELS:
         model = built(*MODELS[name])
+        save_file({k: w.contiguous() for k, w in model.state_dict().items()}, tmp_path / f"{name}.safetensors")
         np.save(tmp_path / f"{name}.npy", x := images(model.space, 8))
         archive.write(tmp_path / f"{name}.lb", model, x, {}, verify=False)
     model = built(*MODELS["vae"])
