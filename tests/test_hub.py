@@ -267,10 +267,10 @@ def test_what_was_fetched_is_there_without_a_network(hub: Hub, run: Path, monkey
         assert f"as it was fetched last, commit {commit[:12]}" in right(*DRAW, HF).err
         with pytest.raises(RunError, match="ann/nothing: is not in the cache, and HF_HUB_OFFLINE is set"):
             lb.load("hf://ann/nothing")
-        shutil.rmtree(client.Place(NAME).copy(commit))  # what lies in the hub's own cache is enough
+        shutil.rmtree(Place(NAME).copy(commit))  # what lies in the hub's own cache is enough
         assert same(lb.load(HF), there)
         Path(constants.HF_HUB_CACHE, "models--ann--digits", "snapshots", commit, "model.safetensors").unlink()
-        shutil.rmtree(client.Place(NAME).copy(commit))
+        shutil.rmtree(Place(NAME).copy(commit))
         with pytest.raises(RunError, match="is in the cache in part"):
             lb.load(HF)
     assert not hub.asked
@@ -305,7 +305,7 @@ def test_nothing_but_a_run_is_fetched(hub: Hub, bundle: dict[str, bytes]):
     hub.holds(NAME, bundle | dict.fromkeys(evil, b"evil"))
     assert lb.load(HF)
     assert not [said for said in hub.asked if "evil" in said or ".bin" in said or "state" in said or "sub" in said]
-    (copy,) = client.Place(NAME).copy("0").parent.iterdir()
+    (copy,) = Place(NAME).copy("0").parent.iterdir()
     assert contents(copy).keys() == bundle.keys()
     assert all(copies.IS_SHARED.fullmatch(name) for name in bundle)
     assert not any(copies.IS_SHARED.fullmatch(name) for name in evil)
@@ -376,6 +376,17 @@ def test_a_file_that_breaks_off_is_no_run(hub: Hub, bundle: dict[str, bytes], mo
     hub.faults.clear()
     with pytest.raises(RunError, match="is damaged"):  # what is there is what came whole
         lb.load(HF)
+
+
+def test_a_file_that_was_cut_short_on_this_machine(hub: Hub, bundle: dict[str, bytes]):
+    commit = hub.holds(NAME, bundle).branches["main"]
+    lb.load(HF)
+    shutil.rmtree(Place(NAME).copy(commit))
+    (blob,) = (p for p in Path(constants.HF_HUB_CACHE).rglob("blobs/*") if p.stat().st_size > 10**5)
+    blob.write_bytes(blob.read_bytes()[:-9])
+    with pytest.raises(RunError, match=r"model.safetensors is not whole in .*: remove it there"):
+        lb.load(HF)
+    assert not Place(NAME).copy(commit).exists()
 
 
 def test_a_branch_that_moves_while_it_is_fetched(hub: Hub, run: Path, bundle: dict[str, bytes]):

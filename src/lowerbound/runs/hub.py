@@ -160,10 +160,8 @@ def fetched(place: Place, progress: Progress) -> Path:
                 raise
             return _kept(client, place, client.reason(e, place), progress)
         sizes = _checked(place, info)
-        # by its branch, so that the hub's cache knows it where there is no network; it may have moved since
+        # by its branch, so that the hub's cache knows it where there is no network
         config = client.api.hf_hub_download(place.repository, "config.json", revision=place.revision)
-        if Path(config).parent.name != info.sha:
-            config = client.api.hf_hub_download(place.repository, "config.json", revision=info.sha)
         if not is_run(Path(config)):
             raise RunError(f"{place} holds no run of lowerbound: its config.json is another program's")
         if not is_copied(copy := place.copy(info.sha)):
@@ -203,7 +201,7 @@ def _downloaded(client: Client, place: Place, commit: str, sizes: dict[str, int]
     held = Path(client.api.snapshot_download(place.repository, revision=commit, allow_patterns=[*sizes]))
     for name, size in sizes.items():
         if not (held / name).is_file() or (held / name).stat().st_size != size:
-            raise RunError(f"{place}: {name} came in part, of {size:,} bytes; do it again")
+            raise RunError(f"{place}: {name} is not whole in {held}: remove it there, and do it again")
     return held
 
 
