@@ -200,9 +200,15 @@ def _downloaded(client: Client, place: Place, commit: str, sizes: dict[str, int]
     progress.say(f"{place}: fetching {counted(len(sizes), 'file')}, {_megabytes(total)}")
     held = Path(client.api.snapshot_download(place.repository, revision=commit, allow_patterns=[*sizes]))
     for name, size in sizes.items():
-        if not (held / name).is_file() or (held / name).stat().st_size != size:
-            raise RunError(f"{place}: {name} is not whole in {held}: remove it there, and do it again")
+        if not _is_whole(held / name, size):  # cut short in that cache
+            client.api.hf_hub_download(place.repository, name, revision=commit, force_download=True)
+            if not _is_whole(held / name, size):
+                raise RunError(f"{place}: {name} came in part; do it again")
     return held
+
+
+def _is_whole(file: Path, size: int) -> bool:
+    return file.is_file() and file.stat().st_size == size
 
 
 def _kept(client: Client, place: Place, why: str, progress: Progress) -> Path:
