@@ -452,7 +452,7 @@ def test_the_hub_says_no(hub: Hub, run: Path, bundle: dict[str, bytes], monkeypa
 def test_names_that_are_none(hub: Hub, run: Path, name: str):
     for words in (("push", run, name), ("sample", f"hf://{name}", "--out", "a.png")):
         done = call(*words)
-        assert (done.status, "expected hf://USER/NAME, or hf://USER/NAME@REVISION" in done.err) == (2, True), done.err
+        assert (done.status, "expected USER/NAME of the hub, as in hf://ann/digits" in done.err) == (2, True), done.err
     assert not hub.asked
 
 
@@ -474,6 +474,20 @@ def test_what_can_not_be_pushed(hub: Hub, run: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setitem(sys.modules, module, None)
     for words in (("push", run, NAME), (*DRAW, HF)):
         assert "pip install 'lowerbound[hub]'" in call(*words).err
+
+
+def test_which_weights_an_evaluation_is_of(hub: Hub, run: Path):
+    """By what it says itself; its age tells where it says nothing."""
+    right("evaluate", run, "--draws", "2", "--data", "digits")  # in the place of test.json, which said nothing
+    for path in run.glob("evaluation/*.json"):
+        os.utime(path, (1, 1))  # older than the weights, as after a copy
+    names = lb.push(run, NAME)["files"].keys()
+    assert {name for name in names if name.startswith("evaluation/")} == {"evaluation/test.json"}
+    other_weights(run)
+    for path in run.glob("evaluation/*.json"):
+        path.touch()
+    names = lb.push(run, NAME)["files"].keys()
+    assert {name for name in names if name.startswith("evaluation/")} == {"evaluation/valid.json"}
 
 
 @pytest.mark.slow  # trains in a process of its own, and loads in another
@@ -499,5 +513,6 @@ def test_two_machines(server: Hub, tmp_path: Path):
     process("b", "sample", HF, "-n", "4", "--seed", "1", "--out", "b.npz")
     process("a", "sample", "run", "-n", "4", "--seed", "1", "--out", "a.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert "evaluation/valid.json" in server.repositories[NAME].files()  # which training itself made
     text = "".join(c.decode(errors="replace") for c in server.repositories[NAME].files().values())
     assert str(tmp_path) not in text

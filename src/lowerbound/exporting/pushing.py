@@ -128,7 +128,7 @@ def _merged(client: Client, place: Place, before: Any, folder: Path) -> dict[str
 
 def _left_out(run: Run, files: Iterable[str]) -> list[str]:
     directions = [f"directions/{p.name}" for p in run.path.glob("directions/[!.]*.safetensors")]
-    return sorted({*directions, *(f"evaluation/{name}" for name in reports(run, stale=True))}.difference(files))
+    return sorted({*directions, *(f"evaluation/{name}" for name in reports(run))}.difference(files))
 
 
 def _commit(client: Client, place: Place, before: Any, folder: Path, files: dict[str, int], message: str) -> None:

@@ -18,7 +18,7 @@ from lowerbound.exporting.card import said
 from lowerbound.exporting.parts import Graph, parts
 from lowerbound.files import replacing
 from lowerbound.model import Model
-from lowerbound.runs.run import Run, load, occupied
+from lowerbound.runs.run import Run, load, occupied, weights_code
 
 SAID = ("weights", "unfinished")  # in a config.json of a run that was shared before, of what it was
 
@@ -30,7 +30,7 @@ def save_pretrained(run: Run | str | Path, folder: str | Path, *, half: bool = F
     half: weights in float16, half as large. How far what they decode is from the run's own is in config.json and on the
     card; evaluations of the run are left out, since they are of other weights. (Those that were rounded before stay.)
 
-    Of evaluations, those are left out that are older than the weights. A training that is not at its end is said on the
+    Of evaluations, those are left out that are of earlier weights. A training that is not at its end is said on the
     card. Nothing of this machine is in it: of paths the last name is kept.
 
     Raises RunError for a run without weights, and a folder where something else lies.
@@ -58,7 +58,7 @@ def save_pretrained(run: Run | str | Path, folder: str | Path, *, half: bool = F
     for direction in run.directions(model).values():
         if direction.fresh:
             shared.save_direction(_without_places(direction), after)
-    for name, report in {} if rounded else reports(run).items():
+    for name, report in {} if rounded else reports(run, model).items():
         shared.write_json(f"evaluation/{name}", report | {"run": run.name})
     write_card(shared, folder.name)
     return folder
@@ -78,14 +78,20 @@ def unfinished(run: Run, model: Model) -> dict[str, int]:
     return left | ({stage.name: 0 for stage in model.stages() if stage.name not in states} if states else {})
 
 
-def reports(run: Run, *, stale: bool = False) -> dict[str, dict[str, Any]]:
-    """File name -> what `evaluate` reported of the weights as they are; stale: of earlier ones too."""
-    weights = (run.path / "model.safetensors").stat().st_mtime_ns
+def reports(run: Run, model: Model | None = None) -> dict[str, dict[str, Any]]:
+    """File name -> what `evaluate` reported of a model's weights; None: of whichever.
+
+    Reports of earlier versions don't say of which weights they are: then those that are newer than these.
+    """
+    code, written = model and weights_code(model), (run.path / "model.safetensors").stat().st_mtime_ns
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(run.path.glob("evaluation/[!.]*.json")):
         with suppress(OSError, ValueError):  # damaged; `evaluate` writes it anew
             report = said(path.parent, path.name)
-            if isinstance(report, dict) and "metrics" in report and (stale or path.stat().st_mtime_ns >= weights):
+            if not isinstance(report, dict) or "metrics" not in report:  # of another verb
+                continue
+            fresh = report["weights"] == code if "weights" in report else path.stat().st_mtime_ns >= written
+            if model is None or fresh:
                 found[path.name] = report
     return found
 

@@ -13,7 +13,7 @@ from lowerbound.errors import ModelError
 from lowerbound.metrics.base import World, check_names, measure
 from lowerbound.progress import Progress
 from lowerbound.runs.inputs import Held, as_batches, open_data
-from lowerbound.runs.run import Run
+from lowerbound.runs.run import Run, weights_code
 from lowerbound.sampling.sheets import draw_pictures
 
 FEW = 4  # draws of a bound that are averaged, in the short evaluation after a training
@@ -87,7 +87,8 @@ def _report(
     if save:
         detail = {name: report["metrics"][name] | (value.detail or {}) for name, value in values.items()}
         each = {name: value.each for name, value in values.items() if value.each is not None}
-        run.save_evaluation(report | {"metrics": detail, "fingerprint": images.fingerprint}, each)
+        more = {"metrics": detail, "fingerprint": images.fingerprint, "weights": weights_code(world.model)}
+        run.save_evaluation(report | more, each)
     return report
 
 

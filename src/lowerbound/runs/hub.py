@@ -42,7 +42,9 @@ class Place(NamedTuple):
         found = _PLACE.fullmatch(text)
         words = found["repository"].split("/") if found else []
         if found is None or not all(_WORD.fullmatch(w) and not re.search(r"--|\.\.", w) for w in words):
-            raise RunError(f"{text}: expected hf://USER/NAME, or hf://USER/NAME@REVISION")
+            raise RunError(
+                f"{text}: expected USER/NAME of the hub, as in hf://ann/digits or, of a revision, hf://ann/digits@v2"
+            )
         return Place(found["repository"], found["revision"])
 
     def __str__(self) -> str:
