@@ -7,6 +7,7 @@ from typing import Any
 from lowerbound.data.bundled import bundled
 from lowerbound.errors import counted
 from lowerbound.exporting.facts import RELATIONS, preparation
+from lowerbound.runs.recipes import Training
 from lowerbound.runs.run import Run
 
 UNKNOWN = "not known here; whoever shares the model says it"
@@ -29,7 +30,7 @@ def written(run: Run, called: str) -> str:
         "```",
         "",
         f"- Model: `{recipe.model.type_name()}`, recipe `{run.name}`; the whole configuration is in `config.json`.",
-        f"- Training: {_length(run)}, batches of {recipe.train.batch:,}, seed {recipe.seed}.{_unfinished(run)}",
+        f"- Training: {_training(run)}",
         f"- Data: {facts.name}, {facts.images:,} training images of {_size(facts.shape)}, {facts.levels} levels"
         + (f", binarized ({facts.binarization})" if facts.binarization else "")
         + ".",
@@ -64,11 +65,17 @@ def said(folder: Path, name: str = "config.json") -> dict[str, Any]:
     return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
-def _length(run: Run) -> str:
+def _training(run: Run) -> str:
+    """How long, and in which batches; of stages with settings of their own too."""
     train = run.recipe.train
+    parts = [_length(train), *(f"the stage {name} {_length(train.of(name))}" for name in train.tables())]
+    return f"{'; '.join(parts)}; seed {run.recipe.seed}.{_unfinished(run)}"
+
+
+def _length(train: Training) -> str:
     limits = [] if train.steps is None else [counted(train.steps, "step")]
     limits += [] if train.epochs is None else [f"{train.epochs:g} epochs"]
-    return " or ".join(limits) or "fitted"
+    return f"{' or '.join(limits) or 'fitted'}, batches of {train.batch:,}"
 
 
 def _unfinished(run: Run) -> str:

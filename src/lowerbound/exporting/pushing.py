@@ -39,7 +39,6 @@ def pushed(
     message: str | None = None,
     half: bool = False,
     progress: Progress | None = None,
-    bars: bool = False,
 ) -> Pushed:
     """Put a run on the hub: into a new repository, or in the place of the run that one holds.
 
@@ -62,7 +61,7 @@ def pushed(
         folder = Path(scratch) / place.repository.partition("/")[2]
         save_pretrained(run, folder, half=half)
         write_card(Run.open(folder), f"hf://{place.repository}" + (f"@{place.revision}" if place.revision else ""))
-        with client.speaking(place, "can't be pushed", bars):
+        with client.speaking(place, "can't be pushed", progress):
             before = _made(client, place, private)
             files = _merged(client, place, before, folder)
             progress.say(f"{place}: pushing {len(files)} files, {sum(files.values()) / 1e6:,.1f} MB")

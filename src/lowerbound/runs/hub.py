@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from lowerbound.data.cache import root
 from lowerbound.errors import ConfigError, RunError, counted
-from lowerbound.progress import Progress
+from lowerbound.progress import Progress, Terminal
 from lowerbound.runs.copies import IS_SHARED, SHARED, copied, is_copied
 
 LARGEST = 2**26  # bytes of any file but the weights and what they are given
@@ -67,7 +67,9 @@ class Client(NamedTuple):
         """Raises ConfigError where huggingface_hub is not installed. said: what needs it."""
         try:
             import huggingface_hub as package  # pyright: ignore[reportMissingImports]
+            import huggingface_hub.constants  # pyright: ignore[reportMissingImports]
             import huggingface_hub.errors  # pyright: ignore[reportMissingImports]
+            import huggingface_hub.utils  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise ConfigError(f"{said}: needs huggingface_hub: pip install 'lowerbound[hub]'") from None
         return Client(package, package.HfApi(library_name="lowerbound", library_version=version("lowerbound")))
@@ -88,10 +90,11 @@ class Client(NamedTuple):
         )
 
     @contextmanager
-    def speaking(self, place: Place, doing: str, bars: bool) -> Iterator[None]:
-        """Inside, what goes wrong is raised as a RunError of one sentence. bars: show the hub's own bars."""
+    def speaking(self, place: Place, doing: str, progress: Progress) -> Iterator[None]:
+        """Inside, what goes wrong is raised as a RunError of one sentence, and a terminal has the hub's own bars."""
         utils = self.package.utils
-        hide = not bars and not utils.are_progress_bars_disabled()
+        shown = isinstance(progress, Terminal) and progress.live
+        hide = not shown and not utils.are_progress_bars_disabled()
         if hide:
             utils.disable_progress_bars()
         try:
@@ -154,7 +157,7 @@ def fetched(place: Place, progress: Progress) -> Path:
     if COMMIT.fullmatch(place.revision or "") and is_copied(copy := place.copy(place.revision or "")):
         return copy
     client = Client.of(place)
-    with client.speaking(place, "can't be fetched", bars=False):
+    with client.speaking(place, "can't be fetched", progress):
         try:
             info = client.info(place)
         except Exception as e:

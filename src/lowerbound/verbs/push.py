@@ -7,7 +7,6 @@ from cyclopts import Parameter
 
 from lowerbound.errors import UserError
 from lowerbound.exporting.pushing import pushed
-from lowerbound.progress import Terminal
 from lowerbound.runs import lock
 from lowerbound.runs.hub import Place
 from lowerbound.runs.run import Run
@@ -68,8 +67,7 @@ def push(
     if branch is not None:
         place = Place.of(f"{place.repository}@{branch}")
     lock.tell(run.path, progress)
-    bars = isinstance(progress, Terminal) and progress.live
-    found = pushed(run, place, private=private, message=message, half=half, progress=progress, bars=bars)
+    found = pushed(run, place, private=private, message=message, half=half, progress=progress)
     return OnHub(
         run=str(run.path),
         name=str(place),
