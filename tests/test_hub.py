@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -289,9 +290,9 @@ def test_a_hub_that_can_not_be_reached(hub: Hub, run: Path, monkeypatch: pytest.
             lb.load("hf://ann/other")
         with pytest.raises(RunError, match=f"can't be pushed: {nobody} can't be reached"):
             lb.push(run, NAME)
-    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
     hub.faults += [("GET /api/models/ann/other", "wait"), ("GET /api/models/ann/digits", 503)]
-    with pytest.raises(RunError, match="can't be reached: timed out"):
+    with monkeypatch.context() as m, pytest.raises(RunError, match="can't be reached: timed out"):
+        m.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
         lb.load("hf://ann/other")
     assert "answers 503" in right(*DRAW, HF).err
 
@@ -396,6 +397,15 @@ def test_a_branch_that_moves_while_it_is_fetched(hub: Hub, run: Path, bundle: di
     assert not hub.faults
     assert not same(first, lb.load(run))
     assert same(lb.load(HF), lb.load(run))
+
+
+def test_many_may_fetch_at_once(hub: Hub, bundle: dict[str, bytes]):
+    hub.holds(NAME, bundle)
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(lambda _: lb.load(HF), range(4))
+    assert all(same(first, other) for other in others)
+    (copy,) = Place(NAME).copy("0").parent.iterdir()  # and nothing half copied beside it
+    assert contents(copy).keys() == bundle.keys()
 
 
 def test_an_upload_that_was_interrupted_goes_on(hub: Hub, run: Path):
