@@ -154,6 +154,8 @@ def test_the_card_says_what_it_is(hub: Hub, run: Path):
     ):
         assert part in text
     assert "not at its end" not in text
+    assert lb.push(run, "ann/half", half=True)["files"].keys() == lb.push(run, NAME)["files"].keys()
+    assert "decoder 0.0002" in hub.repositories["ann/half"].files()["README.md"].decode()  # nothing is rounded twice
 
 
 def test_nothing_of_the_machine_is_handed_on(hub: Hub, run: Path):
