@@ -249,7 +249,7 @@ def test_whoever_asks_again_is_followed_once(page: Page):
         socket.send(json.dumps({**own, "id": 8, "given": {}}))
         assert read(socket.recv(20)).document == {"id": 7, "dropped": True}  # pyright: ignore[reportArgumentType]
         assert read(socket.recv(20)).document["id"] == 8  # pyright: ignore[reportArgumentType]
-        socket.send(json.dumps({**own, "id": 9, "given": {"on": False}}))
+        socket.send(json.dumps({**own, "id": 9, "stop": True}))
         ends = [read(socket.recv(20)).document for _ in range(2)]  # pyright: ignore[reportArgumentType]
         assert [(d["id"], d.get("dropped", False)) for d in ends] == [(8, True), (9, False)]
         assert ask(socket, "latent", "about").said["size"] == 20, "nobody is held up"

@@ -1,10 +1,10 @@
 """What page and server say to one another on the socket.
 
-The page asks in JSON: `{"id": 7, "run": 0, "panel": "latent", "do": "decode", "slot": 0, "given": {...}}`. An answer is
-one binary frame: the length of a JSON document as four bytes, the lowest first; the document; then its arrays, one
-after another. The document has the `id` of what it answers, what was `said`, and of each array its name, type and
-shape; or an `error`. `more` is true where further answers to the same question follow, `dropped` where a newer
-question took its place.
+The page asks in JSON: `{"id": 7, "run": 0, "panel": "latent", "do": "decode", "slot": 0, "given": {...}}`; with
+`"stop": true`, that what it asked before in this place be left off. An answer is one binary frame: the length of a JSON
+document as four bytes, the lowest first; the document; then its arrays, one after another. The document has the `id` of
+what it answers, what was `said`, and of each array its name, type and shape; or an `error`. `more` is true where further
+answers to the same question follow, `dropped` where a newer question took its place.
 """
 
 import json
@@ -31,6 +31,7 @@ class Question(BaseModel):
     run: Annotated[int, Field(ge=0)] = 0
     slot: Annotated[int, Field(ge=0, lt=SLOTS)] = 0
     given: dict[str, Any] = {}
+    stop: bool = False
 
     @staticmethod
     def of(text: str) -> "Question":

@@ -47,6 +47,8 @@ class Desk:
 
     def find(self, question: Question) -> Answers:
         """Raises UserError for what nobody answers."""
+        if question.stop:  # it took the place of what was asked before, and there is nothing else to it
+            return Answer()
         if (question.panel, question.do) == ("", "runs"):
             return Answer({"runs": [self._about(i) for i in range(len(self.shelf))]})
         panel = all_panels().get(question.panel)

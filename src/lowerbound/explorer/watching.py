@@ -70,7 +70,7 @@ class Watched:
         for record in records:
             if record["split"] == "train":
                 self._paces[record["stage"]] = self._paces.get(record["stage"], Pace()).after(record)
-        told = self._standing()
+        told = self._standing() | {"behind": self.log.behind}
         if not records and not anew and told == self._told:
             return None
         self._told = told

@@ -67,6 +67,7 @@ class Following:
         self.path = log.path
         self._at = 0  # bytes that were read
         self._last = b""  # what they end with
+        self.behind = False  # whether there was more than the last call has read
 
     def more(self) -> tuple[list[Record], bool]:
         """The records that have come since the last call, and whether what was read before is no more: the log was cut
@@ -85,7 +86,8 @@ class Following:
             self._at, self._last = 0, b""
         except OSError as e:
             raise UserError(f"{self.path}: can't be read: {e.strerror}") from None
-        whole = data if len(data) == _PART and b"\n" not in data else data[: data.rfind(b"\n") + 1]
+        self.behind = len(data) == _PART
+        whole = data if self.behind and b"\n" not in data else data[: data.rfind(b"\n") + 1]
         self._at += len(whole)
         self._last = (self._last + whole)[-_REMEMBERED:]
         found = map(_record, whole.splitlines(keepends=True))

@@ -24,12 +24,9 @@ class Training(Panel):
         return run.log.path.is_file() or not (run.path / "model.safetensors").is_file()
 
     @action
-    def follow(self, shown: Shown, *, on: bool = True) -> Iterator[Answer | None]:
-        """The whole log and how far its stages are, and then whatever is new, for as long as somebody looks on.
-
-        on: false to end what follows in the question's slot.
-        """
-        return Watched(shown.run).looks() if on else iter(())
+    def follow(self, shown: Shown) -> Iterator[Answer | None]:
+        """The whole log and how far its stages are, and then whatever is new, for as long as somebody looks on."""
+        return Watched(shown.run).looks()
 
     @action
     def picture(self, shown: Shown, *, name: Name) -> Answer:

@@ -47,6 +47,8 @@ function pageOf(place, panel) {
   return {
     run: runs[place], place, runs, ask, remember, toast,
     recall: (name) => state[name] ?? null,
+    /** Leave off what was asked and takes its time, when nobody looks on any more. */
+    stop: (what, slot = 0) => wire.ask(panel, what, { slot, stop: true }).catch(() => {}),
     refresh, // where other panels may fit the run by now
     address: () => { writeAddress(); return location.href; },
     /** For a promise whose failure the user is to see; what was dropped is nobody's failure. */

@@ -47,11 +47,13 @@ export class Wire {
     });
   }
 
-  /** An answer {said, arrays: {name: typed array with .shape}}; `each` is called with those that come before the last.
+  /** stop: leave off what is answered in this place, for nothing.
+   *
+   *  An answer {said, arrays: {name: typed array with .shape}}; `each` is called with those that come before the last.
    *  Of one kind (panel, what, slot) the latest question wins: an earlier one may end with Dropped. */
-  ask(panel, what, { run = 0, given = {}, slot = 0, each = null } = {}) {
+  ask(panel, what, { run = 0, given = {}, slot = 0, each = null, stop = false } = {}) {
     const id = this.next++;
-    const question = JSON.stringify({ id, panel, do: what, run, slot, given });
+    const question = JSON.stringify({ id, panel, do: what, run, slot, given, stop });
     return new Promise((resolve, reject) => {
       this.asked.set(id, { resolve, reject, each });
       if (this.socket.readyState === WebSocket.OPEN) this.socket.send(question);

@@ -195,5 +195,5 @@ export async function mount(root, page) {
       if (image?.startsWith("upload:")) await page.tell(look(image));
     }
   })();
-  return { unmount: () => { document.removeEventListener("paste", onPaste); asked++; drawing++; looking++; }, reconnected: () => { again(); if (image) page.tell(look(image)); } };
+  return { unmount: () => { document.removeEventListener("paste", onPaste); asked++; drawing++; looking++; page.stop("measure"); }, reconnected: () => { again(); if (image) page.tell(look(image)); } };
 }

@@ -61,7 +61,7 @@ export async function mount(root, page) {
   const shown = latest(async () => {
     for (const [name, place] of wanted.splice(0)) {
       const answer = await page.tell(page.ask("show", { name }));
-      if (!answer) continue;
+      if (!answer) { place.replaceChildren(h("p", { class: "hint" }, "It can't be shown; examine the run again.")); continue; }
       const { said, arrays } = answer;
       if (!said.parts.length) { place.replaceChildren(h("p", { class: "hint" }, "There is no picture of it.")); continue; }
       place.replaceChildren(...said.parts.map((part, i) => evidence(part, i, arrays, charts)));
@@ -88,7 +88,7 @@ export async function mount(root, page) {
 
   root.append(section("Findings", state, bar, h("div", { class: "row" }, again)), list, section("Checks", details));
   page.tell(examine());
-  return { unmount: () => { for (const one of charts) one.close(); }, reconnected: () => page.tell(examine()) };
+  return { unmount: () => { page.stop("examine"); for (const one of charts) one.close(); }, reconnected: () => page.tell(examine()) };
 }
 
 const upper = (text) => `${/^[a-z][a-z]/.test(text) ? text[0].toUpperCase() : text[0]}${text.slice(1)}.`; // z stays z

@@ -3,7 +3,6 @@
 import { oneOf, tick } from "/static/board.js";
 import { chart, duration, lineOf, paintCurves, resolved, short, smoothed, swatch } from "/static/curves.js";
 import { button, choice, download, h, perFrame, section, slider, toast } from "/static/dom.js";
-import { Dropped } from "/static/wire.js";
 
 const SLOTS = 16; // runs that are followed at once
 const ROWS = 200; // of the table
@@ -48,7 +47,7 @@ export async function mount(root, page) {
       hadWeights = said.weights;
       known.heard = true;
       tellHow(said);
-      for (const drawn of said.pictures) freshPicture(known, drawn);
+      for (const drawn of said.behind ? [] : said.pictures) freshPicture(known, drawn);
     }
     offer();
     redraw();
@@ -284,7 +283,7 @@ export async function mount(root, page) {
   for (const place of shownRuns()) follow(place);
   return {
     unmount: () => {
-      for (const [place, slot] of slots) page.ask("follow", { on: false }, { run: place, slot }).catch((error) => { if (!(error instanceof Dropped)) throw error; });
+      for (const slot of slots.values()) page.stop("follow", slot);
       seen.clear();
       for (const one of charts.values()) one.close();
     },
