@@ -1,5 +1,6 @@
 """What the panels answer that watch a training, compare runs, and show what is wrong with one."""
 
+import io
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from websockets.sync.client import ClientConnection
 
 import lowerbound as lb
@@ -364,6 +366,25 @@ def test_an_image_is_worth_what_it_is_among_all(page: Page, runs: list[Run]):
     error = (model.reconstruct(x) - x).detach().double() / 16
     assert answer.said["squared_error"] == pytest.approx(float(error.square().sum()), rel=1e-5)
     assert answer.arrays["error"].max() == np.rint(float(error.abs().max()) * 255)
+
+
+def test_what_is_given_of_an_image_is_said(surroundings: None, tmp_path: Path):
+    """Of the run's own images what the data say, of others what the model tells."""
+    run = tiny(tmp_path / "labelled", label=True)
+    images = open_data(run, "valid")
+    assert images.y is not None
+    assert images.classes is not None
+    with serving([run]) as page:
+        own = page.ask("compare", "through", image="valid:3", draws=2)
+        file = io.BytesIO()
+        Image.fromarray(images.x[3, 0] * 15).save(file, "PNG")
+        _, answer = page.upload(file.getvalue())
+        other = page.ask("compare", "through", image=answer["image"], draws=2)
+        drawn = page.ask("compare", "draw", seed=1, count=4)
+    assert own.said["given"] == {"label": images.classes[images.y[3]]}
+    assert own.said["nll"]["given"] == "label"
+    assert other.said["given"]["label"] in images.classes
+    assert len(drawn.said["labels"]) == 4
 
 
 # ---- doctor

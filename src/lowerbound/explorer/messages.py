@@ -3,8 +3,8 @@
 The page asks in JSON: `{"id": 7, "run": 0, "panel": "latent", "do": "decode", "slot": 0, "given": {...}}`; with
 `"stop": true`, that what it asked before in this place be left off. An answer is one binary frame: the length of a JSON
 document as four bytes, the lowest first; the document; then its arrays, one after another. The document has the `id` of
-what it answers, what was `said`, and of each array its name, type and shape; or an `error`. `more` is true where further
-answers to the same question follow, `dropped` where a newer question took its place.
+what it answers, what was `said`, and of each array its name, type and shape; or an `error`. `more` is true where
+further answers to the same question follow, `dropped` where a newer question took its place.
 """
 
 import json

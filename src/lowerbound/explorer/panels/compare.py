@@ -10,12 +10,13 @@ from torch import Tensor
 from lowerbound.chunks import draws_of, log_density
 from lowerbound.data.batches import Batch, Shuffled
 from lowerbound.errors import ModelError, RunError
+from lowerbound.explorer.conditions import condition, in_words
 from lowerbound.explorer.messages import Answer
 from lowerbound.explorer.panels.base import ImageName, Panel, Seed, action
 from lowerbound.explorer.shelf import Heard, Shown
 from lowerbound.explorer.strips import strip
 from lowerbound.metrics.likelihood import NATS, likelihood
-from lowerbound.model import LatentModel, Model, Viewing
+from lowerbound.model import Invertible, LatentModel, Model, Viewing
 from lowerbound.noise import seeded
 from lowerbound.progress import Progress
 from lowerbound.runs.conditions import NOTHING
@@ -86,11 +87,15 @@ class Compare(Panel):
     def through(self, shown: Shown, *, image: ImageName, draws: Draws = 100, seed: Seed = 0) -> Answer:
         """What a run makes of an image: as it sees it, its reconstruction, and what both are worth."""
         model, heard = shown.model, Heard()
+        if isinstance(model, Viewing):
+            raise ModelError(f"{shown.name} is given other views of a scene, and says nothing of an image alone")
         images, lines = shown.images([image])
-        y = shown.condition(images, NOTHING, heard)
         kind, _, which = image.partition(":")
+        tells = kind != "upload" or isinstance(model, LatentModel | Invertible)  # what an image is given
+        y = shown.condition(images, NOTHING, heard) if tells else condition(shown, NOTHING)
         one = _One(Batch(images.x, y, np.array([int(which) if kind != "upload" else 0])))
-        said: dict[str, Any] = {"notes": lines + heard.lines, "data": shown.run.facts.name}
+        given = in_words(shown, None if y is None else y.cpu())
+        said: dict[str, Any] = {"notes": lines + heard.lines, "given": given}
         said |= _worth(model, one, draws, seed)
         arrays = {"original": shown.pictures(images.x[0])}
         if isinstance(model, LatentModel) and model.space.levels:

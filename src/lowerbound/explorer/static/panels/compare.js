@@ -169,6 +169,8 @@ export async function mount(root, page) {
     if (said.nll.value !== null) {
       parts.push(["NLL", `${said.nll.relation} ${short(said.nll.value)} nats`], ["bits/dim", `${said.bits_per_dim.relation} ${short(said.bits_per_dim.value)}`]);
     } else parts.push(["NLL", `? (${said.why})`]);
+    const given = said.given.label ?? Object.entries(said.given.attributes ?? {}).map(([name, v]) => `${name} ${typeof v === "number" ? short(v) : v}`).join(", ");
+    if (given) parts.push(["given", given]);
     if (said.squared_error !== undefined) parts.push(["squared error", short(said.squared_error)]);
     return h("dl", { class: "worth" }, parts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
   };
