@@ -253,7 +253,10 @@ def test_whoever_asks_again_is_followed_once(page: Page):
         assert read(socket.recv(20)).document["id"] == 8  # pyright: ignore[reportArgumentType]
         socket.send(json.dumps({**own, "id": 9, "stop": True}))
         ends = [read(socket.recv(20)).document for _ in range(2)]  # pyright: ignore[reportArgumentType]
-        assert [(d["id"], d.get("dropped", False)) for d in ends] == [(8, True), (9, False)]
+        assert [(d["id"], d.get("dropped", False), d.get("more", False)) for d in ends] == [
+            (8, True, False),
+            (9, False, False),
+        ]
         assert ask(socket, "latent", "about").said["size"] == 20, "nobody is held up"
 
 

@@ -90,7 +90,7 @@ function range(series, left, right) {
 /** A chart: {element, canvas, show(what)}.
  *
  *  what: {title, series: [{name, x, y, colour, dash, faint, dots}], log, xName, xText, bands: [{name, from, to}],
- *  from, to}; x ascends, NaN in y breaks a line; faint: drawn behind, and not named; dots: points instead of a line.
+ *  from, to, until}; until: where the axis ends at least; x ascends, NaN in y breaks a line; faint: drawn behind, and not named; dots: points instead of a line.
  *  moved(x): told where the cursor is, or null. */
 export function chart({ id, moved = () => {}, ranged = null }) {
   const canvas = h("canvas", { id, tabindex: "0", role: "application", "aria-label": "Curves" });
@@ -116,12 +116,16 @@ export function chart({ id, moved = () => {}, ranged = null }) {
   });
   const near = (x) => what.series.filter((s) => !s.faint).map((s) => [s, nearestPlace(s.x, x)])
     .filter(([s, i]) => i >= 0 && Math.abs(s.x[i] - x) <= (place.to - place.from) / 25);
-  const lines = (x) => near(x).map(([s, i]) => [s, `${s.name}: ${short(s.y[i])}`, s.x[i]]);
+  /** Where the nearest value is, and all values there or not far, each with its own place where that is another one. */
+  const values = (x) => {
+    const found = near(x);
+    const at = found.length ? found.map(([s, i]) => s.x[i]).reduce((a, b) => (Math.abs(b - x) < Math.abs(a - x) ? b : a)) : x;
+    return [what.xText(at), found.map(([s, i]) => [s, `${s.name}: ${short(s.y[i])}${s.x[i] === at ? "" : `, at ${what.xText(s.x[i])}`}`])];
+  };
   const showTip = (speak) => {
-    const found = cursor === null || !place ? [] : lines(cursor);
+    const [at, found] = cursor === null || !place ? ["", []] : values(cursor);
     tip.hidden = !found.length;
     if (!found.length) { if (speak) spoken.textContent = cursor === null ? "" : "no value here"; return; }
-    const at = what.xText(cursor);
     tip.replaceChildren(h("strong", {}, at), ...found.map(([s, text]) => h("span", {}, swatch(s), text)));
     const x = place.across(cursor);
     tip.style.transform = `translate(${x > place.width / 2 ? x - 12 : x + 12}px, 8px) translateX(${x > place.width / 2 ? "-100%" : "0"})`;
@@ -204,6 +208,7 @@ export function paintCurves(context, what, width, height, cursor = null, drag = 
   let [first, last] = [Infinity, -Infinity];
   for (const { x } of what.series) if (x.length) { first = Math.min(first, x[0]); last = Math.max(last, x[x.length - 1]); }
   if (first > last) [first, last] = [0, 1];
+  last = Math.max(last, what.until ?? last);
   let [from, to] = [what.from ?? Math.min(first, 0), what.to ?? last];
   if (!(to > from)) to = from + 1;
   const signs = what.log ? what.series.flatMap((s) => Array.from(s.y)).filter((v) => Number.isFinite(v) && v !== 0).map(Math.sign) : [];
@@ -239,7 +244,7 @@ export function paintCurves(context, what, width, height, cursor = null, drag = 
     context.fillText(short(value), MARGIN.left - 6, y);
   }
   context.textBaseline = "top";
-  for (const value of marks(from, to, Math.max(2, w / 90))) {
+  for (const value of marks(from, to, Math.max(2, w / 75))) {
     const x = across(value);
     const text = what.xMark ? what.xMark(value) : short(value);
     const half = context.measureText(text).width / 2;
@@ -247,7 +252,7 @@ export function paintCurves(context, what, width, height, cursor = null, drag = 
     context.fillText(text, context.textAlign === "right" ? width - 2 : x, MARGIN.top + t + 8);
   }
   context.save();
-  context.beginPath(); context.rect(MARGIN.left, MARGIN.top - 4, w, t + 8); context.clip();
+  context.beginPath(); context.rect(MARGIN.left - 4, MARGIN.top - 4, w + 8, t + 8); context.clip();
   what.series.forEach((s, i) => {
     context.globalAlpha = s.faint ? 0.28 : 1;
     context.strokeStyle = context.fillStyle = s.colour;

@@ -91,7 +91,7 @@ export async function mount(root, page) {
   return { unmount: () => { page.stop("examine"); for (const one of charts) one.close(); }, reconnected: () => page.tell(examine()) };
 }
 
-const upper = (text) => `${/^[a-z][a-z]/.test(text) ? text[0].toUpperCase() : text[0]}${text.slice(1)}.`; // z stays z
+const upper = (text) => `${/^z\b/.test(text) ? text[0] : text[0].toUpperCase()}${text.slice(1)}.`; // z stays z
 
 /** A figure of a piece of evidence. */
 function evidence(part, i, arrays, charts) {

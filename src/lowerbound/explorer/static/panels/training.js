@@ -183,7 +183,8 @@ export async function mount(root, page) {
     const byTime = against.value === "time";
     const known = seen.get(page.place);
     const bands = stage.value === "all" && known?.said?.stages.length > 1 ? laid(known, byTime, "all").map(({ stage: part, offset, length }) => ({ name: part, from: offset, to: offset + length })) : [];
-    return { title: TITLES[name] ?? name.replaceAll("_", " "), series: series(name), log: log.value, xName: byTime ? "time" : "step", bands, from, to,
+    const until = Math.max(0, ...shownRuns().filter((p) => seen.get(p)?.said).flatMap((p) => laid(seen.get(p), byTime, stage.value).map((l) => l.offset + l.length)));
+    return { title: TITLES[name] ?? name.replaceAll("_", " "), series: series(name), log: log.value, xName: byTime ? "time" : "step", bands, from, to, until,
       xText: byTime ? duration : (x) => `step ${Math.round(x).toLocaleString("en")}`, xMark: byTime ? duration : (x) => (x >= 10000 ? `${short(x / 1000)}k` : short(x)) };
   };
   const redraw = perFrame(() => {
