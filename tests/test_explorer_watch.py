@@ -22,6 +22,7 @@ from websockets.sync.client import ClientConnection
 import lowerbound as lb
 from lowerbound.chunks import log_density
 from lowerbound.errors import Interrupted, RunError, TrainingError
+from lowerbound.explorer.watching import Watched
 from lowerbound.processes import Owner
 from lowerbound.progress import Progress, Report
 from lowerbound.runs.inputs import as_batches, open_data
@@ -172,6 +173,23 @@ def test_a_run_in_progress_grows_while_one_looks_on(surroundings: None, tmp_path
         assert columns["loss"] == [r["loss"] for r in lines(Run.open(out)) if r["split"] == "train"]
         assert said["stages"][0]["step"] >= columns["step"][-1]
         assert "compare" in [p["name"] for p in page.ask("", "runs").said["runs"][0]["panels"]]
+
+
+def test_the_time_that_is_left_is_reckoned_by_this_training_alone(copy: Run):
+    """40 steps of 60 at 2 steps a second; of a log begun anew, one line tells nothing yet."""
+    shutil.rmtree(copy.path / "state")
+    (copy.path / "model.safetensors").unlink()
+    (copy.path / "lock.json").write_text(json.dumps(Owner.me()._asdict()))
+    lines_of = [{"step": k, "stage": "model", "split": "train", "seconds": k / 2, "loss": 1.0} for k in (10, 20)]
+    copy.log.path.write_text("".join(json.dumps(r) + "\n" for r in lines_of))
+    watched = Watched(copy)
+    first = watched.look()
+    assert first is not None
+    assert first.said["stages"][0]["left"] == pytest.approx(20)
+    copy.log.path.write_text(json.dumps(lines_of[0] | {"step": 30, "seconds": 99.0}) + "\n")
+    again = watched.look()
+    assert again is not None
+    assert (again.said["anew"], again.said["stages"][0]["left"]) == (True, None)
 
 
 def test_a_half_line_and_a_log_begun_anew(copy: Run):
