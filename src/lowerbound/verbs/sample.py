@@ -373,7 +373,9 @@ def _redrawn(
             raise ModelError("--from: what this model makes of an image depends on its label; say it with --label")
         own_y = condition_of(run, model, own, asked, progress)
     with torch.no_grad():
-        coarse = model.centers(own.x, to_device(own_y, model.device))[:kept]
+        given = to_device(own_y, model.device)
+        codes = model.codes(own.x) if isinstance(model, CodeModel) else model.centers(own.x, given)
+    coarse = codes[:kept]
 
     def log_p(i: Tensor, y: Tensor) -> Tensor:
         return model.log_p_coarse(tuple(level[i] for level in coarse), y)
