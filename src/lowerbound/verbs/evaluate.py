@@ -6,7 +6,20 @@ from typing import Annotated, Any
 from lowerbound.metrics.report import evaluated
 from lowerbound.runs.run import Run
 from lowerbound.verbs import tables
-from lowerbound.verbs.base import Device, File, Names, Option, Report, Seed, SomeWhole, Told, Whole, range_of_two, verb
+from lowerbound.verbs.base import (
+    WITH_HYPHEN,
+    Device,
+    File,
+    Names,
+    Option,
+    Report,
+    Seed,
+    SomeWhole,
+    Told,
+    Whole,
+    range_of_two,
+    verb,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +50,7 @@ def evaluate(
     samples: SomeWhole = None,
     extractor: File = None,
     extractor_size: SomeWhole = None,
-    extractor_range: Annotated[tuple[float, float], Option(kind=str, parse=range_of_two)] = (0, 1),
+    extractor_range: Annotated[tuple[float, float], Option(kind=str, parse=range_of_two), WITH_HYPHEN] = (0, 1),
     seeds: Whole = 1,
     sigma: float | None = None,
     temperatures: SomeWhole = None,

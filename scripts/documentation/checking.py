@@ -1,0 +1,110 @@
+"""What is checked of the pages besides the site's own links: their code, their commands, their pictures and outputs."""
+
+import ast
+import functools
+import inspect
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import marks
+from .pages import DOCS, ROOT, Block, PageError, blocks, calls, picture, recipe, sources
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
+
+
+def problems() -> Iterator[str]:
+    """Everything that is wrong with the pages, a sentence each."""
+    for page in sources():
+        try:
+            yield from _links(page)
+            for block in blocks(page):
+                yield from code(block)
+            if page.is_relative_to(DOCS):
+                yield from made(page)
+        except PageError as e:
+            yield str(e)
+
+
+def _links(page: Path) -> Iterator[str]:
+    """Files that are linked to and aren't there."""
+    text = re.sub(r"^```.*?^```|^    .*?$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in sorted(set(LINK.findall(re.sub(r"`[^`\n]*`", "", text)))):
+        there = (page.parent / target).exists() or target.startswith(("reference/", "../reference/"))
+        if not re.match(r"[a-z]+:", target) and not there:
+            yield f"{page.relative_to(ROOT)}: links to {target}, which is not there"
+
+
+def code(block: Block) -> Iterator[str]:
+    """What is wrong with a block of code."""
+    if block.language == "python" and "--8<--" not in block.code:
+        try:
+            ast.parse(re.sub(r"^(>>>|\.\.\.) .*\n", "", block.code, flags=re.MULTILINE))
+        except SyntaxError as e:
+            yield f"{block.where}: line {e.lineno} of the block is no Python: {e.msg}"
+    elif block.language in ("bash", "sh"):
+        done = subprocess.run(["bash", "-n"], input=block.code, capture_output=True, text=True)
+        if done.returncode:
+            yield f"{block.where}: {done.stderr.strip()}"
+        for words in calls(block.code):
+            if words[0] == "lowerbound":
+                yield from (f"{block.where}: {' '.join(words)}: {wrong}" for wrong in command(words[1:], block))
+
+
+def command(words: list[str], block: Block) -> Iterator[str]:
+    """What the command line says against a command; it isn't run."""
+    from cyclopts import CycloptsError
+
+    from lowerbound.errors import ConfigError
+    from lowerbound.runs import recipes
+
+    words = [re.sub(r"\$\{?\w+\}?", "0", word) for word in words]
+    try:
+        function, given, _ = _app(*words[:2]).parse_args(words, exit_on_error=False, print_error=False)
+    except CycloptsError as e:
+        yield " ".join(str(e).split())
+        return
+    if words[0] == "train":
+        name = given.args[0]
+        try:
+            if Path(name).suffix not in (".toml", ".json"):
+                recipes.load(name, given.args[1:])
+        except ConfigError as e:
+            yield str(e)
+    if block.marker == "run" and "seed" in inspect.signature(function).parameters and "--seed" not in words:
+        seed = inspect.signature(function).parameters["seed"].default
+        if seed is None:
+            yield "draws otherwise each time; --seed 0 makes the same again"
+
+
+@functools.cache
+def _app(*words: str) -> "App":
+    from lowerbound.cli import app
+
+    return app([*words])
+
+
+def made(page: Path) -> Iterator[str]:
+    """Pictures and outputs that aren't there, aren't shown, or whose recipe has changed since."""
+    text, again = page.read_text(encoding="utf-8"), f"scripts/docs --make {page.relative_to(ROOT)}"
+    for step in recipe(page):
+        for name in step.block.makes:
+            kept = picture(page, name)
+            shown = str(kept.relative_to(ROOT))
+            if not kept.is_file():
+                yield f"{step.block.where}: {shown} was not made yet; make it with: {again}"
+            elif step.fingerprint not in marks.mark(kept):
+                told = marks.mark(kept) or "no recipe of it is known"
+                yield (
+                    f"{step.block.where}: {shown} was made by another recipe ({told}); this one is "
+                    f"{step.fingerprint}. Make it anew with: {again}"
+                )
+            if f"pictures/{kept.name}" not in text:
+                yield f"{step.block.where}: makes {shown}, which the page doesn't show"
+        if step.output and step.output.says != step.fingerprint:
+            yield f"{step.output.where}: was printed by other commands. Make it anew with: {again}"

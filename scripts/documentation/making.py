@@ -1,0 +1,94 @@
+"""`scripts/docs --make PAGE`: run the commands of a page, and put what they make and print into it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from . import marks, pages
+from .pages import DOCS, ROOT, PageError, Step, before, calls, picture, recipe
+
+WORK = ROOT / ".pages"  # a folder for each page; what was run in it isn't run again
+
+
+def make(page: Path, fresh: bool = False) -> Path:
+    """Run what has changed since the last time; pictures and outputs are replaced. Gives the page's folder."""
+    folder = WORK / "-".join(page.relative_to(DOCS).with_suffix("").parts)
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    if earlier := before(page):
+        shutil.copytree(make(earlier, fresh), folder, dirs_exist_ok=True)
+    (folder / ".made").mkdir(parents=True, exist_ok=True)
+    for step in recipe(page):
+        output = _output(step, folder)
+        for name in step.block.makes:
+            _keep(folder / name, picture(page, name), step)
+        if step.output:
+            _fill(page, step, output)
+    return folder
+
+
+def _output(step: Step, folder: Path) -> str:
+    """What the block prints; run unless that was done."""
+    stamp = folder / ".made" / f"{step.fingerprint}.json"
+    if stamp.is_file() and all((folder / name).is_file() for name in step.block.makes):
+        return json.loads(stamp.read_text(encoding="utf-8"))["output"]
+    print(f"--- {step.block.where}\n{step.block.code}", end="", flush=True)
+    for run in _trained(step.block.code):
+        shutil.rmtree(folder / run, ignore_errors=True)
+    begun, cpu = time.monotonic(), os.times().children_user
+    command = ["bash", "-euo", "pipefail", "-c"] if step.block.language in ("bash", "sh") else [sys.executable, "-c"]
+    done = subprocess.run(
+        [*command, step.block.code], cwd=folder, env=_environment(), stdout=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        raise PageError(f"{step.block.where}: exit status {done.returncode}\n{done.stdout}")
+    if missing := [name for name in step.block.makes if not (folder / name).is_file()]:
+        raise PageError(f"{step.block.where}: makes no {', '.join(missing)} (in {folder})")
+    cpu, seconds = os.times().children_user - cpu, time.monotonic() - begun
+    print(f"--- {seconds:.0f} s, {cpu:.0f} s of CPU time", flush=True)
+    output = "\n".join(line.rstrip() for line in done.stdout.splitlines()).strip("\n")
+    stamp.write_text(json.dumps({"output": output, "cpu_seconds": round(cpu, 1)}), encoding="utf-8")
+    return output
+
+
+def _trained(code: str) -> list[str]:
+    """The runs that a block trains, which an earlier form of it may have left."""
+    found = []
+    for words in calls(code):
+        if words[:2] == ["lowerbound", "train"] and "$" not in "".join(words) and "--resume" not in words:
+            out = words[words.index("--out") + 1] if "--out" in words[:-1] else f"runs/{Path(words[2]).stem}"
+            if not Path(out).is_absolute() and ".." not in Path(out).parts and "--stage" not in words:
+                found.append(out)
+    return found
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    source = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PATH": path, "PYTHONPATH": source, "COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}
+
+
+def _keep(made: Path, kept: Path, step: Step) -> None:
+    try:
+        image = marks.marked(made.read_bytes(), f"recipe {step.fingerprint}, lowerbound {pages.version()}")
+    except ValueError as e:
+        raise PageError(f"{step.block.where}: {made.name}: {e}") from None
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_bytes(image)
+
+
+def _fill(page: Path, step: Step, output: str) -> None:
+    """Put what was printed, and the fingerprint of what printed it, into the page."""
+    block = next(s.output for s in recipe(page) if s.fingerprint == step.fingerprint)  # its lines may have moved
+    assert block is not None
+    lines = page.read_text(encoding="utf-8").splitlines()
+    fence = lines[block.line - 1]
+    indent = fence[: len(fence) - len(fence.lstrip())]
+    shown = [f"{indent}{line}".rstrip() for line in output.splitlines()]
+    lines[block.line : block.last - 1] = shown
+    lines[block.line - 2] = f"{indent}<!-- output: {step.fingerprint} -->"
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
