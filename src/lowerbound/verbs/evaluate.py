@@ -66,9 +66,9 @@ def evaluate(
         data: measure on this data set; by default the run's own
         metrics: a,b: only these; of samples: frechet, kernel, precision, recall, cas; where nats are lost: gaps; a
             likelihood of samples with noise on them, as of a GAN: ais; of codes and known factors: mig, modularity,
-            dci, sap, factor_vae, beta_vae, explicitness, infomec
+            dci, sap, factor_vae, beta_vae, explicitness, infomec; the bytes of a file of the images: file_bits
         draws: importance-weighted draws for nll, bits_per_dim and gaps; at most 20 where they are only averaged
-        limit: only the first so many images (gaps and ais: 100 by default)
+        limit: only the first so many images (gaps and ais: 100 by default, file_bits: 256)
         samples: drawn; by default as many as images, at most 5,000 (cas 10,000)
         extractor: a classifier's run, a TorchScript or ONNX file; by default principal components of pixels
         extractor_size: side in pixels of the images that a file's network takes

@@ -134,7 +134,7 @@ def _growing(entries: list[Entry], terms: Terms) -> Iterator[Answer | None]:
         reference = first_with_likelihood(values)
         if not rows:
             nothing = [None] * len(entries)
-            rows = table(entries, values, nothing, nothing, reference)
+            rows = table(entries, values, nothing, nothing, nothing, reference)
         rows = [row | more for row, more in zip(rows, numbers(entries, values, reference), strict=True)]
         yield Answer(_told(entries, rows, reference, terms, n, total))
 

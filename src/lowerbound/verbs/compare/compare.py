@@ -18,6 +18,7 @@ from lowerbound.verbs.base import ASIDE, Device, File, Report, Runs, Seed, SomeW
 from lowerbound.verbs.compare import outputs, page
 from lowerbound.verbs.compare.anchors import anchors
 from lowerbound.verbs.compare.entries import Entry, Terms, check_runs, opened
+from lowerbound.verbs.compare.filed import filed
 from lowerbound.verbs.compare.measured import Measured, measured
 from lowerbound.verbs.compare.notes import notes
 from lowerbound.verbs.compare.quality import quality as quality_of
@@ -45,7 +46,7 @@ class Comparison(Report):
 
     def shown(self) -> Any:
         facts = Text(f"\n{page.pixels(self)}\n{page.conditions(self)}", style="italic")
-        tables = [_columns(self, names) for names in (page.LIKELIHOOD, page.COST, page.USE)]
+        tables = [_columns(self, names) for names in page.tables(self)]
         notes = [Padding(Text(f"- {note}"), (0, 1)) for note in self.to_know]
         return Group(facts, *tables, _anchors(page.anchor_rows(self)), *notes)
 
@@ -84,6 +85,7 @@ def compare(
     samples: Whole = 10,
     quality: bool = False,
     extractor: File = None,
+    file_bits: bool = False,
     device: Device = "auto",
     seed: Seed = 0,
     progress: Told = False,
@@ -106,13 +108,14 @@ def compare(
         quality: also measure Fréchet distance, precision and recall of samples, as many as evaluate draws
         extractor: a classifier's run, a TorchScript or ONNX file, whose features quality is measured in; by default
             principal components of pixels
+        file_bits: also put the first images (256, or --limit) into a file by each model, and show its size
 
     Raises UserError: for runs whose pixels are not the same, a run twice, one without weights, a file it can't write.
     """
     if not runs:
         raise ConfigError("compare: expected at least one run")
     features = None if extractor is None else Path(extractor)
-    terms = Terms(data, split, limit, draws, samples, seed, torch.device(device), quality, features)
+    terms = Terms(data, split, limit, draws, samples, seed, torch.device(device), quality, file_bits, features)
     terms.check()
     files = outputs.checked({"html": html, "png": png, "markdown": markdown})
     check_runs(runs)
@@ -120,7 +123,10 @@ def compare(
     values = [measured(entry, terms, progress) for entry in entries]
     samples_of = [drawn(entry, terms) for entry in entries]
     qualities = [quality_of(entry, terms, progress) for entry in entries]
-    rows = table(entries, values, [timing for _, timing in samples_of], qualities, first_with_likelihood(values))
+    files_of = [filed(entry, terms, progress) for entry in entries]
+    rows = table(
+        entries, values, [timing for _, timing in samples_of], qualities, files_of, first_with_likelihood(values)
+    )
     report = _compared(entries, values, rows, terms, tuple(map(str, files.values())))
     drawings = [(entry.name, x) for entry, (x, _) in zip(entries, samples_of, strict=True) if x is not None]
     outputs.write(

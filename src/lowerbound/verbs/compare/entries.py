@@ -31,6 +31,7 @@ class Terms:
     seed: int
     device: torch.device
     quality: bool = False  # whether that of samples is measured
+    file_bits: bool = False  # whether a file is made of the first images
     extractor: Path | None = None  # whose features it is measured in; None: principal components of pixels
 
     def check(self) -> None:

@@ -43,6 +43,8 @@ def _notes_on(entry: Entry, row: dict[str, Any]) -> Iterator[str]:
         )
     if naive and naive["measured_passes"] < naive["passes"]:
         yield f"the time without cache is extrapolated from {naive['measured_passes']} of {naive['passes']:,} passes"
+    if row["file_bits"] and row["file_bits"]["value"] is None:
+        yield f"no file: {row['file_bits']['why']}"
     if not model.can_sample:
         yield "no density to draw samples from"
     if entry.run.facts.name != entry.images.name:

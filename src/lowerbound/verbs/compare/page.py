@@ -29,6 +29,9 @@ COLUMNS = {  # of a row's cells
     "nll": "NLL, nats/image",
     "bits": "bits/dim",
     "difference": "minus {reference}, nats",
+    "file": "file, bits/dim",
+    "net": "its messages",
+    "promised": "their bound",
     "parameters": "parameters",
     "training": "training",
     "rate": "images/s",
@@ -43,6 +46,7 @@ COLUMNS = {  # of a row's cells
 }
 TEXT = ("run", "model", "answers")  # the others are numbers
 LIKELIHOOD = ("run", "model", "nll", "bits", "difference")
+FILES = ("run", "file", "net", "promised")
 COST = ("run", "parameters", "training", "rate", "sample", "naive", "reconstruction", "code")
 USE = ("run", "frechet", "precision", "recall", "answers")
 
@@ -59,6 +63,7 @@ def cells(row: dict[str, Any], report: Mapping[str, Any]) -> dict[str, str]:
         "nll": _related(row["nll"]),
         "bits": _related(row["bits_per_dim"]).partition(" ±")[0],
         "difference": _difference(row, report),
+        **_file(row["file_bits"]),
         "parameters": f"{row['parameters']:,}",
         "training": "" if train is None else duration(train["seconds"]),
         "rate": "" if train is None or train["images_per_second"] is None else f"{train['images_per_second']:,.0f}",
@@ -138,10 +143,21 @@ def _quality(quality: dict[str, Any] | None, name: str) -> str:
     return "" if quality is None else measured(quality[name])
 
 
+def _file(file_bits: dict[str, Any] | None) -> dict[str, str]:
+    if file_bits is None or file_bits["value"] is None:
+        return dict.fromkeys(FILES[1:], "" if file_bits is None else "no")
+    return {"file": _related(file_bits), "net": _related(file_bits["net"]), "promised": _related(file_bits["bound"])}
+
+
 def legend(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The signs in the table of a report, and what they mean."""
     shown = " ".join(cell for row in report["runs"] for cell in cells(row, report).values() if cell != row["name"])
     return [(sign, meaning) for sign, meaning in LEGEND if sign in shown.split()]
+
+
+def tables(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The columns of each table that is shown."""
+    return [names for names in (LIKELIHOOD, FILES, COST, USE) if len(shown_columns(report, names)) > 1]
 
 
 def shown_columns(report: Mapping[str, Any], names: Sequence[str]) -> list[str]:
@@ -177,6 +193,10 @@ def conditions(report: Mapping[str, Any]) -> str:
         names = {"frechet": "Fréchet distance", "precision": "precision", "recall": "recall"}
         each = [f"{name} {measured(real[f'{key}.real'])}" for key, name in names.items()]
         said += [f"training images in the place of samples: {', '.join(each)}"]
+    files = [row["file_bits"] for row in report["runs"] if row["file_bits"] and row["file_bits"]["value"] is not None]
+    if files:
+        n = files[0]["n"]
+        said += [f"files of the first {n:,} images, read back and compared, their bound of draws that are not weighted"]
     return "; ".join([*said, "training: the time of its steps, without validation"])
 
 

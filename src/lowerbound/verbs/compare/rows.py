@@ -30,10 +30,11 @@ def table(
     values: Sequence[Measured],
     timings: Sequence[Timing | None],
     qualities: Sequence[dict[str, Any] | None],
+    files: Sequence[dict[str, Any] | None],
     reference: int | None,
 ) -> list[dict[str, Any]]:
     """A row for each run, with its difference to the reference."""
-    rows = [_row(*of) for of in zip(entries, values, timings, qualities, strict=True)]
+    rows = [_row(*of) for of in zip(entries, values, timings, qualities, files, strict=True)]
     return [row | more for row, more in zip(rows, numbers(entries, values, reference), strict=True)]
 
 
@@ -52,7 +53,13 @@ def _measured(entry: Entry, values: Measured) -> dict[str, Any]:
     return {**_likelihood(entry, values), "squared_error": error}
 
 
-def _row(entry: Entry, values: Measured, timing: Timing | None, quality: dict[str, Any] | None) -> dict[str, Any]:
+def _row(
+    entry: Entry,
+    values: Measured,
+    timing: Timing | None,
+    quality: dict[str, Any] | None,
+    file_bits: dict[str, Any] | None,
+) -> dict[str, Any]:
     """Without its difference to another."""
     run, model = entry.run, entry.model
     parts = {name: getattr(model.config, name, None) for name in ("network", "objective")}
@@ -68,6 +75,7 @@ def _row(entry: Entry, values: Measured, timing: Timing | None, quality: dict[st
         "training": training(run, model),
         "sampling": None if timing is None else timing._asdict(),
         "quality": quality,
+        "file_bits": file_bits,
         "answers": answers(entry),
         "saved_evaluation": values.saved,
     }

@@ -1,0 +1,74 @@
+"""A likelihood as a file: its bytes beside the bound of the same images."""
+
+import copy
+import tempfile
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from lowerbound.chunks import keyed_chunks
+from lowerbound.codec import archive
+from lowerbound.codec.choice import scheme_of
+from lowerbound.metrics.base import Metric, Value, World
+from lowerbound.model import LatentModel
+from lowerbound.units import bits_per_dim
+
+BITS = "bits/dim"
+DRAWS = 10  # of the bound, which are averaged: a file is one draw of it for each image
+
+
+class FileBits(Metric):
+    """The bytes of the file that `compress` makes of the images, read back and compared, and what they are made of:
+
+    - `file_bits`: the whole file, = net + initial + framing
+    - `file_bits.net`: the messages without the bits that were there before their first image. The relation is that of
+      the likelihood: an autoregressive model's is log2 p(x), bits back pay for the plain bound, not a weighted one
+    - `file_bits.initial`: those bits, which more images would share
+    - `file_bits.framing`: head, lengths and checksums
+    - `file_bits.bound`: what the model says of the same images, averaged over draws where it has noise
+
+    Of the first `limit` images, unless `evaluate` is given a limit.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ("file_bits",)
+    suffixes: ClassVar[tuple[str, ...]] = ("", ".net", ".initial", ".framing", ".bound")
+    costly: ClassVar[bool] = True
+    limit: int = Field(default=256, gt=0)
+
+    def applies(self, world: World) -> bool:
+        return True
+
+    def __call__(self, world: World) -> dict[str, Value]:
+        scheme_of(world.model)  # raises ModelError, which says why, where there is no file
+        own = World(world.model, world.batches.head(self.limit), seed=world.seed, progress=world.progress)
+        x = np.concatenate([batch.x.cpu().numpy() for batch in own.batches.in_order(1024)])
+        model = world.model if world.model.device.type == "cpu" else copy.deepcopy(world.model).cpu()
+        with tempfile.TemporaryDirectory() as folder:
+            made = archive.write(Path(folder) / "a.lb", model, x, {}, told=world.progress.count("compressing"))
+        relation = world.model.density.value
+        parts = {
+            "file_bits": (made.bits, relation),
+            "file_bits.net": (made.net, relation),
+            "file_bits.initial": (made.initial, "="),
+            "file_bits.framing": (made.framing, "="),
+        }
+        of = {"given": world.given, "remark": _said(made)}
+        values = {name: Value(n / x.size, None, BITS, r, len(x), 1, **of) for name, (n, r) in parts.items()}
+        return values | {"file_bits.bound": _bound(own)}
+
+
+def _said(made: archive.Written) -> str:
+    return f"{made.n:,} images in a file of {made.bits // 8:,} bytes, read back and compared"
+
+
+def _bound(world: World) -> Value:
+    model, found = world.model, []
+    draws = DRAWS if isinstance(model, LatentModel) and model.noisy else 1
+    for batch, chunks in keyed_chunks(model, world.batches, draws, world.seed):
+        log_w = torch.cat([model._log_weights(batch.x, batch.y, k).double() for k in chunks])
+        found.append(-log_w.mean(0).cpu().numpy())
+    each = bits_per_dim(np.concatenate(found), model.space.dims)
+    return Value.mean(each, BITS, model.density.value, draws, given=world.given)
