@@ -11,7 +11,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from documentation.equations import drawn
-from documentation.pages import ROOT
+from documentation.pages import RECIPES, ROOT
+from documentation.reference import generated
 
 ELSEWHERE = {  # page of the site: file of the repository
     "benchmarks.md": "benchmarks/README.md",
@@ -24,6 +25,8 @@ LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, source in ELSEWHERE.items():
         text = _relinked((ROOT / source).read_text(encoding="utf-8"), source, name)
+        files.append(File.generated(config, name, content=text))
+    for name, text in generated().items():
         files.append(File.generated(config, name, content=text))
     return files
 
@@ -53,6 +56,8 @@ def _relinked(text: str, source: str, name: str) -> str:
             return f"{found[1]}[{shown}]({depth}{pages[file]}{hash_sign}{anchor})"
         if file.is_relative_to(ROOT / "docs"):
             return f"{found[1]}[{shown}]({depth}{file.relative_to(ROOT / 'docs').as_posix()}{hash_sign}{anchor})"
+        if file.parent == RECIPES and file.is_file():
+            return f"[{shown}]({depth}reference/recipes.md#{file.stem})"
         if not file.exists():
             return found[0]  # mkdocs says so
         return shown

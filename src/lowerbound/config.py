@@ -122,7 +122,7 @@ class Component(BaseModel):
             kind = typing.get_args(kind)[0]
         values = value if isinstance(value, list | tuple) else [value]
         if kind in (int, float) and any(isinstance(v, bool) for v in values):
-            raise _problem(f"expected {_describe(field)}, got {_shown(value)}")
+            raise _problem(f"expected {described(field)}, got {_shown(value)}")
         return value
 
     @model_serializer(mode="wrap")
@@ -318,11 +318,11 @@ def _explain(cls: type[Component], detail: Any) -> InitErrorDetails:
         key = str(loc[-1])
         message = cls.lacks.get(key) or f"unknown key{did_you_mean(key, cls.model_fields)}"
     elif kind == "missing":
-        message = f"is missing: expected {_describe(field)}" if field else "is missing"
+        message = f"is missing: expected {described(field)}" if field else "is missing"
     elif kind in ("value_error", "assertion_error"):
         message = str(detail["ctx"]["error"])
     elif field:
-        message = f"expected {_describe(field)}, got {_shown(detail['input'])}"
+        message = f"expected {described(field)}, got {_shown(detail['input'])}"
     else:
         message = detail["msg"]
     return InitErrorDetails(type=_problem(message), loc=loc, input=detail["input"])
@@ -364,12 +364,14 @@ _BOUNDS = {
 }
 
 
-def _describe(field: FieldInfo) -> str:
+def described(field: FieldInfo) -> str:
     """The values a field takes, in words: `a whole number above 0`."""
     annotation = _plain(field.annotation)
     bounds = [_BOUNDS[type(m)].format(m) for m in field.metadata if type(m) in _BOUNDS]
     if annotation in _WORDS:
         words = _WORDS[annotation]
+    elif typing.get_origin(annotation) is typing.Literal:
+        words = " or ".join(json.dumps(value) for value in typing.get_args(annotation))
     elif typing.get_origin(annotation) is tuple:
         words = f"a list of {_MANY.get(typing.get_args(annotation)[0], 'values')}"
     elif inspect.isclass(annotation) and issubclass(annotation, Component):
