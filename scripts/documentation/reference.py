@@ -178,7 +178,7 @@ def _configuration() -> str:
     parts = [
         "# Configuration\n\nA recipe is a TOML or JSON file of the tables below; on the command line a key is said as "
         "`train.steps=500`, `model.objective.beta=4`, `data.size=64`. A model and its parts are components: their "
-        "`type` says where they live, and their keys are on the pages of [models](models.md) and what these are made of.\n",
+        "`type` says where they live, and their keys are on the pages of [models](models.md) and their parts.\n",
         f"## A recipe\n\n{_table(keys(Recipe))}\n",
     ]
     for table, name in (("data", "Data"), ("train", "Training"), ("about", "About")):
