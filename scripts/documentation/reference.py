@@ -3,11 +3,14 @@
 import functools
 import html
 import inspect
+import logging
 import re
 import tomllib
 from collections.abc import Iterator
 
-from .fields import Key, components, keys
+from lowerbound.config import Component
+
+from .fields import components, keys
 from .pages import RECIPES, ROOT
 
 PAGES = {  # room of the package: its page's title, and what it holds
@@ -29,6 +32,7 @@ PAGES = {  # room of the package: its page's title, and what it holds
     "optimization": ("Optimization", "`train.optimizer`, `train.schedule`, `train.averaging`, `train.skip`."),
     "metrics": ("Metrics", "What `evaluate` measures; its options set their fields."),
 }
+LOG = logging.getLogger("mkdocs.documentation")
 API = re.compile(r"^from \.(\S+) import (\w+) as (\w+)$", re.MULTILINE)
 
 
@@ -90,23 +94,27 @@ def _owner(cls: type) -> type:
     return cls if outer == cls.__qualname__ else getattr(inspect.getmodule(cls), outer)
 
 
-def _component(cls: type, marks: str) -> str:
+def _component(cls: type[Component], marks: str) -> str:
     """A heading that is the name in a configuration, the docstring, the keys."""
     owner = _owner(cls)
-    name = cls.type_name()  # pyright: ignore[reportAttributeAccessIssue]
+    name = cls.type_name()
     level = len(marks)
     return f"""{marks} `{name}` {{ #{name} }}
 
 ::: {owner.__module__}.{owner.__qualname__}
     options: {{ heading_level: {level + 1}, show_root_heading: false, show_root_toc_entry: false, members: false }}
 
-{_table(keys(cls))}
+{_table(cls)}
 """
 
 
-def _table(rows: list[Key]) -> str:
+def _table(cls: type[Component]) -> str:
+    rows = keys(cls)
     if not rows:
         return "No keys."
+    for key in rows:
+        if not key.meaning:  # where the build is strict, it fails
+            LOG.warning(f"{cls.type_name()}: no comment says what {key.name} means")
     lines = ["| key | takes | default | meaning |", "|---|---|---|---|"]
     for key in rows:
         cells = [f"`{key.name}`", key.takes, f"`{key.default}`", key.meaning]
@@ -179,10 +187,10 @@ def _configuration() -> str:
         "# Configuration\n\nA recipe is a TOML or JSON file of the tables below; on the command line a key is said as "
         "`train.steps=500`, `model.objective.beta=4`, `data.size=64`. A model and its parts are components: their "
         "`type` says where they live, and their keys are on the pages of [models](models.md) and their parts.\n",
-        f"## A recipe\n\n{_table(keys(Recipe))}\n",
+        f"## A recipe\n\n{_table(Recipe)}\n",
     ]
     for table, name in (("data", "Data"), ("train", "Training"), ("about", "About")):
-        parts.append(f"## `[{table}]` {{ #{table} }}\n\n{_table(keys(kinds[name]))}\n")
+        parts.append(f"## `[{table}]` {{ #{table} }}\n\n{_table(kinds[name])}\n")
     return "\n".join(parts)
 
 

@@ -15,7 +15,7 @@ from lowerbound.config import Component
 class Optimizer(Component, abstract=True):
     """How parameters move."""
 
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0)  # learning rate
 
     @abstractmethod
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer: ...
@@ -24,9 +24,9 @@ class Optimizer(Component, abstract=True):
 class Adam(Optimizer):
     """Adam (Kingma & Ba 2015), fused into one kernel."""
 
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.999, ge=0, lt=1)
-    eps: float = Field(default=1e-8, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)  # decay of the mean of gradients
+    beta2: float = Field(default=0.999, ge=0, lt=1)  # decay of the mean of their squares
+    eps: float = Field(default=1e-8, gt=0)  # added to the root of that mean
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
@@ -35,10 +35,10 @@ class Adam(Optimizer):
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019), fused into one kernel."""
 
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.999, ge=0, lt=1)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)  # decay of the mean of gradients
+    beta2: float = Field(default=0.999, ge=0, lt=1)  # decay of the mean of their squares
+    eps: float = Field(default=1e-8, gt=0)  # added to the root of that mean
+    weight_decay: float = Field(default=0.01, ge=0)  # share of a weight that a step of lr 1 takes away
     decay_vectors: bool = True  # False: what has one axis, such as biases, does not decay
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -75,7 +75,7 @@ class Constant(Schedule):
 class Cosine(Schedule):
     """Half a cosine from 1 down to `final` (Loshchilov & Hutter 2017)."""
 
-    final: float = Field(default=0.0, ge=0)
+    final: float = Field(default=0.0, ge=0)  # learning rate at the end, for one of `lr`
 
     def after_warmup(self, step: int, steps: int) -> float:
         done = (step - self.warmup) / max(1, steps - self.warmup)
@@ -85,8 +85,8 @@ class Cosine(Schedule):
 class Step(Schedule):
     """Times `factor_each` at each of these fractions of the training."""
 
-    at: tuple[float, ...] = (0.5, 0.75)
-    factor_each: float = Field(default=0.1, gt=0)
+    at: tuple[float, ...] = (0.5, 0.75)  # shares of the training, after each of which the learning rate falls
+    factor_each: float = Field(default=0.1, gt=0)  # by which it falls there
 
     def after_warmup(self, step: int, steps: int) -> float:
         return self.factor_each ** sum(step >= a * steps for a in self.at)
@@ -109,8 +109,8 @@ class Averaging(Component):
     The decay grows with the number of updates, so that the start is forgotten: min(decay, (1 + n) / (10 + n)).
     """
 
-    decay: float = Field(default=0.999, ge=0, lt=1)
-    every: int = Field(default=10, gt=0)
+    decay: float = Field(default=0.999, ge=0, lt=1)  # of what the average holds already, at each step
+    every: int = Field(default=10, gt=0)  # steps between two updates of the average
 
     def update(self, average: list[Tensor], weights: list[Tensor], step: int) -> None:
         if (step + 1) % self.every == 0:
@@ -126,8 +126,8 @@ class Skip(Component):
     within half a window, so training always recovers. None is skipped before the window is half full.
     """
 
-    factor: float = Field(default=20.0, gt=1)
-    window: int = Field(default=100, gt=1)
+    factor: float = Field(default=20.0, gt=1)  # times the median of late gradients, above which a step is left out
+    window: int = Field(default=100, gt=1)  # steps that the median is of
 
     def threshold(self, norms: Tensor, count: Tensor) -> Tensor:
         """The largest norm that is not skipped; `norms` [window] is a ring of the last norms, `count` all seen."""

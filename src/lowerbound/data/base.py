@@ -44,7 +44,7 @@ class Data(Component):
     source: str = Field(default="digits", min_length=1)  # a bundled name, else a path
     size: int | None = Field(default=None, gt=0)  # shorter side to this many pixels, centre crop
     crop: float | None = Field(default=None, gt=0, le=1)  # before it, the middle square of this share of that side
-    gray: bool = False
+    gray: bool = False  # colours become grey values
     # condition the model on the label; or, by their names, on a factor of the data or several: Smiling,Male
     label: bool | str = Field(default=False, union_mode="left_to_right")
     # so many training images, as many of each class and chosen by the seed, keep their label; the others lose it

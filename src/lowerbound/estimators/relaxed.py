@@ -71,8 +71,8 @@ class GumbelSoftmax(Relaxed):
 
     biased: ClassVar[bool] = True
     chains: ClassVar[bool] = True
-    temperature: float = Field(default=1.0, gt=0)
-    end: float = Field(default=0.5, gt=0)
+    temperature: float = Field(default=1.0, gt=0)  # at the first step, τ
+    end: float = Field(default=0.5, gt=0)  # the temperature after `steps` steps
     steps: int = Field(default=0, ge=0)  # 0: it stays
 
     def at(self, step: int) -> Any:
@@ -88,7 +88,7 @@ class StraightThroughGumbel(Relaxed):
 
     biased: ClassVar[bool] = True
     chains: ClassVar[bool] = True
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)  # of the relaxed draw, τ
 
     def draw(self, q: Distribution, n: int, step: int = 0) -> Draws:
         z = gumbels(q, n)
@@ -131,8 +131,8 @@ class REBAR(Relaxed):
     with ζ the relaxed draw that z is the largest of, and ζ~ one given z.
     """
 
-    eta: float = 1.0
-    temperature: float = Field(default=0.5, gt=0)
+    eta: float = 1.0  # weight of the control variate, η
+    temperature: float = Field(default=0.5, gt=0)  # of the relaxed draw, τ
 
     def draw(self, q: Distribution, n: int, step: int = 0) -> Draws:
         assert isinstance(q, Bernoulli | Categorical)

@@ -20,8 +20,8 @@ class _Flow(Family, abstract=True):
     """h: (2D + context,): means and log-scales of the base, and what every step of the flow is given."""
 
     closed = False  # pyright: ignore[reportAssignmentType]
-    context: int = Field(default=64, gt=0)
-    hidden: Widths = (200,)
+    context: int = Field(default=64, gt=0)  # numbers that the network says to every step
+    hidden: Widths = (200,)  # widths of each step's network
 
     @classmethod
     def example(cls) -> Family:
@@ -62,7 +62,7 @@ class IAF(_Flow):
         torch.Size([7, 5])
     """
 
-    steps: int = Field(default=4, gt=0)
+    steps: int = Field(default=4, gt=0)  # of the flow, one after another
 
     def network(self, space: Space) -> nn.Module:
         D = space.shape[0]
@@ -91,8 +91,9 @@ class SplineCoupling(_Flow):
         torch.Size([5])
     """
 
-    steps: int = Field(default=4, gt=1)
-    bins: int = Field(default=8, gt=1, le=100)
+    steps: int = Field(default=4, gt=1)  # couplings, which move one half and the other in turn
+    bins: int = Field(default=8, gt=1, le=100)  # of each spline
+    # the splines bend [-tail, tail], and nothing outside
     tail: float = Field(default=3.0, gt=0, le=math.inf, allow_inf_nan=False)
 
     def network(self, space: Space) -> nn.Module:

@@ -33,8 +33,8 @@ class GaussianMixture(Family):
         (torch.Size([5]), torch.Size([7, 5]))
     """
 
-    components: int = Field(default=5, gt=0)
-    learned_weights: bool = False
+    components: int = Field(default=5, gt=0)  # of the mixture, K
+    learned_weights: bool = False  # whether the network says the weights; else each is 1/K
 
     @property
     def natural(self) -> Estimator:

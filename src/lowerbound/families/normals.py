@@ -71,7 +71,7 @@ class FixedScaleNormal(Family):
 
     pixelwise: ClassVar[bool] = True
 
-    scale: float = Field(1.0, gt=0)
+    scale: float = Field(1.0, gt=0)  # the standard deviation; pixels count from -1 to 1
 
     def density(self, space: Space) -> Density:
         return real_density(self, space)
@@ -167,7 +167,7 @@ class LowRankNormal(Family):
         torch.Size([7, 5])
     """
 
-    rank: int = Field(default=2, gt=0)
+    rank: int = Field(default=2, gt=0)  # columns of T
 
     def density(self, space: Space) -> Density:
         if self.rank > length(self, space):
@@ -225,9 +225,9 @@ class Quantized(Family):
         tensor([[0.0000, 0.5000]])
     """
 
-    values: int = Field(default=10, gt=1)
-    quantize: float = Field(default=0.01, ge=0)
-    commit: float = Field(default=0.01, ge=0)
+    values: int = Field(default=10, gt=1)  # that each variable takes
+    quantize: float = Field(default=0.01, ge=0)  # weight of what pulls values to the outputs
+    commit: float = Field(default=0.01, ge=0)  # weight of what pulls outputs to the values
 
     def density(self, space: Space) -> Density:
         length(self, space)

@@ -33,7 +33,7 @@ class Noiseless(Family):
 
     pixelwise: ClassVar[bool] = True
 
-    sigmoid: bool = True
+    sigmoid: bool = True  # whether the output goes through one; else it is the grey value itself
 
     def density(self, space: Space) -> Density:
         self.param_shape(space)
@@ -165,7 +165,7 @@ class LogisticMixture(Family):
 
     pixelwise: ClassVar[bool] = True
     joint: ClassVar[bool] = True
-    components: int = Field(10, gt=0)
+    components: int = Field(10, gt=0)  # logistics of each pixel
 
     def density(self, space: Space) -> Density:
         self.param_shape(space)

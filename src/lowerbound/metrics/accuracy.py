@@ -44,8 +44,9 @@ class ClassificationAccuracy(Metric):
         f".{name}{top}" for name in ("samples", "reconstructions", "real") for top in ("", ".top5")
     )
     costly: ClassVar[bool] = True
+    # of each kind that it is trained on; None: as many as there are training images
     samples: int | None = Field(default=None, ge=2)
-    seeds: int = Field(default=1, ge=1)
+    seeds: int = Field(default=1, ge=1)  # classifiers, each of samples of its own
 
     def applies(self, world: World) -> bool:
         return world.run is not None

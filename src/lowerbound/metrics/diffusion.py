@@ -17,7 +17,7 @@ class Terms(Metric):
     which is nearly x; and of all steps between them. Averaged over draws of the noise and the time."""
 
     names: ClassVar[tuple[str, ...]] = tuple(f"{name}_term" for name in BoundParts._fields)
-    draws: int = Field(default=500, gt=0)
+    draws: int = Field(default=500, gt=0)  # of the noise and the time, for each image
 
     def applies(self, world: World) -> bool:
         return isinstance(world.model, Stepwise)

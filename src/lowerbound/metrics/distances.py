@@ -33,10 +33,12 @@ class OfSets(Metric, abstract=True):
 
     suffixes: ClassVar[tuple[str, ...]] = ("", ".real")
     costly: ClassVar[bool] = True
+    # that are drawn; None: as many as there are images, and fewer where drawing takes long
     samples: int | None = Field(default=None, ge=2)
+    # of the features: a classifier's run, a TorchScript or ONNX file; None: components of pixels
     extractor: Path | None = None
-    extractor_size: int | None = Field(default=None, ge=2)
-    extractor_range: tuple[float, float] = (0.0, 1.0)
+    extractor_size: int | None = Field(default=None, ge=2)  # side in pixels of the images that a file's network takes
+    extractor_range: tuple[float, float] = (0.0, 1.0)  # the values of black and white that it takes
 
     def applies(self, world: World) -> bool:
         return world.run is not None

@@ -36,7 +36,7 @@ class FileBits(Metric):
     names: ClassVar[tuple[str, ...]] = ("file_bits",)
     suffixes: ClassVar[tuple[str, ...]] = ("", ".net", ".initial", ".framing", ".bound")
     costly: ClassVar[bool] = True
-    limit: int = Field(default=256, gt=0)
+    limit: int = Field(default=256, gt=0)  # the first so many images
 
     def applies(self, world: World) -> bool:
         return True

@@ -49,14 +49,14 @@ class Gaps(Metric):
         *(".simulated.lower", ".simulated.upper", ".simulated.gap"),
     )
     costly: ClassVar[bool] = True
-    limit: int = Field(default=100, gt=0)
-    draws: int = Field(default=500, gt=0)
-    temperatures: int = Field(default=100, gt=0)
-    chains: int = Field(default=16, gt=0)
-    leapfrogs: int = Field(default=10, gt=0)
+    limit: int = Field(default=100, gt=0)  # the first so many images
+    draws: int = Field(default=500, gt=0)  # importance-weighted, of the best member found
+    temperatures: int = Field(default=100, gt=0)  # of the annealing
+    chains: int = Field(default=16, gt=0)  # of the annealing, for each image
+    leapfrogs: int = Field(default=10, gt=0)  # in a move of Hamiltonian Monte Carlo
     from_prior: bool = False  # anneal from p(z) in the place of q(z|x)
     refinement: int = Field(default=500, ge=0)  # steps of each climb
-    refinement_draws: int = Field(default=20, gt=0)
+    refinement_draws: int = Field(default=20, gt=0)  # of the bound that is climbed to the best member
 
     def applies(self, world: World) -> bool:
         return isinstance(world.model, LatentModel)

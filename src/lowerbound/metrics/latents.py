@@ -15,7 +15,7 @@ class ActiveUnits(Metric):
     (Burda et al. 2016, section 5.2). Of a variable that takes whole numbers, the probability of any of them."""
 
     names: ClassVar[tuple[str, ...]] = ("active_units",)
-    threshold: float = Field(default=0.01, gt=0)
+    threshold: float = Field(default=0.01, gt=0)  # of the variance of a posterior mean
 
     def applies(self, world: World) -> bool:
         model = world.model

@@ -66,7 +66,7 @@ class NLL(Metric):
     (`chunks.draws_of`)."""
 
     names: ClassVar[tuple[str, ...]] = ("nll", "bits_per_dim")
-    draws: int = Field(default=500, gt=0)
+    draws: int = Field(default=500, gt=0)  # importance-weighted, for each image; of an exact model one
 
     def applies(self, world: World) -> bool:
         return True

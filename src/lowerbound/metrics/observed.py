@@ -37,10 +37,10 @@ class ObservedLikelihood(Metric):
     suffixes: ClassVar[tuple[str, ...]] = (".nll", ".bits_per_dim", ".acceptance", ".ess", ".simulated.gap")
     costly: ClassVar[bool] = True
     sigma: float | None = Field(default=None, gt=0)  # of pixels a share of their range; has to be said
-    limit: int = Field(default=100, gt=0)
-    temperatures: int = Field(default=500, gt=0)
-    chains: int = Field(default=16, gt=0)
-    leapfrogs: int = Field(default=10, gt=0)
+    limit: int = Field(default=100, gt=0)  # the first so many images
+    temperatures: int = Field(default=500, gt=0)  # of the annealing
+    chains: int = Field(default=16, gt=0)  # of the annealing, for each image
+    leapfrogs: int = Field(default=10, gt=0)  # in a move of Hamiltonian Monte Carlo
 
     def applies(self, world: World) -> bool:
         return isinstance(world.model, LatentModel | Generating)

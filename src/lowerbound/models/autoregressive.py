@@ -45,7 +45,7 @@ class Autoregressive(Ordered):
     """
 
     class Config(Model.Config):
-        network: CausalNetwork.Config = GatedPixelCNN.Config()
+        network: CausalNetwork.Config = GatedPixelCNN.Config()  # whose outputs see earlier positions alone
         likelihood: Family = Categorical()  # of a position, given the earlier ones
         context: int = Field(default=64, gt=0)  # width of what is given
         context_blocks: int = Field(default=2, ge=0)  # residual blocks over a coarser grid that is given

@@ -49,7 +49,7 @@ class RBM(LatentModel, Chained):
 
     class Config(Model.Config):
         hidden: int = Field(default=500, gt=0)  # hidden units
-        visible: Visible = Binary()
+        visible: Visible = Binary()  # kind of the visible units
         negative: Negative = Persistent()  # whence the model's samples of the gradient come
         counted: int = Field(default=20, ge=0, le=24)  # at most so many hidden or visible units' states are counted
         annealing: Annealing = Annealing()  # by which log Z is estimated where there are more

@@ -37,7 +37,7 @@ class Classifier(Classifying):
     class Config(Classifying.Config):
         latent: tuple[int, ...] = Field(default=(64,), min_length=1)  # the shape of the code
         posterior: Family = Point()  # how the encoder puts it out; its mean is taken
-        encoder: Network.Config = MLP.Config()
+        encoder: Network.Config = MLP.Config()  # from the image to the features
 
         _shape = field_validator("latent", mode="before")(latent_shape)
 

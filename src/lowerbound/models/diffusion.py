@@ -85,15 +85,15 @@ class Diffusion(Denoising):
         offered_to: ClassVar[tuple[int, ...]] = (1, 3)
         lacks: ClassVar[Mapping[str, str]] = {"objective": AVERAGED}
         steps: int | None = Field(default=None, gt=0)  # T; None: continuous time
-        schedule: Schedule.Config = LogLinear.Config()
+        schedule: Schedule.Config = LogLinear.Config()  # how much noise there is at which time
         prediction: Prediction = V()  # a new model is then N(0, I), as its network puts out zeros
-        network: Network.Config = UNet.Config()
+        network: Network.Config = UNet.Config()  # what sees the noise in z_t
         weighting: Weighting = Bound()  # of the loss alone
         # periods of sines and cosines of z that the network also sees, in steps from one value to the next (of real
         # events, in standard deviations): 1 and 2 show which value is near. Kingma et al. (2021) have both
         fourier: tuple[Annotated[float, Field(gt=0)], ...] = ()
         context: int = Field(default=64, ge=2)  # width of what the network is told of the time and of the condition
-        sampler: Sampler = Ancestral()
+        sampler: Sampler = Ancestral()  # how noise is taken away, from one time to an earlier one
         unconditional: float = Field(default=0.0, ge=0, lt=1)  # share of training events whose condition is left out
 
         @classmethod

@@ -53,9 +53,9 @@ class DiscreteDiffusion(Stepwise):
 
     class Config(Model.Config):
         lacks: ClassVar[Mapping[str, str]] = {"objective": AVERAGED}
-        noise: Literal["absorbing", "multinomial"] = "absorbing"
+        noise: Literal["absorbing", "multinomial"] = "absorbing"  # what becomes of a value: a mask, or any other value
         steps: int | None = Field(default=None, gt=0)  # T; None: continuous time
-        network: Network.Config = UNet.Config()
+        network: Network.Config = UNet.Config()  # what says which values there were
         embedding: int = Field(default=32, gt=0)  # width of a value, and of the mask
         context: int = Field(default=64, gt=0)  # width of what is given, and of a time
         context_blocks: int = Field(default=2, ge=0)  # residual blocks over a coarser grid that is given

@@ -44,8 +44,8 @@ class Flow(ExactModel):
 
     class Config(Model.Config):
         offered_as: ClassVar[str | None] = "flow"
-        layers: int = Field(default=8, gt=0)
-        hidden: tuple[int, ...] = (128, 128)
+        layers: int = Field(default=8, gt=0)  # couplings, which move one half and the other in turn
+        hidden: tuple[int, ...] = (128, 128)  # widths of each coupling's network
         bound: float = Field(default=2.0, gt=0)  # of the log-scale of one layer
         context: int = Field(default=32, gt=0)  # width of the condition's embedding, where there is a condition
 

@@ -34,6 +34,7 @@ SCORED = 1000  # samples, at least, whose Fréchet distance says which weights a
 class Discriminating(Component):
     """What tells real events from drawn ones, and how it is trained."""
 
+    # from an event to the features that D is linear in
     network: Network.Config = Conv.Config(widths=(32, 64), slope=0.2)
     features: int = Field(default=128, gt=0)  # that it puts out, and D is linear in
     spectral: bool = False  # normalization, of every layer
@@ -70,10 +71,10 @@ class GAN(Adversarial, Generating):
 
     class Config(Model.Config):
         latent: int = Field(default=64, gt=0)  # numbers of z
-        generator: Network.Config = Conv.Config(widths=(32, 64), normalized=True)
-        discriminator: Discriminating = Discriminating()
-        objective: Game = NonSaturating()
-        penalty: Penalty | None = R1()
+        generator: Network.Config = Conv.Config(widths=(32, 64), normalized=True)  # from z to an event
+        discriminator: Discriminating = Discriminating()  # and how it is trained
+        objective: Game = NonSaturating()  # what the two descend
+        penalty: Penalty | None = R1()  # what keeps D smooth
         context: int = Field(default=32, gt=0)  # width of the condition's embedding, where it is an input
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "GAN":

@@ -66,14 +66,14 @@ class HierarchicalVAE(LatentModel):
             default=(Scale(factor=4), Scale(factor=2)), min_length=1
         )  # the coarsest first
         latent_levels: int | None = Field(default=None, ge=2)  # values that each variable of z takes; None: it is real
-        posterior: Family = DiagonalNormal()
+        posterior: Family = DiagonalNormal()  # q of each level, given the coarser ones and x
         prior: Family = DiagonalNormal()  # of every level, given the coarser
-        likelihood: Family = Bernoulli()
+        likelihood: Family = Bernoulli()  # p(x|z), of what the decoder puts out
         width: int = Field(default=32, gt=0)  # features of the state
         inner: int = Field(default=16, gt=0)  # features in the middle of a block
         encoder: Network.Config | None = None  # of an image, to the finest scale's map; None: a convolution
         decoder: Network.Config | None = None  # of the finest scale's map, to p(x|z); None: a convolution
-        objective: Objective = ELBO()
+        objective: Objective = ELBO()  # from the terms of the bound to the loss
         estimator: Estimator | None = None  # of the gradient through draws of z; None: the posterior's own
         context: int = Field(default=32, gt=0)  # width of the condition's embedding, where there is a condition
 

@@ -48,6 +48,7 @@ class MultiscaleFlow(ExactModel, Invertible):
     """
 
     class Config(Model.Config):
+        # of the image's side; after each but the last, half of the channels are noise
         scales: int = Field(default=2, gt=0)
         steps: int = Field(default=8, gt=0)  # of each scale
         width: int = Field(default=64, gt=0)  # channels of the networks of the couplings

@@ -57,8 +57,8 @@ class Tempered(Negative):
     p_{r'}(h'))`, first those of even and then those of odd number, so that what a hot chain finds comes down to β = 1.
     """
 
-    chains: int = Field(default=100, gt=0)
-    temperatures: int = Field(default=10, gt=1)
+    chains: int = Field(default=100, gt=0)  # at each temperature
+    temperatures: int = Field(default=10, gt=1)  # inverse ones, evenly from 0 to 1
 
     @property
     def shape(self) -> tuple[int, int]:

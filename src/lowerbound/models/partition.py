@@ -35,7 +35,7 @@ class Annealing(Component):
     from there to 0.9, 20 in 29 from there to 1.
     """
 
-    chains: int = Field(default=100, gt=1)
+    chains: int = Field(default=100, gt=1)  # that are annealed, each with a weight of its own
     temperatures: int = Field(default=14500, gt=1)  # beside β = 0; with one there would be no annealing
     burn_in: int = Field(default=1000, ge=0)  # steps of the reverse chains at β = 1, before they are annealed
 

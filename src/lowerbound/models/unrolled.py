@@ -44,7 +44,7 @@ class Unrolled(LatentModel):
 
     class Config(Model.Config):
         diffusion: Model.Config = Field(default={"type": DIFFUSION, "steps": 4}, validate_default=True)  # pyright: ignore[reportAssignmentType]
-        objective: Objective = ELBO()
+        objective: Objective = ELBO()  # from the terms of the bound to the loss
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Unrolled":
             diffusion = self.diffusion.build(space, given)

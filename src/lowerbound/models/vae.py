@@ -70,12 +70,12 @@ class VAE(Refittable):
     class Config(Refittable.Config):
         latent: tuple[int, ...] = Field(default=(20,), min_length=1)  # the shape of z: 20, or [8, 4, 4] for a map
         latent_levels: int | None = Field(default=None, ge=2)  # values that each variable of z takes; None: it is real
-        posterior: Family = DiagonalNormal()
-        likelihood: Family = Bernoulli()
-        prior: Model.Config = StandardNormal.Config()
-        encoder: Network.Config = MLP.Config()
-        decoder: Network.Config = MLP.Config()
-        objective: Objective = ELBO()
+        posterior: Family = DiagonalNormal()  # q(z|x), of what the encoder puts out
+        likelihood: Family = Bernoulli()  # p(x|z), of what the decoder puts out
+        prior: Model.Config = StandardNormal.Config()  # p(z)
+        encoder: Network.Config = MLP.Config()  # from x to what the posterior needs
+        decoder: Network.Config = MLP.Config()  # from z to what the likelihood needs
+        objective: Objective = ELBO()  # from the terms of the bound to the loss
         adversary: Adversary.Config | None = None  # whom z is trained against, by turns
         estimator: Estimator | None = None  # of the gradient through draws of z; None: the posterior's own
         classifier: Network.Config | None = None  # q(y|x) of the label, to be trained on images of which few have one

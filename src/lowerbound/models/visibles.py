@@ -129,7 +129,7 @@ class Gaussian(Visible):
     Pixel values are dequantized to [-1, 1): `distributions.Dequantized`. learned: σ of each unit is; else it is 1.
     """
 
-    learned: bool = False
+    learned: bool = False  # whether σ of each visible unit is; else it is 1
 
     def density(self, space: Space) -> Density:
         if space.levels is not None and not space.ordered:

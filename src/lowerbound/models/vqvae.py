@@ -32,7 +32,7 @@ class Level(Component):
     """One grid of codes."""
 
     factor: int = Field(default=4, gt=1)  # how many times smaller than the image: a power of 2
-    quantizer: Quantizer.Config = VQ.Config()
+    quantizer: Quantizer.Config = VQ.Config()  # of the vectors of the grid
 
 
 def level_names(levels: int) -> tuple[str, ...]:
@@ -73,7 +73,7 @@ class VQVAE(CodeModel):
     class Config(Model.Config):
         levels: tuple[Level, ...] = Field(default=(Level(),), min_length=1)  # the coarsest first
         priors: tuple[Model.Config, ...] = ()  # over each level's codes, given the label and the coarser; (): uniform
-        likelihood: Family = Noiseless(sigmoid=False)
+        likelihood: Family = Noiseless(sigmoid=False)  # p(x|z), of what the decoder puts out
         width: int = Field(default=128, gt=1)  # features of the maps
         inner: int = Field(default=32, gt=0)  # features inside a residual block
         blocks: int = Field(default=2, ge=0)  # residual blocks in each encoder and decoder

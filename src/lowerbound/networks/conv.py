@@ -28,6 +28,7 @@ class Conv(Network):
     """
 
     class Config(Network.Config):
+        # channels of each convolution, the image's side first
         widths: tuple[int, ...] = Field(default=(32, 64), min_length=1)
         slope: float = Field(default=0.0, ge=0, lt=1)  # of the rectifiers, below zero
         normalized: bool = False  # over the batch, before every rectifier but down's first

@@ -43,15 +43,15 @@ class GatedPixelCNN(CausalNetwork):
 
     class Config(CausalNetwork.Config):
         width: int = Field(default=64, gt=1)  # features of a position in each stack
-        layers: int = Field(default=12, gt=0)
+        layers: int = Field(default=12, gt=0)  # of gated convolutions
         kernel: int = Field(default=3, gt=1)  # columns; rows are half of it, and the own
-        first_kernel: int = Field(default=7, gt=1)
+        first_kernel: int = Field(default=7, gt=1)  # width of the first convolution
         out_layers: int = Field(default=0, ge=0)  # residual blocks of each position alone, after all layers
         out_width: int = Field(default=128, gt=1)  # of the layer before the last, and inside those blocks
         attention: tuple[int, ...] = ()  # the layers, counted from 1, after which there is attention
-        heads: int = Field(default=4, gt=0)
+        heads: int = Field(default=4, gt=0)  # of an attention layer
         attention_dropout: float = Field(default=0.0, ge=0, lt=1)  # of attention's weights
-        dropout: float = Field(default=0.0, ge=0, lt=1)
+        dropout: float = Field(default=0.0, ge=0, lt=1)  # share of the features that training leaves out
         places: bool = False  # whether each layer adds a bias of its own to each place of the image
         checkpoint: bool = False  # in training, compute each layer again for its gradient: less memory, more time
 

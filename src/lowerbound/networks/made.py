@@ -37,10 +37,10 @@ class MADE(CausalNetwork):
     """
 
     class Config(CausalNetwork.Config):
-        hidden: Widths = (1000,)
-        activation: Activation = "relu"
+        hidden: Widths = (1000,)  # widths of the hidden layers
+        activation: Activation = "relu"  # of the hidden layers: relu, tanh, leaky_relu …
         direct: bool = True  # whether outputs also see inputs directly
-        dropout: float = Field(default=0.0, ge=0, lt=1)
+        dropout: float = Field(default=0.0, ge=0, lt=1)  # share of the units that training leaves out
 
         def build(self, in_shape: Shape, out_shape: Shape, *, channels: int = 1, context: int = 0) -> "MADE":
             return MADE(self, in_shape, out_shape, channels, context)

@@ -51,8 +51,8 @@ class MLP(Network):
     """
 
     class Config(Network.Config):
-        hidden: Widths = (512,)
-        activation: Activation = "relu"
+        hidden: Widths = (512,)  # widths of the hidden layers
+        activation: Activation = "relu"  # between them: relu, tanh, leaky_relu …
         # weights begin as N(0, gain² / inputs) and biases at 0: 1.41 keeps the size of a signal through rectifiers
         # (He et al. 2015, https://arxiv.org/abs/1502.01852); None: torch's own, by which it shrinks from layer to layer
         gain: float | None = Field(default=None, gt=0)

@@ -36,12 +36,12 @@ class PixelCNN(CausalNetwork):
 
     class Config(CausalNetwork.Config):
         width: int = Field(default=64, gt=1)  # features of a position
-        blocks: int = Field(default=12, ge=0)
+        blocks: int = Field(default=12, ge=0)  # residual ones
         kernel: int = Field(default=3, gt=1)  # of the blocks: columns; rows are half of it, and the own
-        first_kernel: int = Field(default=7, gt=1)
+        first_kernel: int = Field(default=7, gt=1)  # width of the first convolution
         attention: tuple[int, ...] = ()  # the blocks, counted from 1, after which there is attention
-        heads: int = Field(default=4, gt=0)
-        dropout: float = Field(default=0.0, ge=0, lt=1)
+        heads: int = Field(default=4, gt=0)  # of an attention layer
+        dropout: float = Field(default=0.0, ge=0, lt=1)  # share of the features that training leaves out
         places: bool = False  # whether each block adds a bias of its own to each place of the image
 
         def build(self, in_shape: Shape, out_shape: Shape, *, channels: int = 1, context: int = 0) -> "PixelCNN":

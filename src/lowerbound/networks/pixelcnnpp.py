@@ -63,7 +63,7 @@ class PixelCNNPP(CausalNetwork):
         width: int = Field(default=160, gt=1)  # features of a position in each stream
         levels: int = Field(default=3, gt=0)  # resolutions
         blocks: int = Field(default=5, gt=0)  # residual blocks at each, on the way down
-        dropout: float = Field(default=0.0, ge=0, lt=1)
+        dropout: float = Field(default=0.0, ge=0, lt=1)  # share of the features that training leaves out
         places: bool = False  # whether each block adds a bias of its own to each place of its map
 
         def build(self, in_shape: Shape, out_shape: Shape, *, channels: int = 1, context: int = 0) -> "PixelCNNPP":

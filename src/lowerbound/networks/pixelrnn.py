@@ -23,11 +23,11 @@ class PixelRNN(CausalNetwork):
 
     class Config(CausalNetwork.Config, abstract=True):
         width: int = Field(default=32, gt=0)  # features of a state: h
-        layers: int = Field(default=7, gt=0)
-        first_kernel: int = Field(default=7, gt=1)
+        layers: int = Field(default=7, gt=0)  # of LSTMs
+        first_kernel: int = Field(default=7, gt=1)  # width of the first convolution
         out_width: int = Field(default=64, gt=0)  # of the layer before the last
         skip: bool = False  # whether every layer's states also go to the last two layers directly (section 3.3)
-        dropout: float = Field(default=0.0, ge=0, lt=1)
+        dropout: float = Field(default=0.0, ge=0, lt=1)  # share of the features that training leaves out
 
     def __init__(self, config: Config, states: Iterable["States"], in_shape: Shape, out_shape: Shape, channels: int):
         super().__init__(in_shape)

@@ -25,9 +25,9 @@ class ResidualMLP(Network):
     """
 
     class Config(Network.Config):
-        width: int = Field(default=256, gt=0)
-        blocks: int = Field(default=3, gt=0)
-        dropout: float = Field(default=0.0, ge=0, lt=1)
+        width: int = Field(default=256, gt=0)  # of every block
+        blocks: int = Field(default=3, gt=0)  # residual ones
+        dropout: float = Field(default=0.0, ge=0, lt=1)  # share of the units that training leaves out
         gain: float = Field(default=0.0, ge=0)  # the last weights begin as N(0, gain² / width)
         scaled: bool = False  # by the context, beside being shifted by it
 

@@ -25,8 +25,9 @@ class ResNet(Network):
     """
 
     class Config(Network.Config):
+        # channels at each size, the first at half the image's
         widths: tuple[int, ...] = Field(default=(32, 64), min_length=1)
-        blocks: int = Field(default=2, ge=0)
+        blocks: int = Field(default=2, ge=0)  # residual ones at each size
 
         def build(self, in_shape: Shape, out_shape: Shape, context: int = 0) -> "ResNet":
             return ResNet(self, in_shape, out_shape, context)

@@ -34,8 +34,8 @@ class Transformer(CausalNetwork):
 
     class Config(CausalNetwork.Config):
         width: int = Field(default=256, gt=1)  # features of a token
-        layers: int = Field(default=8, gt=0)
-        heads: int = Field(default=4, gt=0)
+        layers: int = Field(default=8, gt=0)  # of attention and two linear maps
+        heads: int = Field(default=4, gt=0)  # of an attention layer
         dropout: float = Field(default=0.0, ge=0, lt=1)  # of tokens, of attention's weights, of what each part adds
         checkpoint: bool = False  # in training, compute each layer again for its gradient: less memory, more time
 

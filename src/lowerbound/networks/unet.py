@@ -30,13 +30,13 @@ class UNet(Network):
     """
 
     class Config(Network.Config):
-        widths: Widths = Field(default=(32, 64), min_length=1)
+        widths: Widths = Field(default=(32, 64), min_length=1)  # channels at each size, the first at the image's own
         blocks: int = Field(default=2, gt=0)  # at each size on the way down; one more on the way up
         attention: tuple[int, ...] = ()  # sizes at which each block is followed by it
         middle: bool = True  # attention between two blocks at the smallest size
-        heads: int = Field(default=1, gt=0)
+        heads: int = Field(default=1, gt=0)  # of an attention layer
         groups: int = Field(default=32, gt=0)  # of channels that are normalized together, at most
-        dropout: float = Field(default=0.0, ge=0, lt=1)
+        dropout: float = Field(default=0.0, ge=0, lt=1)  # share of the features that training leaves out
 
         def build(self, in_shape: Shape, out_shape: Shape, context: int = 0) -> "UNet":
             return UNet(self, in_shape, out_shape, context)

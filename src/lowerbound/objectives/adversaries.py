@@ -32,7 +32,7 @@ class Adversary(nn.Module):
     class Config(Component, abstract=True):
         gamma: float = Field(default=1.0, ge=0)  # what a nat of what it finds counts
         warmup: int = Field(default=0, ge=0)  # steps over which gamma grows from 0
-        optimizer: Optimizer = Adam(lr=1e-4, beta1=0.5, beta2=0.9)
+        optimizer: Optimizer = Adam(lr=1e-4, beta1=0.5, beta2=0.9)  # of the adversary
 
         @abstractmethod
         def build(self, latent: Space, given: tuple[Space, ...] = ()) -> "Adversary":
@@ -87,7 +87,8 @@ class TotalCorrelation(Adversary):
     term: ClassVar[str] = "total_correlation"
 
     class Config(Adversary.Config):
-        gamma: float = Field(default=35.0, ge=0)
+        gamma: float = Field(default=35.0, ge=0)  # weight of the total correlation, γ
+        # of the discriminator, from z to two logits
         network: Network.Config = MLP.Config(hidden=(1000,) * 6, activation="leaky_relu")
 
         def build(self, latent: Space, given: tuple[Space, ...] = ()) -> "TotalCorrelation":
@@ -142,9 +143,9 @@ class Invariance(Adversary):
     term: ClassVar[str] = "told_by_z"
 
     class Config(Adversary.Config):
-        gamma: float = Field(default=10.0, ge=0)
-        network: Network.Config = MLP.Config(hidden=(256, 256))
-        optimizer: Optimizer = Adam(lr=1e-3)
+        gamma: float = Field(default=10.0, ge=0)  # weight of what z tells of the attributes, γ
+        network: Network.Config = MLP.Config(hidden=(256, 256))  # of the adversary, from z to the attributes
+        optimizer: Optimizer = Adam(lr=1e-3)  # of the adversary
 
         def build(self, latent: Space, given: tuple[Space, ...] = ()) -> "Invariance":
             return Invariance(self, latent, given)

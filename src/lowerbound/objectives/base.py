@@ -14,7 +14,7 @@ from lowerbound.stages import Loss, Score, Size
 class Objective(Component, abstract=True):
     """What is made of the terms of `draws` draws of the latents."""
 
-    draws: int = Field(default=1, gt=0)
+    draws: int = Field(default=1, gt=0)  # of z for each image, in a step
 
     @abstractmethod
     def __call__(self, terms: ElboTerms, step: int) -> Loss: ...

@@ -38,9 +38,9 @@ class ELBO(Bound):
     group is one latent dimension, or one level of latents.
     """
 
-    beta: float = Field(default=1.0, ge=0)
-    free_bits_dimension: float = Field(default=0.0, ge=0)
-    free_bits_level: float = Field(default=0.0, ge=0)
+    beta: float = Field(default=1.0, ge=0)  # weight of the KL, β
+    free_bits_dimension: float = Field(default=0.0, ge=0)  # bits that a latent dimension may hold at no cost
+    free_bits_level: float = Field(default=0.0, ge=0)  # bits that a level of latents may hold at no cost
 
     def __call__(self, terms: ElboTerms, step: int) -> Loss:
         distortion = -terms.mean(terms.log_px)  # [B]
@@ -81,8 +81,8 @@ class IWAE(Bound):
     the score of q is left out. The decoder's and the prior's gradients are the same either way.
     """
 
-    draws: int = Field(default=5, gt=0)
-    dreg: bool = False
+    draws: int = Field(default=5, gt=0)  # of z for each image in a step, K
+    dreg: bool = False  # whether the encoder has the doubly reparameterized gradient
 
     @property
     def score(self) -> Score:

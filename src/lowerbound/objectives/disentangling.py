@@ -50,9 +50,9 @@ class Capacity(Disentangling):
     with the mean KL of the batch. The paper's sprites have C up to 25 nats over 100,000 steps, and γ = 1000.
     """
 
-    gamma: float = Field(default=1000.0, ge=0)
+    gamma: float = Field(default=1000.0, ge=0)  # nats of the loss for a nat of the KL away from C, γ
     capacity: float = Field(default=25.0, ge=0)  # nats
-    steps: int = Field(default=100_000, gt=0)
+    steps: int = Field(default=100_000, gt=0)  # until C is at `capacity`
 
     def check(self, size: Size) -> None:
         if self.steps > size.steps:
@@ -119,10 +119,10 @@ class BetaTC(Disentangling):
     times its weight less 1. Mutual information and total correlation are of the training set, not of the batch.
     """
 
-    beta: float = Field(default=6.0, ge=0)
-    alpha: float = Field(default=1.0, ge=0)
-    gamma: float = Field(default=1.0, ge=0)
-    sampling: Sampling = Stratified()
+    beta: float = Field(default=6.0, ge=0)  # weight of the total correlation, β
+    alpha: float = Field(default=1.0, ge=0)  # weight of the mutual information of z and the image, α
+    gamma: float = Field(default=1.0, ge=0)  # weight of each dimension's own KL, γ
+    sampling: Sampling = Stratified()  # how q(z) is estimated on a batch
 
     def check(self, size: Size) -> None:
         if size.batch < 2:
@@ -201,7 +201,7 @@ class DIP2(DIP):
         \quad Cov_q(z) = E_{p(x)}[\Sigma(x)] + Cov_{p(x)}(\mu(x)) \qquad (7)
     """
 
-    diagonal: float = Field(default=10.0, ge=0)
+    diagonal: float = Field(default=10.0, ge=0)  # weight of the variances away from 1, λ_d
 
     def covariance(self, q: Distribution) -> Tensor:
         return covariance(q.mean) + q.variance.flatten(1).mean(0).diag()

@@ -98,7 +98,7 @@ class R1(Penalty):
     Pixels count from -1 to 1. The paper's gamma is 10 for its images.
     """
 
-    gamma: float = Field(default=1.0, gt=0)
+    gamma: float = Field(default=1.0, gt=0)  # weight of the squared slope, γ
 
     def __call__(self, D: Judge, real: Tensor, drawn: Tensor) -> Tensor:
         return self.gamma / 2 * slopes(D, real).square().sum(1)

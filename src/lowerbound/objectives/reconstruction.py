@@ -55,7 +55,7 @@ class Corruption(Component, abstract=True):
 class GaussianNoise(Corruption):
     """Isotropic noise with a standard deviation of `scale` times the distance from black to white."""
 
-    scale: float = Field(default=0.25, gt=0)
+    scale: float = Field(default=0.25, gt=0)  # its standard deviation, for one of the distance from black to white
 
     def __call__(self, h: Tensor, black_and_white: tuple[float, float]) -> Tensor:
         black, white = black_and_white
@@ -65,7 +65,7 @@ class GaussianNoise(Corruption):
 class Masking(Corruption):
     """Each element is black with probability `fraction`, on its own."""
 
-    fraction: float = Field(default=0.25, gt=0, lt=1)
+    fraction: float = Field(default=0.25, gt=0, lt=1)  # of the elements that are black
 
     def __call__(self, h: Tensor, black_and_white: tuple[float, float]) -> Tensor:
         return torch.where(rand_like(h) < self.fraction, black_and_white[0], h)
@@ -74,7 +74,7 @@ class Masking(Corruption):
 class SaltAndPepper(Corruption):
     """Each element is black or white, with even chances, with probability `fraction`, on its own."""
 
-    fraction: float = Field(default=0.1, gt=0, lt=1)
+    fraction: float = Field(default=0.1, gt=0, lt=1)  # of the elements that are black or white
 
     def __call__(self, h: Tensor, black_and_white: tuple[float, float]) -> Tensor:
         black, white = black_and_white
@@ -94,9 +94,9 @@ class Reconstruction(Objective):
     posterior that quantizes (`families.Quantized`) adds what that costs.
     """
 
-    error: Error = SquaredError()
-    noise: Corruption | None = None
-    sparsity: float = Field(default=0.0, ge=0)
+    error: Error = SquaredError()  # of what comes back, beside the image
+    noise: Corruption | None = None  # what corrupts the image that the encoder sees in training
+    sparsity: float = Field(default=0.0, ge=0)  # weight of the absolute code, λ
 
     def seen(self, h: Tensor, black_and_white: tuple[float, float]) -> Tensor:
         return h if self.noise is None else self.noise(h, black_and_white)

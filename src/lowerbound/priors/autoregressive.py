@@ -65,8 +65,8 @@ class AutoregressiveMixture(_OneByOne):
 
     class Config(Model.Config):
         offered_as: ClassVar[str | None] = "autoregressive"
-        components: int = Field(default=8, gt=0)
-        hidden: Widths = (256, 256)
+        components: int = Field(default=8, gt=0)  # normals of each element
+        hidden: Widths = (256, 256)  # widths of the network
         context: int = Field(default=32, gt=0)  # width of the condition's embedding, where there is a condition
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "AutoregressiveMixture":
@@ -116,7 +116,8 @@ class MapAutoregressive(_OneByOne):
     class Config(Model.Config):
         offered_as: ClassVar[str | None] = "autoregressive"
         offered_to: ClassVar[tuple[int, ...]] = (3,)
-        components: int = Field(default=5, gt=0)
+        components: int = Field(default=5, gt=0)  # normals of each element
+        # whose outputs see earlier places alone
         network: CausalNetwork.Config = GatedPixelCNN.Config(layers=4, first_kernel=5)
         context: int = Field(default=32, gt=0)  # width of the condition's embedding, where there is a condition
 

@@ -22,7 +22,7 @@ class Categorical(Prior):
 
     class Config(Model.Config):
         one_for_all: ClassVar[bool] = True
-        learned: bool = False
+        learned: bool = False  # whether the probabilities are; else all values have the same
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "Categorical":
             return Categorical(self, space, given)

@@ -34,10 +34,11 @@ class SplineFlow(ExactModel):
     class Config(Model.Config):
         offered_as: ClassVar[str | None] = "spline"
         offered_to: ClassVar[tuple[int, ...]] = (1, 3)
-        steps: int = Field(default=6, gt=1)
-        bins: int = Field(default=8, gt=1, le=100)
+        steps: int = Field(default=6, gt=1)  # couplings, which move one half and the other in turn
+        bins: int = Field(default=8, gt=1, le=100)  # of each spline
+        # the splines bend [-tail, tail], and nothing outside
         tail: float = Field(default=3.0, gt=0, allow_inf_nan=False)
-        hidden: Widths = (128, 128)
+        hidden: Widths = (128, 128)  # widths of each coupling's network
         context: int = Field(default=32, gt=0)  # width of the condition's embedding, where there is a condition
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "SplineFlow":

@@ -28,7 +28,7 @@ class PerLabel(ExactModel):
     """
 
     class Config(Model.Config):
-        each: Model.Config = Gaussian.Config()
+        each: Model.Config = Gaussian.Config()  # the prior of every label
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "PerLabel":
             return PerLabel(self, space, given)

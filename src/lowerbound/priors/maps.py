@@ -34,7 +34,7 @@ class MapGaussian(ExactModel):
         offered_as: ClassVar[str | None] = "gaussian"
         offered_to: ClassVar[tuple[int, ...]] = (3,)
         one_for_all: ClassVar[bool] = True
-        whole: bool = True
+        whole: bool = True  # whether all places together are one normal; else each place is one
 
         @classmethod
         def choices(cls, space: Space) -> tuple["MapGaussian.Config", ...]:
@@ -110,7 +110,7 @@ class MapFlow(ExactModel):
     class Config(Model.Config):
         offered_as: ClassVar[str | None] = "flow"
         offered_to: ClassVar[tuple[int, ...]] = (3,)
-        steps: int = Field(default=8, gt=1)
+        steps: int = Field(default=8, gt=1)  # of the flow, one after another
         width: int = Field(default=48, gt=0)  # channels of the networks of the couplings
         blocks: int = Field(default=1, ge=0)  # residual ones, in each of them
         bound: float = Field(default=2.0, gt=0, allow_inf_nan=False)  # of the log-scale of one coupling

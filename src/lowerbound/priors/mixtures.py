@@ -33,7 +33,7 @@ class GaussianMixture(Mixed):
 
     class Config(Model.Config):
         one_for_all: ClassVar[bool] = True
-        components: int = Field(default=10, gt=0)
+        components: int = Field(default=10, gt=0)  # of the mixture
         starts: int = Field(default=10, gt=0)  # of `fit`, of which the likeliest counts
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "GaussianMixture":
@@ -79,7 +79,7 @@ class FullGaussianMixture(Mixed):
     class Config(Model.Config):
         offered_as: ClassVar[str | None] = "mixture"
         one_for_all: ClassVar[bool] = True
-        components: int = Field(default=10, gt=0)
+        components: int = Field(default=10, gt=0)  # of the mixture, each of any covariance
         starts: int = Field(default=1, gt=0)  # of `fit`, of which the likeliest counts
         even: bool = False  # instead, the one whose weights are the most even: clusters taken to be equally frequent
 

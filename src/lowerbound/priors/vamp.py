@@ -38,8 +38,8 @@ class VampPrior(Bindable):
     """
 
     class Config(Model.Config):
-        components: int = Field(default=500, gt=0)
-        begin: Literal["noise", "data"] = "noise"
+        components: int = Field(default=500, gt=0)  # pseudo-inputs, whose posteriors are mixed
+        begin: Literal["noise", "data"] = "noise"  # what pseudo-inputs begin as: noise, or training images
 
         def build(self, space: Space, given: tuple[Space, ...] = ()) -> "VampPrior":
             return VampPrior(self, space, given)

@@ -32,6 +32,7 @@ class FSQ(Quantizer):
     """
 
     class Config(Quantizer.Config):
+        # values of each element of z; their product is the number of codes
         levels: Annotated[tuple[int, ...], AfterValidator(_at_least_two)] = (8, 5, 5, 5)
 
         def build(self) -> "FSQ":

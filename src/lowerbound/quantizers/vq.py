@@ -238,8 +238,9 @@ class ResidualVQ(Quantizer):
     """
 
     class Config(Quantizer.Config):
+        # of each depth, with a codebook of its own
         quantizer: Annotated[VQ.Config, AfterValidator(_with_lengths)] = VQ.Config()
-        depth: int = Field(default=4, gt=0)
+        depth: int = Field(default=4, gt=0)  # codes that add up to a vector
 
         def build(self) -> "ResidualVQ":
             return ResidualVQ(self)

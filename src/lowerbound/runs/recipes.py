@@ -19,22 +19,23 @@ FOLDER = Path(__file__).parent.parent / "recipes"
 class About(Component):
     """What `lowerbound recipes` shows: the model in words, the time it takes and where, the number it reached."""
 
-    model: str = ""
-    time: str = "not measured"
-    reached: str = "not measured"
+    model: str = ""  # in words
+    time: str = "not measured"  # that training takes, and where
+    reached: str = "not measured"  # the number, with its error and conditions
 
 
 class Training(Component):
     """How a model is trained. It ends after `steps` or `epochs`, whichever comes first."""
 
-    steps: int | None = Field(default=None, gt=0)
-    epochs: float | None = Field(default=None, gt=0)
-    batch: int = Field(default=128, gt=0)
-    optimizer: Optimizer = Adam()
-    schedule: Schedule = Constant()
+    steps: int | None = Field(default=None, gt=0)  # at most so many, of one batch each
+    epochs: float | None = Field(default=None, gt=0)  # at most so many times every training image
+    batch: int = Field(default=128, gt=0)  # images of a step
+    optimizer: Optimizer = Adam()  # what makes a step of a gradient
+    schedule: Schedule = Constant()  # of the learning rate, over the steps
+    # of weights: the average is what is validated and kept; null: the last ones
     averaging: Averaging | None = Averaging()
     clip: float | None = Field(default=200.0, gt=0)  # the largest norm of the gradient, in nats per unit of weight
-    skip: Skip | None = Skip()
+    skip: Skip | None = Skip()  # of steps whose gradients explode; null: none is left out
     precision: Precision = "float32"  # of networks, in training alone; see lowerbound.devices
     compile: bool = False  # networks by torch.compile, in training alone: fewer, larger kernels, after a minute or more
     graph: bool = False  # on a GPU, the whole step as one CUDA graph: several times faster where kernels are small
@@ -43,7 +44,7 @@ class Training(Component):
     valid_images: int = Field(default=5000, gt=0)  # at most so many of the validation split
     patience: int | None = Field(default=None, gt=0)  # stop after so many validations without a better one
     save_seconds: float = Field(default=60.0, gt=0)  # between saved states
-    tensorboard: bool = False
+    tensorboard: bool = False  # also write its event files, into the run
     stages: dict[str, Any] = Field(
         default={}
     )  # what is other in later stages: {"prior": {"steps": 500, "top": {"batch": 16}}}
@@ -96,11 +97,11 @@ def _tables(stages: dict[str, Any], path: str = "") -> Iterator[str]:
 class Recipe(Component):
     """The whole configuration of a run."""
 
-    about: About = About()
-    seed: int = Field(default=0, ge=0)
-    data: Data = Data()
-    model: Model.Config
-    train: Training = Training()
+    about: About = About()  # what `lowerbound recipes` shows
+    seed: int = Field(default=0, ge=0)  # of the weights, the batches and the noise of training
+    data: Data = Data()  # the data set, and how its images are prepared
+    model: Model.Config  # by its type and its keys
+    train: Training = Training()  # how it is trained
 
 
 def names() -> list[str]:

@@ -44,7 +44,7 @@ class Schedule(nn.Module):
         # γ(0), and γ(1). None: -8 for real events, and for pixels what keeps neighbouring values 6 standard deviations
         # of the noise apart: -13.3 for 256 of them
         gamma_min: float | None = Field(default=None, ge=-40, le=40)
-        gamma_max: float = Field(default=5.0, ge=-40, le=40)
+        gamma_max: float = Field(default=5.0, ge=-40, le=40)  # log of noise over signal at time 1, γ(1)
 
         @abstractmethod
         def build(self, space: Space) -> "Schedule": ...

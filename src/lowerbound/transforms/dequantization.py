@@ -62,7 +62,7 @@ class Variational(Dequantizer):
     """
 
     class Config(Dequantizer.Config):
-        steps: int = Field(default=2, gt=0)
+        steps: int = Field(default=2, gt=0)  # couplings of the flow of u
         width: int = Field(default=32, gt=0)  # channels of the networks of the couplings, and of the one over x
         blocks: int = Field(default=1, ge=0)  # residual ones, of the network over x
         bound: float = Field(default=2.0, gt=0, allow_inf_nan=False)  # of the log-scale of one coupling

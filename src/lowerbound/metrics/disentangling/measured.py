@@ -139,7 +139,7 @@ class DCI(OfFactors):
         ".size",
     )
 
-    splits: int = Field(default=SPLITS, ge=1)
+    splits: int = Field(default=SPLITS, ge=1)  # of the images into those that predictors are fitted to and others
 
     def score(self, z: Floats, v: Floats, kinds: Kinds) -> Score:
         return dci(z, v, kinds, splits=self.splits)
@@ -177,7 +177,7 @@ class Explicitness(OfFactors):
 
     names: ClassVar[tuple[str, ...]] = ("explicitness",)
 
-    splits: int = Field(default=SPLITS, ge=1)
+    splits: int = Field(default=SPLITS, ge=1)  # of the images into those that predictors are fitted to and others
 
     def score(self, z: Floats, v: Floats, kinds: Kinds) -> Score:
         return explicitness(z, v, kinds, splits=self.splits)
