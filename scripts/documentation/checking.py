@@ -63,7 +63,8 @@ def command(words: list[str], block: Block) -> Iterator[str]:
     from lowerbound.errors import ConfigError
     from lowerbound.runs import recipes
 
-    words = [re.sub(r"\$\{?\w+\}?", "0", word) for word in words]
+    first = dict(re.findall(r"^\s*for (\w+) in (\S+)", block.code, re.MULTILINE))  # what a loop's variable is at first
+    words = [re.sub(r"\$\{?(\w+)\}?", lambda variable: first.get(variable[1], "0"), word) for word in words]
     try:
         function, given, _ = _app(*words[:2]).parse_args(words, exit_on_error=False, print_error=False)
     except CycloptsError as e:
@@ -76,6 +77,8 @@ def command(words: list[str], block: Block) -> Iterator[str]:
                 recipes.load(name, given.args[1:])
         except ConfigError as e:
             yield str(e)
+    if words[0] == "train":  # its seed is the recipe's
+        return
     if block.marker == "run" and "seed" in inspect.signature(function).parameters and "--seed" not in words:
         seed = inspect.signature(function).parameters["seed"].default
         if seed is None:

@@ -37,12 +37,14 @@ def shifted(z: Tensor, strengths: Mapping[str, float], known: Mapping[str, Direc
 
     Raises ModelError for an unknown direction, one of other weights, or a strength that is not finite.
     """
+    # --8<-- [start:shifted]
     for name, strength in strengths.items():
         direction = found(name, known)
         if not math.isfinite(strength):
             raise ModelError(f"direction {name}={strength}: expected a finite strength, such as {name}=1")
         z = z + strength * direction.step.to(z)
     return z
+    # --8<-- [end:shifted]
 
 
 def found(name: str, known: Mapping[str, Direction]) -> Direction:

@@ -18,6 +18,7 @@ Y = Tensor | tuple[Tensor, ...] | None  # the condition; matches `given`
 UNKNOWN = -1  # in the place of a label: of an image that is trained on without
 
 
+# --8<-- [start:density]
 class Density(enum.Enum):
     """What a model's numbers say of log p(x); the relation that is printed with its negative."""
 
@@ -25,7 +26,9 @@ class Density(enum.Enum):
     BOUND = "<="
     ESTIMATE = "~"  # of its normalizing constant, with an error that all events have in common
     NONE = "?"
+    # --8<-- [end:density]
 
+    # --8<-- [start:worst]
     @staticmethod
     def worst(*parts: "Density") -> "Density":
         """The density of a whole made of these parts.
@@ -37,6 +40,7 @@ class Density(enum.Enum):
             <Density.ESTIMATE: '~'>
         """
         return max(parts, key=list(Density).index)
+        # --8<-- [end:worst]
 
 
 class Estimate(NamedTuple):

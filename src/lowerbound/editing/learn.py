@@ -49,9 +49,11 @@ def learn(
     return gap * u
 
 
+# --8<-- [start:mean-difference]
 def mean_difference(z: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """From the negatives' mean to the positives' (Larsen et al. 2016, https://arxiv.org/abs/1512.09300): unit [D]."""
     return _unit(z[positive].mean(0) - z[~positive].mean(0))
+    # --8<-- [end:mean-difference]
 
 
 def logistic_normal(z: np.ndarray, positive: np.ndarray) -> np.ndarray:

@@ -27,11 +27,13 @@ class Stratified(Estimator):
             return ""
         return "has no components to draw from one by one; use families.GaussianMixture, or estimators.Pathwise"
 
+    # --8<-- [start:stratified]
     def draw(self, q: Distribution, n: int, step: int = 0) -> Draws:
         assert isinstance(q, NormalMixture)
         z = q.each((n,)).movedim(q.axis, 0)  # [C, n, B, *latent]
         share = (q.log_weights.T - math.log(n)).unsqueeze(1).expand(z.shape[:3])
         return Draws(z.flatten(0, 1), share.flatten(0, 1))
+        # --8<-- [end:stratified]
 
     def rows(self, q: Distribution, n: int) -> int:
         assert isinstance(q, NormalMixture)

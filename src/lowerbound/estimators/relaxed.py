@@ -31,10 +31,12 @@ def gumbels(q: Distribution, n: int) -> Tensor:
     Of a binary variable logistic noise, the difference of two Gumbels (Maddison et al. 2017, Concrete, appendix B).
     """
     assert isinstance(q, Bernoulli | Categorical)
+    # --8<-- [start:gumbels]
     u = uniform(q, n)
     if isinstance(q, Bernoulli):
         return q.logits + torch.logit(u)
     return q.log_probs - (-u.log()).log()
+    # --8<-- [end:gumbels]
 
 
 def uniform(q: Bernoulli | Categorical, n: int) -> Tensor:

@@ -81,10 +81,12 @@ class Reinforce(Scores):
         return Scored(z, None, log_q)
 
 
+# --8<-- [start:left-out]
 @dataclass(frozen=True)
 class LeftOut(Scored):
     def baseline(self, f: Tensor) -> Tensor:
         return (f.sum(0) - f) / (len(f) - 1)
+        # --8<-- [end:left-out]
 
 
 class RLOO(Scores):

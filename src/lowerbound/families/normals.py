@@ -83,9 +83,11 @@ class FixedScaleNormal(Family):
     def around(self, mean: Tensor, space: Space) -> Tensor:
         return mean_first(self, mean, space)
 
+    # --8<-- [start:fixed-scale]
     def __call__(self, h: Tensor, space: Space, learned: Tensor | None = None) -> Distribution:
         (mean,) = split(h, 1, space)
         return normal_over(mean, mean.new_full((), self.scale), space)
+        # --8<-- [end:fixed-scale]
 
 
 class SharedScaleNormal(Family):

@@ -260,6 +260,7 @@ class LatentModel(BoundModel):
             log_w = log_w + self.prior_of(l, z[:l], y).log_prob(z[l]) - self.posterior(l, h, z[:l], y).log_prob(z[l])
         return log_w
 
+    # --8<-- [start:render]
     @torch.no_grad()
     def render(self, z: tuple[Tensor, ...], y: Y = None, *, mean: bool = False) -> Tensor:
         """Events from p(x|z) for latents [n, *latent] of each level, or its means: [n, *space.shape], in parts."""
@@ -268,6 +269,7 @@ class LatentModel(BoundModel):
             p = self.likelihood(tuple(level[part] for level in z), rows_of(y, part))
             found.append(p.mean if mean else p.sample())
         return torch.cat(found)
+        # --8<-- [end:render]
 
     # ---- latents
 
@@ -300,6 +302,7 @@ class LatentModel(BoundModel):
             check_events(part.reshape(-1, *space.shape), space)
         return tuple(map(self._placed, z)), batch
 
+    # --8<-- [start:features]
     def features(self, x: Tensor, y: Y = None) -> Tensor:
         """What downstream tasks are given of x: the posterior means of all levels, coarsest first, as [B, D].
 
@@ -307,6 +310,7 @@ class LatentModel(BoundModel):
         """
         x, y = self.taken(x, y)
         return torch.cat([(_probabilities(q) if l.levels else q.mean).flatten(1) for q, l in self._levels(x, y)], 1)
+        # --8<-- [end:features]
 
     def _levels(self, x: Tensor, y: Y) -> Iterator[tuple[Distribution, Space]]:
         return zip(self.posteriors(x, y), self.latents, strict=True)

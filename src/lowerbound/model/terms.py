@@ -92,10 +92,12 @@ class ElboTerms:
         """log q(z|x): [K, B, L]."""
         return self._latents[1]
 
+    # --8<-- [start:log-weight]
     @property
     def log_weight(self) -> Tensor:
         """log p(x, z) - log q(z|x): [K, B]."""
         return self.log_px + (self.log_pz - self.log_qz).sum(-1)
+        # --8<-- [end:log-weight]
 
 
 def _mean_of_draws(kl: Tensor | None, z: Tensor) -> Tensor | None:

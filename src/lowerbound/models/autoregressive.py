@@ -95,6 +95,7 @@ class Autoregressive(Ordered):
     def _conditionals(self, x: Tensor, y: Y) -> Distribution:
         return self.grid.likelihood(self._h(x, y).reshape(x.shape[0], *self.grid.h_shape), self.space)
 
+    # --8<-- [start:log-probs]
     def log_probs(self, x: Tensor, y: Y = None) -> Tensor:
         x, y = self.taken(x, y)
         grid, (H, W) = self.grid, self.grid.size
@@ -102,6 +103,7 @@ class Autoregressive(Ordered):
             h = self._h(x, y).permute(0, 2, 3, 1).reshape(-1, *grid.pixel_h_shape)
         pixels = x.view(len(x), -1, H, W).permute(0, 2, 3, 1).reshape(-1, *grid.pixel.shape)
         return grid.likelihood(h, grid.pixel).log_prob(pixels).view(len(x), H, W)
+        # --8<-- [end:log-probs]
 
     @torch.no_grad()
     def value_probs(self, x: Tensor, place: tuple[int, int], y: Y = None) -> Tensor:

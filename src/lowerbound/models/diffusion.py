@@ -259,6 +259,7 @@ class Diffusion(Denoising):
         credit.of = found.detach()
         return found, self.config.weighting(factor).to(error.dtype) * error
 
+    # --8<-- [start:diffusion]
     def _error(self, s: Tensor, c: Tensor | None, gamma: Tensor, epsilon: Tensor) -> Tensor:
         """|ε - ε̂|² of scaled events s [B, *shape], at γ [K, B] with ε [K, B, *shape]: [K, B]."""
         g = gamma.reshape(*gamma.shape, *[1] * (s.dim() - 1))
@@ -266,6 +267,7 @@ class Diffusion(Denoising):
         c = c if c is None else c.repeat(len(gamma), 1)
         found = self._noise_in(z.flatten(0, 1), gamma.flatten(), c)
         return (epsilon - found.view_as(epsilon)).square().flatten(2).sum(2)
+        # --8<-- [end:diffusion]
 
     def _noised_at(self, u: Tensor, pull: Pull | None = None) -> tuple[Tensor, Tensor]:
         """γ and the factor of |ε - ε̂|² at the times that numbers in [0, 1) stand for: float64, of their shape."""

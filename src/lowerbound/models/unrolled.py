@@ -124,6 +124,7 @@ class Unrolled(LatentModel):
         """What noise is put on."""
         return self.diffusion._scaled(x)
 
+    # --8<-- [start:posterior]
     def posterior(self, l: int, h: Tensor, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
         s = self._gamma(l, h)
         if l == 0:
@@ -132,6 +133,7 @@ class Unrolled(LatentModel):
         c = -torch.expm1(s - t)
         mean = (alpha(s) / alpha(t) * (1 - c)).to(h.dtype) * coarser[-1] + (alpha(s) * c).to(h.dtype) * h
         return self._normal(mean, sigma(s) * c.sqrt())
+        # --8<-- [end:posterior]
 
     def prior_of(self, l: int, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
         if l == 0:

@@ -209,9 +209,11 @@ class MaskedConv(nn.Module):
         self.stride = stride
         self.kernel, self.left, self.right = kernel, kw - 1 - right, right
         conv = nn.Conv2d(inputs, outputs, kernel)
+        # --8<-- [start:mask]
         mask = torch.ones_like(conv.weight)
         mask[:, :, -1, kw - right :] = 0
         mask[:, :, -1, self.left] = torch.as_tensor(centre).to(mask)
+        # --8<-- [end:mask]
         assert conv.bias is not None
         weight = conv.weight.detach() * mask / mask.mean().sqrt()  # for as many inputs as are seen
         self.weight = nn.Parameter(weight.to(memory_format=torch.channels_last))

@@ -161,10 +161,12 @@ class Invariance(Adversary):
         self.network = config.network.build((latent.dims,), given[0].shape)
 
     def found(self, z: Tensor, y: Y) -> Tensor:
+        # --8<-- [start:invariance]
         (known,) = conditions(y, self.given)
         error = (widened(held(self.network, z.flatten(1))) - known).square().sum(1)
         gain = 0.5 * ((known - known.mean(0)).square().sum(1) - error)
         return gain * (gain.mean() > 0)
+        # --8<-- [end:invariance]
 
     def loss(self, z: Tensor, y: Y) -> Loss:
         (known,) = conditions(y, self.given)

@@ -43,6 +43,7 @@ class ELBO(Bound):
     free_bits_level: float = Field(default=0.0, ge=0)  # bits that a level of latents may hold at no cost
 
     def __call__(self, terms: ElboTerms, step: int) -> Loss:
+        # --8<-- [start:elbo]
         distortion = -terms.mean(terms.log_px)  # [B]
         kl = terms.mean(terms.log_qz - terms.log_pz) if terms.kl is None else terms.kl.mean(0)  # [B, L]
         beta = self.beta * self.warmed(step)
@@ -50,6 +51,7 @@ class ELBO(Bound):
         shown = {"distortion": distortion.detach(), "kl": kl.detach().sum(-1)}
         shown = {"elbo": -(shown["distortion"] + shown["kl"]), **shown, **by_level(kl.detach())}
         return Loss(distortion.mean() + beta * penalty, shown)
+        # --8<-- [end:elbo]
 
     def of_each(self, terms: ElboTerms, step: int) -> Tensor:
         kl = terms.mean(terms.log_qz - terms.log_pz) if terms.kl is None else terms.kl.mean(0)  # [B, L]

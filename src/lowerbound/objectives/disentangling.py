@@ -131,6 +131,7 @@ class BetaTC(Disentangling):
             )
 
     def price(self, terms: ElboTerms, kl: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        # --8<-- [start:beta-tc]
         log_qz, log_product = aggregated(terms, self.sampling)  # [K, B]
         parts = {
             "mutual_information": terms.mean(terms.log_qz[..., 0] - log_qz),
@@ -142,18 +143,21 @@ class BetaTC(Disentangling):
             if weight != 1:
                 price = price + (weight - 1) * part.mean()
         return price, parts
+        # --8<-- [end:beta-tc]
 
 
 def aggregated(terms: ElboTerms, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """log q(z) and log Π_j q(z_j) of every draw, estimated on the batch: [K, B] each."""
     (z,), (q,) = terms.z, terms.q
     assert isinstance(q, Independent)
+    # --8<-- [start:aggregated]
     log_q = q.base_dist.log_prob(z[:, :, None]).flatten(3)  # [K, B of z, B of x, D]
     B = log_q.shape[1]
     own, other = sampling.log_weights(B, max(B, terms.images or B))
     weights = torch.full((B, B), other, dtype=log_q.dtype, device=log_q.device).fill_diagonal_(own)
     joint = (weights + log_q.sum(-1)).logsumexp(2)
     return joint, (weights[..., None] + log_q).logsumexp(2).sum(-1)
+    # --8<-- [end:aggregated]
 
 
 class DIP(Disentangling, abstract=True):

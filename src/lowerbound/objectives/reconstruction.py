@@ -22,11 +22,13 @@ class Error(Component, abstract=True):
         """[K, B], summed over the event."""
 
 
+# --8<-- [start:squared-error]
 class SquaredError(Error):
     """L2: the sum of squared differences from the mean of p(x|z); the metric of this name is its value."""
 
     def __call__(self, terms: ElboTerms) -> Tensor:
         return residual(terms.p_x, terms.x).square().flatten(2).sum(-1)
+        # --8<-- [end:squared-error]
 
 
 class AbsoluteError(Error):
@@ -102,6 +104,7 @@ class Reconstruction(Objective):
         return h if self.noise is None else self.noise(h, black_and_white)
 
     def __call__(self, terms: ElboTerms, step: int) -> Loss:
+        # --8<-- [start:reconstruction]
         error = terms.mean(self.error(terms))  # [B]
         loss, shown = error.mean(), {"error": error.detach()}
         if self.sparsity > 0:
@@ -112,3 +115,4 @@ class Reconstruction(Objective):
                 cost = q.loss * terms.x[0].numel()  # an element of z weighs as one of x
                 loss, shown = loss + cost.mean(), shown | {"quantization": cost.detach()}
         return Loss(loss, shown)
+        # --8<-- [end:reconstruction]

@@ -69,9 +69,11 @@ class Gaussian(Begins):
     def stages(self) -> tuple[Stage, ...]:
         return (Stage("model", (Turn((self,), self._loss),), fit=of_events(self.fit)),)
 
+    # --8<-- [start:fit]
     def fit(self, events: Iterable[Tensor]) -> None:
         """Set μ and the covariance to those of all events [B, D] of the batches, read once."""
         self.put(*normal_moments(events))
+        # --8<-- [end:fit]
 
     @torch.no_grad()
     def put(self, mean: Tensor, covariance: Tensor) -> None:

@@ -121,6 +121,7 @@ class VQ(Quantizer):
     def forward(self, h: Tensor) -> Quantized:
         self._check(h)
         with _no_autocast(h):
+            # --8<-- [start:vq]
             vectors = self.vectors
             x = self._directions(h.to(vectors.dtype), 1)
             flat = _rows(x.detach())
@@ -133,6 +134,7 @@ class VQ(Quantizer):
             if self.training:
                 self._gather(flat, k)
             return Quantized(_straight_through(x, e).to(h.dtype), codes, loss)
+            # --8<-- [end:vq]
 
     @torch.no_grad()
     def encode(self, h: Tensor) -> Tensor:

@@ -107,9 +107,11 @@ def _informed(coded: Whole, binned: Whole, unbiased: bool = False) -> tuple[Floa
     return informed, entropies
 
 
+# --8<-- [start:gap]
 def _gap(informed: Floats, entropies: Floats) -> float:
     first, second = np.sort(informed, 0)[::-1][:2]
     return float(np.mean((first - second) / np.maximum(entropies, 1e-12)))
+    # --8<-- [end:gap]
 
 
 def _modular(informed: Floats, entropies: Floats) -> float:

@@ -16,9 +16,11 @@ def linear(x: np.ndarray, y: np.ndarray, *, choose: bool = True) -> tuple[np.nda
 
     choose: its penalty by cross-validation on the labelled images themselves.
     """
+    # --8<-- [start:linear]
     strength = _strength(x, y) if choose else 0.01
     fitted = _logistic(x, y, strength)
     weight, bias = fitted.coef_, fitted.intercept_
+    # --8<-- [end:linear]
     if len(weight) == 1:  # of two classes, scikit-learn keeps the difference
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     return weight.astype(np.float32), bias.astype(np.float32)
