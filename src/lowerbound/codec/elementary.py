@@ -12,6 +12,7 @@ import numpy as np
 
 FINE = 1024  # marks of the exponential's table in a unit
 FAR = 64  # beyond, exp is that of FAR
+TURN = 1024  # marks of the sine's table in a turn
 STEP = 256  # marks of the normal's table in a unit
 TAIL = 8  # where it ends
 TWO_PI = Decimal("6.283185307179586476925286766559005768")
@@ -45,6 +46,72 @@ def logistic(x: np.ndarray) -> np.ndarray:
     """1 / (1 + e^-x), with `exp`."""
     e = exp(-np.abs(x))
     return np.where(x >= 0, 1.0, e) / (1.0 + e)
+
+
+@functools.cache
+def _logarithms() -> tuple[np.ndarray, float]:
+    """log(1 + k / FINE) for k from 0 to FINE, and log 2."""
+    with localcontext() as context:
+        context.prec = 28
+        marks = [float((1 + Decimal(k) / FINE).ln()) for k in range(FINE + 1)]
+    return np.array(marks), marks[-1]
+
+
+def log(x: np.ndarray) -> np.ndarray:
+    """The natural logarithm of x, -inf where that is not above 0: the mark's below, and u - u²/2 + u³/3 of what is
+    left, u below 1 / FINE.
+
+    Example:
+        >>> log(np.array([1.0, 2.0, 1e-9])).round(4).tolist()
+        [0.0, 0.6931, -20.7233]
+    """
+    marks, two = _logarithms()
+    m, e = np.frexp(x)  # x = m 2^e, m in [1/2, 1), which is exact
+    m, e = 2.0 * m, e - 1
+    k = np.maximum((m - 1.0) * FINE, 0.0).astype(np.int64)
+    whole = 1.0 + k / FINE
+    u = (m - whole) / whole
+    return np.where(x > 0, e * two + marks[k] + u * (1.0 - u * (0.5 - u / 3.0)), -np.inf)
+
+
+def softplus(x: np.ndarray) -> np.ndarray:
+    """log(1 + e^x)."""
+    return np.maximum(x, 0.0) + log(1.0 + exp(-np.abs(x)))
+
+
+@functools.cache
+def _sines() -> np.ndarray:
+    """sin of k / TURN of a turn, for k from 0 to TURN."""
+    with localcontext() as context:
+        context.prec = 28
+        quarter = [float(_sine(TWO_PI * k / TURN)) for k in range(TURN // 4 + 1)]
+    half = quarter + quarter[-2::-1]
+    return np.array(half + [-value for value in half[1:]])
+
+
+def _sine(x: Decimal) -> Decimal:
+    term, total, n = x, x, 1
+    while abs(term) > Decimal("1e-26"):
+        n += 2
+        term = -term * x * x / (n * (n - 1))
+        total += term
+    return total
+
+
+def sin(x: np.ndarray, turn: float = 0.0) -> np.ndarray:
+    """sin(x + 2π turn), of the nearest mark a and what is left, r: sin a (1 - r²/2) + cos a (r - r³/6).
+
+    Example:
+        >>> sin(np.array([0.0, 1.0, -30.0])).round(4).tolist(), sin(np.array([1.0]), 0.25).round(4).tolist()
+        ([0.0, 0.8415, 0.988], [0.5403])
+    """
+    marks = _sines()
+    t = (x * (1.0 / float(TWO_PI)) + turn) * TURN
+    n = np.rint(t)
+    r, n = (t - n) * (float(TWO_PI) / TURN), n.astype(np.int64)
+    square = r * r
+    even, odd = 1.0 - square * (0.5 - square / 24.0), r * (1.0 - square / 6.0)
+    return marks[n % TURN] * even + marks[(n + TURN // 4) % TURN] * odd
 
 
 class Increasing:

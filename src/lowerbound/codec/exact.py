@@ -12,6 +12,7 @@ numbers have so many digits that a network need not know.
 
 import contextlib
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -27,7 +28,8 @@ from lowerbound.errors import ModelError
 
 M = TypeVar("M", bound=nn.Module)
 DIGITS = 16  # binary ones behind the point, of what is summed
-LARGEST = 2.0 ** (53 - 2 * DIGITS)  # what the sizes of the terms of a sum of products may add up to
+LARGEST_SUM = 2.0 ** (53 - DIGITS)  # what the sizes of the terms of a sum may add up to
+LARGEST = 2.0 ** (53 - 2 * DIGITS)  # what the sizes of products may add up to
 
 aten = torch.ops.aten
 
@@ -50,7 +52,7 @@ class Exactly(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, packet = kwargs or {}, func.overloadpacket
-        if packet in REPLACED and args[0].is_floating_point():
+        if packet in REPLACED and not _whole(args):
             return REPLACED[packet](*args, **kwargs)
         if packet not in PLAIN and not _whole(args):
             raise ModelError(f"the network's {packet.__name__} is not known to be the same on every machine")
@@ -77,12 +79,17 @@ def _rounded(x: Tensor) -> Tensor:
     return torch.round(x.double() * 2.0**DIGITS) * 2.0**-DIGITS
 
 
-def _product(of: Callable[[Tensor, Tensor], Tensor], terms: int, a: Tensor, b: Tensor) -> Tensor:
-    """A sum of so many products a b. Raises ModelError where it may be too large to be exact."""
+def _product(
+    of: Callable[[Tensor, Tensor], Tensor], weights: Callable[[Tensor], Tensor], a: Tensor, b: Tensor
+) -> Tensor:
+    """Sums of products a b. Raises ModelError where one may be too large to be exact.
+
+    weights: what of |b| each sum is made of, added up: a quick bound, times the largest of |a|.
+    """
     a, b = _rounded(a), _rounded(b)
     if not a.numel() or not b.numel():
         return of(a, b)
-    if not terms * _size(a) * _size(b) < LARGEST and not _size(of(a.abs(), b.abs())) < LARGEST:
+    if not 2 * _size(a) * _size(weights(b.abs())) < LARGEST and not 2 * _size(of(a.abs(), b.abs())) < LARGEST:
         raise ModelError("its numbers are too large to be summed exactly")
     return of(a, b)
 
@@ -92,7 +99,12 @@ def _size(x: Tensor) -> float:
 
 
 def _mm(a: Tensor, b: Tensor) -> Tensor:
-    return _product(torch.matmul, a.shape[-1], a, b)
+    return _product(torch.matmul, lambda b: b.sum(-2), a, b)
+
+
+def _baddbmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    assert beta == 1
+    return bias + _mm(a, b) * alpha
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
@@ -105,7 +117,8 @@ def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *where: Any) ->
     def of(x: Tensor, weight: Tensor) -> Tensor:
         return aten.convolution(x, weight, None, *where)
 
-    found = _product(of, math.prod(weight.shape[1:]), x, weight)
+    transposed = where[3]
+    found = _product(of, lambda w: w.transpose(0, 1 if transposed else 0).flatten(1).sum(1), x, weight)
     return found if bias is None else found + bias.view(-1, *[1] * (found.dim() - 2))
 
 
@@ -131,12 +144,78 @@ def _avg_pool2d(x: Tensor, size: Any, *how: Any) -> Tensor:
     return F.avg_pool2d(_checked(x, cells), size, *how, divisor_override=1) / cells
 
 
+def _mean(x: Tensor, dim: Any = None, keepdim: bool = False, **how: Any) -> Tensor:
+    over = range(x.dim()) if dim is None else [dim] if isinstance(dim, int) else dim
+    n = math.prod(x.shape[d] for d in over)
+    return torch.sum(_checked(x, n), [*over], keepdim) / n
+
+
 def _checked(x: Tensor, terms: int) -> Tensor:
     """Rounded. Raises ModelError where a sum of so many may be too large."""
     x = _rounded(x)
-    if x.numel() and not terms * _size(x) < LARGEST:
+    if x.numel() and not terms * _size(x) < LARGEST_SUM:
         raise ModelError("its numbers are too large to be summed exactly")
     return x
+
+
+# ---- normalizations
+
+
+def _normalized(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Of rows [N, n]: (x - mean) / sqrt(variance + eps), the mean, and 1 / sqrt(variance + eps).
+
+    What is squared is first divided by a power of 2 above all of its row, which rounds nothing, so that few digits
+    are lost however large or small the row is. Square roots are rounded in one way by IEEE 754, as quotients are.
+    """
+    mean = _mean(x, 1, True)
+    x = x - mean
+    power = torch.from_numpy(np.ldexp(1.0, np.frexp(x.abs().amax(1, keepdim=True).numpy())[1]))
+    deviation = (_mean((_rounded(x / power)).square(), 1, True) * power.square() + eps).sqrt()
+    return x / deviation, mean, 1.0 / deviation
+
+
+def _layer_norm(x: Tensor, shape: Any, weight: Any, bias: Any, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    outer = x.shape[: x.dim() - len(shape)]
+    found, mean, inverse = _normalized(x.reshape(-1, math.prod(shape)), eps)
+    ones = (*outer, *[1] * len(shape))
+    return _affine(found.view(x.shape), weight, bias), mean.view(ones), inverse.view(ones)
+
+
+def _group_norm(
+    x: Tensor, weight: Any, bias: Any, N: int, C: int, area: int, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    found, mean, inverse = _normalized(x.reshape(N * groups, -1), eps)
+    shape = (1, C, *[1] * (x.dim() - 2))
+    weight, bias = (part if part is None else part.view(shape) for part in (weight, bias))
+    return _affine(found.view(x.shape), weight, bias), mean.view(N, groups), inverse.view(N, groups)
+
+
+def _batch_norm(x: Tensor, weight: Any, bias: Any, mean: Tensor, variance: Tensor, *how: Any) -> tuple[Tensor, ...]:
+    """That of a network that is not trained: a factor and a sum for each channel."""
+    shape = (1, -1, *[1] * (x.dim() - 2))
+    found = (x - mean.view(shape)) / (variance + how[-1]).sqrt().view(shape)
+    weight, bias = (part if part is None else part.view(shape) for part in (weight, bias))
+    return _affine(found, weight, bias), x.new_empty(0), x.new_empty(0)
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, causal: bool = False, **how: Any
+) -> tuple[Any, ...]:
+    """softmax(q kᵀ / sqrt(C)) v of [B, heads, T, C]; and what only a gradient needs."""
+    mask, scale = how.get("attn_mask"), how.get("scale")
+    assert dropout == 0
+    scores = _mm(q / math.sqrt(q.shape[-1]) if scale is None else q * scale, k.transpose(-1, -2))
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(later, -math.inf)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    return _mm(_softmax(scores, -1), v), scores.new_empty(0)
 
 
 # ---- functions
@@ -151,6 +230,32 @@ def _by(f: Callable[[np.ndarray], np.ndarray]) -> Callable[..., Tensor]:
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     return elementary.logistic(x)
+
+
+def _softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
+    return _by(elementary.softplus)(x * beta) / beta
+
+
+def _pow(x: Any, exponent: Any) -> Tensor:
+    """By products, for small whole exponents; else of numbers above 0."""
+    if not isinstance(exponent, Tensor) and exponent in (1, 2, 3, 4):
+        return functools.reduce(torch.mul, [x] * int(exponent))
+    if isinstance(exponent, int | float) and exponent in (0.5, -0.5):
+        return x.sqrt() if exponent > 0 else 1.0 / x.sqrt()
+    base = elementary.log(np.asarray(x, np.float64) if not isinstance(x, Tensor) else x.double().numpy())
+    return torch.from_numpy(np.asarray(elementary.exp(base * np.asarray(exponent))))
+
+
+def _log_softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
+    x = x - x.amax(dim, keepdim=True)
+    weights = _rounded(_by(elementary.exp)(x))
+    return x - _by(elementary.log)(weights.sum(dim, keepdim=True))
+
+
+def _logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+    most = x.amax(dim, keepdim=True)
+    found = most + _by(elementary.log)(_rounded(_by(elementary.exp)(x - most)).sum(dim, keepdim=True))
+    return found if keepdim else found.squeeze(dim)
 
 
 def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
@@ -172,18 +277,35 @@ def _softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
     return weights / weights.sum(dim, keepdim=True)
 
 
-REPLACED: Mapping[Any, Callable[..., Tensor]] = {
+REPLACED: Mapping[Any, Callable[..., Any]] = {
     aten.add: _add,
     aten.sub: _sub,
     aten.rsub: lambda a, b: b - a,
     aten.mm: _mm,
     aten.bmm: _mm,
+    aten.baddbmm: _baddbmm,
     aten.addmm: _addmm,
     aten.convolution: _convolution,
     aten.cumsum: _cumsum,
     aten.sum: _sum,
+    aten.mean: _mean,
     aten.avg_pool2d: _avg_pool2d,
+    aten.native_layer_norm: _layer_norm,
+    aten.native_group_norm: _group_norm,
+    aten.native_batch_norm: _batch_norm,
+    aten._native_batch_norm_legit_no_training: lambda *a: _batch_norm(*a[:5], a[-1]),
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    aten._scaled_dot_product_attention_math: _attention,
     aten.exp: _by(elementary.exp),
+    aten.expm1: lambda x: _by(elementary.exp)(x) - 1.0,
+    aten.log: _by(elementary.log),
+    aten.log1p: lambda x: _by(elementary.log)(1.0 + x),
+    aten.pow: _pow,
+    aten.rsqrt: lambda x: 1.0 / x.sqrt(),
+    aten.sin: _by(elementary.sin),
+    aten.cos: _by(lambda x: elementary.sin(x, 0.25)),
+    aten.softplus: _softplus,
+    aten.log_sigmoid_forward: lambda x: (-_softplus(-x), x.new_empty(0)),
     aten.sigmoid: _by(_sigmoid),
     aten.tanh: _by(lambda x: 2.0 * elementary.logistic(2.0 * x) - 1.0),
     aten.silu: lambda x: x * _by(_sigmoid)(x),
@@ -192,12 +314,14 @@ REPLACED: Mapping[Any, Callable[..., Tensor]] = {
     aten.elu_: lambda x, *how: x.copy_(_elu(x, *how)),
     aten.glu: _glu,
     aten._softmax: _softmax,
+    aten._log_softmax: _log_softmax,
+    aten.logsumexp: _logsumexp,
 }
 
 # What rounds each number once, in one way, or none
 NAMES = """
 abs amax amin argmax clamp clone copy_ div eq fill_ ge gt hardtanh leaky_relu le lt masked_fill masked_fill_ max maximum
-min minimum mul ne neg relu relu_ round sqrt square where
+max_pool2d_with_indices min minimum mul ne neg relu relu_ round sqrt square where
 _reshape_alias _unsafe_view alias as_strided cat constant_pad_nd detach embedding expand flip gather index index_select
 narrow permute pixel_shuffle pixel_unshuffle repeat reshape select select_scatter slice slice_scatter split
 split_with_sizes squeeze stack t transpose tril triu unbind unfold unsqueeze upsample_nearest2d view
