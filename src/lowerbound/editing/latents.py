@@ -16,7 +16,7 @@ from lowerbound.directions import Direction
 from lowerbound.distributions import Point, closed_kl
 from lowerbound.editing.values import is_of_values
 from lowerbound.errors import ModelError, UserError
-from lowerbound.model import Invertible, LatentModel
+from lowerbound.model import Generating, Invertible, LatentModel
 from lowerbound.noise import KeyedNoise
 from lowerbound.progress import Progress
 from lowerbound.runs.conditions import Asked
@@ -132,11 +132,12 @@ class Codec(ABC):
     """A run's images as vectors, and vectors as images."""
 
     run: Run
-    model: LatentModel | Invertible
+    model: LatentModel | Invertible | Generating
     device: torch.device
     progress: Progress
     size: int  # D
     values: int | None = None  # that each element takes, where they are whole numbers
+    encodes: bool = True  # whether images have codes
 
     @abstractmethod
     def encode(self, x: Tensor, y: Tensor | None = None, draw: int | None = None) -> Tensor:
@@ -150,6 +151,11 @@ class Codec(ABC):
     @abstractmethod
     def sphere(self) -> bool:
         """Whether the prior is Gaussian and the same in every direction."""
+
+    @property
+    def can_draw(self) -> bool:
+        """Whether there is a density of codes to draw from."""
+        return self.model.can_sample
 
     @property
     def levels(self) -> int:
@@ -205,11 +211,14 @@ def codec(
 ) -> Codec:
     """By the latents of the run's model, or the noise that its flow takes images to. Raises ModelError for others.
 
-    whole: see `Editor`.
+    whole: also those that editing can't take: whole numbers (see `Editor`), and noise that images are made of and never
+    taken to.
     """
     model = run.load(device)
     if isinstance(model, Invertible):
         return FlowCodec(run, model, device, progress)
+    if whole and isinstance(model, Generating):
+        return NoiseCodec(run, model, device, progress)
     return Editor(run, device, progress, whole=whole)
 
 
@@ -232,6 +241,27 @@ class FlowCodec(Codec):
 
     def _decoded(self, z: Tensor, y: Tensor | None) -> Tensor:
         return self.flow.from_noise(z.float().view(-1, *self.model.space.shape), y)
+
+
+class NoiseCodec(Codec):
+    """Noise as the images that a generator makes of it; no image has a code."""
+
+    encodes = False
+
+    def __init__(self, run: Run, model: Generating, device: torch.device | str, progress: Progress | None = None):
+        self.run, self.model, self.generator = run, model, model
+        self.device, self.progress = torch.device(device), progress or Progress()
+        self.size = int(model.base.event_shape[0])
+
+    @property
+    def sphere(self) -> bool:
+        return _is_gaussian(self.generator.base) and _is_round(self.generator.base)
+
+    def encode(self, x: Tensor, y: Tensor | None = None, draw: int | None = None) -> Tensor:
+        raise ModelError(f"{self.run.path}: {self.model.why_no_code()}")
+
+    def _decoded(self, z: Tensor, y: Tensor | None) -> Tensor:
+        return self.generator.generated(z.float(), y)
 
 
 class Editor(Codec):

@@ -176,7 +176,7 @@ class Shelf:
         """The run, opened again where it may have been started over; as it was, where it can't be opened."""
         run = self.runs[place] if before is None else before.run
         try:
-            return run if before is None else Run.open(run.path)
+            return run if before is None else run.again()
         except UserError:
             return run
 

@@ -92,7 +92,7 @@ class Watched:
         if config in (None, self._config):
             return
         try:
-            self.run = Run.open(self.run.path)
+            self.run = self.run.again()
         except UserError:  # it is being written, or damaged: what was known of it stays
             return
         self._config, self._plans = config, None

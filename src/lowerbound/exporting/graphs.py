@@ -22,6 +22,9 @@ from lowerbound.model import Model
 TOLERANCE = 1e-4  # of what the file says: of real numbers beside 1 or their own size, of pixels beside their range
 BATCHES = (5, 1)  # of images that the file is checked with; it is traced with another number
 TRACED = 3
+HALF = 0.5 / 255  # what float16 weights may change, of pixels beside their range
+MANY = 64  # inputs that they are checked with
+FEW = 64  # weights that stay as they are
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 METADATA = "lowerbound"  # the key of ONNX's metadata_props, and the name of the file in a .pt2
 
@@ -39,8 +42,10 @@ def check_format(path: Path) -> None:
         raise ConfigError(f"--out {path}: needs {' and '.join(missing)}: pip install 'lowerbound[onnx]'")
 
 
-def write(model: Model, part: Part, path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def write(model: Model, part: Part, path: Path, metadata: Mapping[str, Any], *, half: bool = False) -> dict[str, Any]:
     """Write a part, an .onnx or a .pt2; check it on other inputs, in batches of other sizes; the metadata it has.
+
+    half: its weights are kept in float16 where pictures stay what they are, to half of one of their 255 values.
 
     Raises NotInFormat where the format has no such operation, ModelError where the file says something else.
     """
@@ -49,7 +54,9 @@ def write(model: Model, part: Part, path: Path, metadata: Mapping[str, Any]) -> 
     whole = {**metadata, **described(model, part)}
     with replacing(path) as temporary:
         made.save(temporary, whole)
-        whole["checked"] = {"difference": differing(model, part, made.opened(temporary), path), "batches": [*BATCHES]}
+        whole["checked"] = {"difference": checked(model, part, made.opened(temporary), path), "batches": [*BATCHES]}
+        if half and isinstance(made, _Onnx):
+            whole["checked"] |= _halved(made, temporary, model, part)
         made.save(temporary, whole)
     return whole
 
@@ -153,6 +160,41 @@ class _Onnx:
         return lambda inputs: session.run(None, {n: t.numpy() for n, t in zip(names, inputs, strict=True)})
 
 
+def _halved(made: _Onnx, path: Path, model: Model, part: Part) -> dict[str, Any]:
+    """The weights in float16, where the pictures of many inputs hardly change by it; what is said of it."""
+    whole = made.proto
+    made.proto = type(whole)()
+    made.proto.CopyFrom(whole)
+    _halve(made.proto)
+    made.save(path, {})
+    off = max(off for _, off in differing(model, part, made.opened(path), (MANY,)))
+    if not off <= HALF:
+        made.proto = whole
+        return {}
+    return {"float16": off}
+
+
+def _halve(proto: Any) -> None:
+    """Weights that are larger than a few as float16, and made float32 as the graph is opened."""
+    import onnx  # pyright: ignore[reportMissingImports]
+
+    casts = []
+    for tensor in proto.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < FEW:
+            continue
+        with np.errstate(over="ignore"):
+            small = values.astype(np.float16)
+        if not np.isfinite(small).all():
+            continue
+        name = tensor.name
+        tensor.CopyFrom(onnx.numpy_helper.from_array(small, f"{name}_half"))
+        casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+
+
 def _forget_source(proto: Any) -> None:
     """Remove what the exporter says of the lines of code that each node comes of."""
     graph = proto.graph
@@ -191,22 +233,28 @@ def _name_batch(proto: Any, part: Part) -> None:
 # ---- what it says
 
 
-def differing(model: Model, part: Part, ask: Ask, path: Path) -> float:
+def checked(model: Model, part: Part, ask: Ask, path: Path) -> float:
     """The largest difference of what the file says to what torch does. Raises ModelError where it is too large."""
-    worst, graph = 0.0, Graph(model, part)
-    for n in BATCHES:
+    worst = 0.0
+    for name, off in differing(model, part, ask, BATCHES):
+        if not off <= TOLERANCE:
+            raise ModelError(
+                f"{path}: {name} of {part.name} is off by {off:.2g} from what torch computes, more than "
+                f"{TOLERANCE:g}, so that it was not written"
+            )
+        worst = max(worst, off)
+    return worst
+
+
+def differing(model: Model, part: Part, ask: Ask, batches: Sequence[int]) -> Iterator[tuple[str, float]]:
+    """How far each output is off from what torch computes, in batches of some sizes."""
+    graph = Graph(model, part)
+    for n in batches:
         inputs = example(part, n, seed=n)
         with torch.no_grad():
             expected = graph(*inputs)
         for port, right, found in zip(part.outputs, expected, ask(inputs), strict=True):
-            off = difference(port, right, found)
-            if not off <= TOLERANCE:
-                raise ModelError(
-                    f"{path}: {port.name} of {part.name} is off by {off:.2g} from what torch computes, more than "
-                    f"{TOLERANCE:g}, so that it was not written"
-                )
-            worst = max(worst, off)
-    return worst
+            yield port.name, difference(port, right, found)
 
 
 def difference(port: Port, right: Tensor, found: np.ndarray) -> float:

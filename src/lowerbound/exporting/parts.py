@@ -279,21 +279,25 @@ def _noises(p: Distribution, z: Port) -> tuple[Port, ...]:
     return ()
 
 
-def drawn(p: Distribution, noise: Tensor, choice: Tensor | None = None) -> Tensor:
-    """The draw of a distribution that noise [B, *event] stands for, and of a mixture a uniform number [B]."""
+def drawn(p: Distribution, noise: Tensor, choice: Tensor | None = None, t: Tensor | float = 1.0) -> Tensor:
+    """The draw of a distribution that noise [B, *event] stands for, and of a mixture a uniform number [B].
+
+    t: the temperature, as `distributions.tempered` has it, above 0.
+    """
     if isinstance(p, MixtureSameFamily):
         assert choice is not None
-        below = p.mixture_distribution.probs.cumsum(-1)  # pyright: ignore[reportAttributeAccessIssue]
-        k = (below[..., :-1] <= choice[:, None]).sum(-1)  # [B]
+        weights = (p.mixture_distribution.logits / t).softmax(-1)  # pyright: ignore[reportAttributeAccessIssue]
+        k = (weights.cumsum(-1)[..., :-1] <= choice[:, None]).sum(-1)  # [B]
         axis = -len(p.event_shape) - 1
-        every = drawn(p.component_distribution, noise.unsqueeze(axis))  # [B, K, *event]
-        return torch.take_along_dim(every, k.view(-1, *[1] * (every.dim() - 1)), axis).squeeze(axis)
+        every = drawn(p.component_distribution, noise.unsqueeze(axis), t=t)  # [B, K, *event]
+        index = k.view(-1, *[1] * (every.dim() - 1)).expand_as(every.narrow(axis, 0, 1))
+        return every.gather(axis, index).squeeze(axis)
     if isinstance(p, dist.MultivariateNormal):
-        return p.loc + (p.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
+        return p.loc + (p.scale_tril @ (t * noise).unsqueeze(-1)).squeeze(-1)
     if isinstance(p, dist.Categorical):
         below = p.log_probs.exp().cumsum(p.axis).narrow(p.axis, 0, p.levels - 1)
         return (below <= noise.unsqueeze(p.axis)).sum(p.axis)
-    return p.mean + p.stddev * noise
+    return p.mean + p.stddev * (t * noise)
 
 
 def drawn_by(model: Model) -> dict[str, str]:

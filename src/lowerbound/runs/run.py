@@ -49,8 +49,9 @@ FORMAT = 1  # of config.json; a run of a higher one was made by a newer version
 class Run:
     """A folder that holds one training and all that came of it."""
 
-    def __init__(self, path: Path, name: str, recipe: Recipe, facts: Facts):
+    def __init__(self, path: Path, name: str, recipe: Recipe, facts: Facts, place: str = ""):
         self.path = path
+        self.place = place or str(path)  # as it was asked for: pretrained:NAME, hf://USER/NAME, or the folder
         self.name = name
         self.recipe = recipe
         self.facts = facts
@@ -94,7 +95,18 @@ class Run:
             never_quick()
         with allowing(allow) if allow else nullcontext():
             recipe = parse(Recipe, config, f"{said}/config.json: config")
-        return Run(path, name, recipe, parse(Facts, data, f"{said}/config.json: data"))
+        return Run(path, name, recipe, parse(Facts, data, f"{said}/config.json: data"), said)
+
+    def again(self) -> "Run":
+        """The run as its folder has it by now. Raises RunError where it has none."""
+        run = Run.open(self.path)
+        run.place = self.place
+        return run
+
+    @property
+    def title(self) -> str:
+        """What it is called for short: its folder's name, or what it is asked for by elsewhere."""
+        return self.place if places.elsewhere(self.place) else self.path.resolve().name
 
     # ---- the model and its weights
 

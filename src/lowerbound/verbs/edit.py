@@ -191,11 +191,11 @@ def edit(
     x = opened.x
     y = editor.condition(opened, of)
     z = editor.encode(x, y, draw)
-    moved = change(z, editor.model.directions)
+    moved = change(z, editor.directions)
     lattice = moved[:, None] if strengths is None else _times(z, moved, strengths)  # [B, S, D]
     if n is not None:
         draws = (editor.encode(x, y, seed + i) for i in range(n))
-        lattice = torch.stack([change(one, editor.model.directions) for one in draws], 1)
+        lattice = torch.stack([change(one, editor.directions) for one in draws], 1)
     wanted = None if y is None else _wanted(run, y, to, ranged)  # [B, 1 or S, ...]
     if y is not None and wanted is not None and to:
         lattice = lattice.expand(-1, max(lattice.shape[1], wanted.shape[1]), -1)

@@ -8,8 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lowerbound.editing.controls import in_words
 from lowerbound.errors import UserError
-from lowerbound.explorer.conditions import condition, in_words
+from lowerbound.explorer.conditions import condition
 from lowerbound.explorer.messages import Answer
 from lowerbound.explorer.panels.base import Finite, Given, ImageName, Panel, Seed, action
 from lowerbound.explorer.shelf import Heard, Shown
@@ -49,7 +50,7 @@ class Autoregressive(Panel):
             "shape": [H, W, C],
             "levels": model.space.levels,
             "classes": list(facts.classes or ()) if model.given and shown.run.recipe.data.label else [],
-            "given": in_words(shown, shown.run.typical()) if model.given else {},
+            "given": in_words(shown.run, shown.run.typical()) if model.given else {},
         }
         return Answer(said)
 
@@ -59,7 +60,7 @@ class Autoregressive(Panel):
         heard = Heard()
         images, lines = shown.images([image])
         y = condition(shown, given) if image.startswith("upload:") else shown.condition(images, given, heard)
-        said = {"given": in_words(shown, None if y is None else y.cpu()), "notes": lines + heard.lines}
+        said = {"given": in_words(shown.run, None if y is None else y.cpu()), "notes": lines + heard.lines}
         return Answer(said, {"values": images.x[0].movedim(0, -1).to(torch.uint8).cpu().numpy()})
 
     @action

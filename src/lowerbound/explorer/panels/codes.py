@@ -7,8 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lowerbound.editing.controls import in_words
 from lowerbound.errors import UserError
-from lowerbound.explorer.conditions import condition, in_words
+from lowerbound.explorer.conditions import condition
 from lowerbound.explorer.messages import Answer
 from lowerbound.explorer.panels.base import Finite, Given, ImageName, Name, Panel, Places, Seed, action
 from lowerbound.explorer.shelf import Heard, Shown
@@ -50,7 +51,7 @@ class Codes(Panel):
             "levels": levels,
             "draws": model.can_sample,
             "classes": list(facts.classes or ()) if model.given and shown.run.recipe.data.label else [],
-            "given": in_words(shown, shown.run.typical()) if model.given else {},
+            "given": in_words(shown.run, shown.run.typical()) if model.given else {},
             "notes": [note] if note else [],
         }
         named = [*zip(model.levels, books, strict=True)]
@@ -64,7 +65,7 @@ class Codes(Panel):
         images, lines = shown.images([image])
         codes = model.codes(images.x)
         y = shown.condition(images, given, heard)
-        said = {"given": in_words(shown, None if y is None else y.cpu()), "notes": lines + heard.lines}
+        said = {"given": in_words(shown.run, None if y is None else y.cpu()), "notes": lines + heard.lines}
         pictures = {"original": shown.pictures(images.x[0]), "reconstruction": _picture(shown, codes)}
         return Answer(said, pictures | _arrays(model, codes))
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from lowerbound.chunks import draws_of, log_density
 from lowerbound.data.batches import Batch, Shuffled
+from lowerbound.editing.controls import in_words
 from lowerbound.errors import ModelError, RunError
-from lowerbound.explorer.conditions import condition, in_words
+from lowerbound.explorer.conditions import condition
 from lowerbound.explorer.messages import Answer
 from lowerbound.explorer.panels.base import ImageName, Panel, Seed, action
 from lowerbound.explorer.shelf import Heard, Shown
@@ -94,7 +95,7 @@ class Compare(Panel):
         tells = kind != "upload" or isinstance(model, LatentModel | Invertible)  # what an image is given
         y = shown.condition(images, NOTHING, heard) if tells else condition(shown, NOTHING)
         one = _One(Batch(images.x, y, np.array([int(which) if kind != "upload" else 0])))
-        given = in_words(shown, None if y is None else y.cpu())
+        given = in_words(shown.run, None if y is None else y.cpu())
         said: dict[str, Any] = {"notes": lines + heard.lines, "given": given}
         said |= _worth(model, one, draws, seed)
         arrays = {"original": shown.pictures(images.x[0])}

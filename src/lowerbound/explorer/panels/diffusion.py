@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from lowerbound.config import components
+from lowerbound.editing.controls import in_words
 from lowerbound.errors import ModelError, UserError
-from lowerbound.explorer.conditions import condition, in_words
+from lowerbound.explorer.conditions import condition
 from lowerbound.explorer.films import gif
 from lowerbound.explorer.messages import Answer
 from lowerbound.explorer.panels.base import Finite, Given, ImageName, Name, Panel, Seed, action
@@ -81,7 +82,7 @@ class Diffusion(Panel):
             "guided": _is_guided(model),
             "latent": model is not shown.model,
             "classes": list(facts.classes or ()) if given and shown.run.recipe.data.label else [],
-            "given": in_words(shown, shown.run.typical()) if given else {},
+            "given": in_words(shown.run, shown.run.typical()) if given else {},
         }
         return Answer(said, {"log_snr": -model.gammas(100).flip(0).float().cpu().numpy()})
 
@@ -165,7 +166,7 @@ def _way(shown: Shown, how: How, image: str | None, t: float, given: Asked) -> W
         with noise():
             moments = model.redoing(x.expand(n, *x.shape[1:]), each if model.given else None, t, draw)
         steps = round(t * steps)
-    said |= {"given": in_words(shown, None if y is None else y.cpu())}
+    said |= {"given": in_words(shown.run, None if y is None else y.cpu())}
     return Way(_drawn(moments, noise), steps, each, said, arrays)
 
 

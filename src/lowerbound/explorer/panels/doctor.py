@@ -32,13 +32,13 @@ class Doctor(Panel):
     @action
     def examine(self, shown: Shown) -> Iterator[Answer]:
         """Part after part: what was checked, and what is wrong."""
-        run = Run.open(shown.run.path)
+        run = shown.run.again()
         return _told(run, shown, _kept(shown, run))
 
     @action
     def show(self, shown: Shown, *, name: Name) -> Answer:
         """What is to be seen of a finding of this name. Raises UserError where the run was not examined."""
-        looks = _kept(shown, Run.open(shown.run.path)).looks
+        looks = _kept(shown, shown.run.again()).looks
         check = next((c for look in looks for c in look.checks if c.name == name), None)
         if check is None:
             raise UserError(f"{name}: the run has another state by now, or was not examined; examine it again")

@@ -8,8 +8,9 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
+from lowerbound.editing.controls import in_words
 from lowerbound.errors import UserError
-from lowerbound.explorer.conditions import condition, in_words
+from lowerbound.explorer.conditions import condition
 from lowerbound.explorer.messages import Answer
 from lowerbound.explorer.panels.base import Finite, Given, Name, Panel, Seed, action
 from lowerbound.explorer.shelf import Heard, Shown
@@ -56,7 +57,7 @@ class Hierarchies(Panel):
         said = {
             "levels": levels,
             "classes": list(facts.classes or ()) if model.given and shown.run.recipe.data.label else [],
-            "given": in_words(shown, shown.run.typical()) if model.given else {},
+            "given": in_words(shown.run, shown.run.typical()) if model.given else {},
         }
         return Answer(said)
 
@@ -68,7 +69,10 @@ class Hierarchies(Panel):
         which the first k levels are its own and the finer ones the means of their priors, k = 0, ..., L.
         """
         model, code = _model(shown), _code(shown, source, given)
-        said: dict[str, Any] = {"given": in_words(shown, None if code.y is None else code.y.cpu()), "notes": code.notes}
+        said: dict[str, Any] = {
+            "given": in_words(shown.run, None if code.y is None else code.y.cpu()),
+            "notes": code.notes,
+        }
         arrays = {}
         if code.x is not None:
             measured, maps = _measured(model, code.x, code.y)

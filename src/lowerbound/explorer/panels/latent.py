@@ -1,21 +1,19 @@
 """Latents pulled at: codes as pictures, pictures as codes, and what moves them."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from lowerbound.data.attributes import Factor
 from lowerbound.directions import Direction, check_name, shifted
-from lowerbound.editing.latents import Editor, codes
+from lowerbound.editing.controls import controls, directions, in_words, known
 from lowerbound.editing.learn import as_step, learn
 from lowerbound.editing.paths import lerp, slerp
-from lowerbound.editing.values import values
 from lowerbound.errors import UserError
-from lowerbound.explorer.conditions import condition, in_words
+from lowerbound.explorer.conditions import condition
 from lowerbound.explorer.films import gif
 from lowerbound.explorer.messages import Answer
 from lowerbound.explorer.panels.base import (
@@ -40,17 +38,6 @@ Count = Annotated[int, Field(ge=1, le=64)]
 Picked = Annotated[list[ImageName], Field(min_length=1, max_length=256)]
 
 
-class Known(NamedTuple):
-    """What is known of the codes of the run's images, [D] each, and in which order to show them."""
-
-    order: list[int]
-    use: Tensor | None
-    use_name: str
-    origin: Tensor
-    scale: Tensor
-    note: str = ""  # why nothing is
-
-
 class Latent(Panel):
     """For models whose images are made of one vector of numbers."""
 
@@ -66,21 +53,9 @@ class Latent(Panel):
     @action
     def about(self, shown: Shown) -> Answer:
         """The sliders, the most used first, and whatever else moves the picture."""
-        editor, known, facts = shown.codec, _known(shown), shown.run.facts
-        conditional = bool(editor.model.given)
-        said = {
-            "size": editor.size,
-            "values": editor.values,
-            "order": known.order,
-            "use": [] if known.use is None else [round(float(known.use[d]), 5) for d in known.order],
-            "use_name": known.use_name,
-            "directions": _directions(shown),
-            "classes": list(facts.classes or ()) if conditional and shown.run.recipe.data.label else [],
-            "factors": [_factor(f) for f in facts.factors],
-            "given": in_words(shown, shown.run.typical()) if conditional else {},
-            "notes": [known.note] if known.note else [],
-        }
-        return Answer(said, {"origin": known.origin.float().numpy(), "scale": known.scale.float().numpy()})
+        found = shown.once("known", lambda: known(shown.codec))
+        arrays = {"origin": found.origin.float().numpy(), "scale": found.scale.float().numpy()}
+        return Answer(controls(shown.codec, found), arrays)
 
     @action
     def decode(self, shown: Shown, *, z: Vector, strengths: Strengths = {}, given: Given = NOTHING) -> Answer:  # noqa: B006
@@ -104,7 +79,7 @@ class Latent(Panel):
         images, lines = shown.images([image])
         y = shown.condition(images, given, heard)
         z = shown.codec.encode(images.x, y)
-        said = {"given": {} if y is None else in_words(shown, y.cpu()), "notes": lines + heard.lines}
+        said = {"given": {} if y is None else in_words(shown.run, y.cpu()), "notes": lines + heard.lines}
         pictures = {"original": images.x[0], "reconstruction": shown.codec.decode(z, y)[0]}
         arrays = {name: shown.pictures(x) for name, x in pictures.items()}
         return Answer(said, arrays | {"z": z[0].float().cpu().numpy()})
@@ -170,29 +145,10 @@ class Latent(Panel):
             "leakage": {"directions": {}, "attributes": {}},
         }
         shown.run.save_direction(Direction(name, as_step(step), report), shown.model)
-        return Answer({"directions": _directions(shown)})
+        return Answer({"directions": directions(shown.codec)})
 
 
 # ---- codes
-
-
-def _known(shown: Shown) -> Known:
-    return shown.once("known", lambda: _found(shown))
-
-
-def _found(shown: Shown) -> Known:
-    editor = shown.codec
-    plain = Known(list(range(editor.size)), None, "", torch.zeros(editor.size), torch.ones(editor.size))
-    if not isinstance(editor, Editor) or editor.in_levels:
-        return plain
-    try:
-        if editor.values is not None:
-            v = values(shown.run, editor.model, shown.device)
-            return Known(v.order(), v.use, v.use_name, v.likeliest.double(), plain.scale)
-        c = codes(shown.run, editor.model, shown.device)
-        return Known(c.order(), c.use, c.use_name, c.origin, c.scale)
-    except UserError as e:
-        return plain._replace(note=f"the run's images can't be had, so the latents are not sorted by use: {e}")
 
 
 def _vector(shown: Shown, z: Sequence[float]) -> Tensor:
@@ -224,12 +180,3 @@ def _drawn(shown: Shown, seed: int, n: int, temperature: float, y: Tensor | None
             levels = model.draw_latents(n, given, Draw(temperature))
             return torch.cat([level.flatten(1) for level in levels], 1)
         return temperature * randn((n, shown.codec.size), device=shown.device)
-
-
-def _directions(shown: Shown) -> list[dict[str, Any]]:
-    found = shown.codec.directions.values()
-    return [{"name": d.name, "fresh": d.fresh, "from": d.report.get("learnt_from", "")} for d in found]
-
-
-def _factor(f: Factor) -> dict[str, Any]:
-    return {"name": f.name, "kind": f.kind, "low": f.low, "high": f.high, "unit": f.unit, "values": [*f.values]}

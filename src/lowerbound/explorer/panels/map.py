@@ -7,8 +7,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from lowerbound.data.images import Images
+from lowerbound.editing.controls import in_words
 from lowerbound.errors import UserError
-from lowerbound.explorer.conditions import condition, in_words
+from lowerbound.explorer.conditions import condition
 from lowerbound.explorer.mapping import Encoding, along, as_codes, has_umap, umap
 from lowerbound.explorer.messages import Answer
 from lowerbound.explorer.panels.base import Finite, Given, Name, Panel, action
@@ -46,7 +47,7 @@ class Map(Panel):
 
     def fits(self, shown: Shown) -> bool:
         try:
-            return bool(shown.codec.size) and not shown.run.recipe.model.views_given()
+            return shown.codec.encodes and not shown.run.recipe.model.views_given()
         except UserError:
             return False
 
@@ -108,7 +109,7 @@ class Map(Panel):
         said = {
             "name": _name(encoding.images, row),
             "image": f"{view.split}:{row}",
-            "given": in_words(shown, None if batch.y is None else batch.y.cpu()),
+            "given": in_words(shown.run, None if batch.y is None else batch.y.cpu()),
         }
         again = shown.codec.decode(z, batch.y)[0]
         pictures = {"original": shown.pictures(batch.x[0]), "picture": shown.pictures(again)}
@@ -125,7 +126,7 @@ class Map(Panel):
         if not near:
             return Answer(arrays=picture)
         said, arrays = _near(shown, view, encoding, z[0].double().cpu().numpy())
-        given_in_words = in_words(shown, None if y is None else y.cpu())
+        given_in_words = in_words(shown.run, None if y is None else y.cpu())
         return Answer(said | {"given": given_in_words}, picture | arrays | {"z": z[0].float().cpu().numpy()})
 
     @action

@@ -1,35 +1,16 @@
 // The page: which run, which panel, and what its address says.
 
-import { h, sign, toast } from "/static/dom.js";
-import { uploadAgain } from "/static/pictures.js";
-import { Dropped, Refused, Wire } from "/static/wire.js";
+import { Address } from "/static/address.js";
+import { h, toast } from "/static/dom.js";
+import { Refused, tell } from "/static/failures.js";
+import { themed } from "/static/theme.js";
+import { uploadAgain } from "/static/uploads.js";
+import { Wire } from "/static/wire.js";
 
 const $ = (selector) => document.querySelector(selector);
 let runs = [];
 let shown = null; // the mounted panel: {name, run, unmount, reconnected}
-let state = {}; // what the address says, strings by name
-let writing = null;
-
-// ---- the address
-
-function readAddress() {
-  state = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
-}
-
-/** Keep values in the address; null removes one. */
-function remember(values) {
-  for (const [name, value] of Object.entries(values)) {
-    if (value === null || value === undefined || value === "") delete state[name];
-    else state[name] = String(value);
-  }
-  clearTimeout(writing);
-  writing = setTimeout(writeAddress, 150);
-}
-
-function writeAddress() {
-  clearTimeout(writing);
-  history.replaceState(null, "", `${location.pathname}#${new URLSearchParams(state)}`);
-}
+const address = new Address();
 
 // ---- runs and panels
 
@@ -45,19 +26,13 @@ function pageOf(place, panel) {
     }
   };
   return {
-    run: runs[place], place, runs, ask, remember, toast,
-    recall: (name) => state[name] ?? null,
+    run: runs[place], place, runs, ask, tell, toast,
+    recall: (name) => address.recall(name),
+    remember: (values) => address.remember(values),
     /** Leave off what was asked and takes its time, when nobody looks on any more. */
     stop: (what, slot = 0) => wire.ask(panel, what, { slot, stop: true }).catch(() => {}),
     refresh, // where other panels may fit the run by now
-    address: () => { writeAddress(); return location.href; },
-    /** For a promise whose failure the user is to see; what was dropped is nobody's failure. */
-    tell: (promise) => promise.catch((error) => {
-      if (error instanceof Dropped) return null;
-      toast(error instanceof Refused ? error.message : `the page failed: ${error.message}`, "error");
-      if (!(error instanceof Refused)) console.error(error);
-      return null;
-    }),
+    address: () => address.write(),
   };
 }
 
@@ -91,11 +66,11 @@ async function refresh() {
 async function show(place, panel) {
   const run = runs[place];
   const wanted = run.panels.find((p) => p.name === panel) ?? run.panels[0];
-  if (state.run !== run.name || state.panel !== wanted?.name) {
-    const keep = state.run === run.name ? state : {};
-    state = { ...keep, run: run.name, panel: wanted?.name ?? "" };
+  if (address.recall("run") !== run.name || address.recall("panel") !== wanted?.name) {
+    const keep = address.recall("run") === run.name ? address.state : {};
+    address.state = { ...keep, run: run.name, panel: wanted?.name ?? "" };
   }
-  remember({});
+  address.remember({});
   tellRun(place, wanted);
   shown?.unmount?.();
   const root = h("div", { class: `panel ${wanted?.name ?? ""}` });
@@ -124,17 +99,21 @@ $("#tabs").addEventListener("keydown", (event) => {
 });
 
 async function begin() {
-  readAddress();
+  address.read();
   runs = (await wire.ask("", "runs")).said.runs;
   $("#run").replaceChildren(...runs.map((run, i) => h("option", { value: String(i) }, run.name)));
   $("#run").closest("label").hidden = runs.length < 2;
-  const place = Math.max(0, runs.findIndex((run) => run.name === state.run));
-  await show(place, state.panel);
+  const place = Math.max(0, runs.findIndex((run) => run.name === address.recall("run")));
+  await show(place, address.recall("panel"));
   document.body.dataset.ready = "true";
 }
 
-$("#run").addEventListener("change", (event) => show(Number(event.target.value), state.panel));
-addEventListener("hashchange", () => { const before = state; readAddress(); if (JSON.stringify(before) !== JSON.stringify(state)) begin(); });
+$("#run").addEventListener("change", (event) => show(Number(event.target.value), address.recall("panel")));
+addEventListener("hashchange", () => {
+  const before = JSON.stringify(address.state);
+  address.read();
+  if (before !== JSON.stringify(address.state)) begin();
+});
 
 // ---- the socket, and how it is said
 
@@ -147,22 +126,7 @@ const wire = new Wire((how) => {
   lost = how !== "open";
 });
 
-// ---- dark and light
-
-const THEMES = ["auto", "light", "dark"];
-function theme(name) {
-  document.documentElement.dataset.theme = name;
-  $("#theme").replaceChildren(sign(name));
-  $("#theme").setAttribute("aria-label", `Colours: ${name === "auto" ? "as the system" : name}`);
-  $("#theme").title = $("#theme").getAttribute("aria-label");
-}
-theme(localStorage.getItem("theme") ?? "auto");
-$("#theme").addEventListener("click", () => {
-  const next = THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length];
-  localStorage.setItem("theme", next);
-  theme(next);
-});
-
+themed($("#theme"));
 if (new URLSearchParams(location.search).has("token")) { // it is in the cookie from now on
   history.replaceState(null, "", location.pathname + location.hash);
 }

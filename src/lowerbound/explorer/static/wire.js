@@ -1,21 +1,12 @@
 // The socket: questions, answers, and finding the server again once it was started anew.
 
+import { Dropped, Refused } from "/static/failures.js";
+
 const TYPES = {
   uint8: Uint8Array, int8: Int8Array, uint16: Uint16Array, int16: Int16Array, int32: Int32Array, uint32: Uint32Array,
   float32: Float32Array, float64: Float64Array, int64: BigInt64Array, bool: Uint8Array,
 };
 const text = new TextDecoder();
-
-/** What the server refuses; `kind` is "error", or "gone" where it wants an image again. */
-export class Refused extends Error {
-  constructor(message, kind = "error") {
-    super(message);
-    this.kind = kind;
-  }
-}
-
-/** What a question ends with whose place a newer one took, or that the socket was lost under. */
-export class Dropped extends Error {}
 
 export class Wire {
   /** told(state): "open", "lost" (it tries again) or "full". */

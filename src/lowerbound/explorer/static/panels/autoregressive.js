@@ -2,8 +2,9 @@
 
 import { board, history, oneOf, packed, unpacked } from "/static/board.js";
 import { button, choice, download, h, latest, number, section, sign, slider, toast } from "/static/dom.js";
-import { dataStrip, heated, imageDoor, picture, png, thumbnail } from "/static/pictures.js";
-import { Dropped } from "/static/wire.js";
+import { Dropped } from "/static/failures.js";
+import { heated, picture, png, thumbnail } from "/static/pictures.js";
+import { dataStrip, imageDoor } from "/static/uploads.js";
 
 const SHOWN = 12; // values whose probability is named
 

@@ -2,8 +2,9 @@
 
 import { board, history, oneOf, packed, tick, unpacked } from "/static/board.js";
 import { button, choice, download, h, latest, number, section, sign, slider, toast } from "/static/dom.js";
-import { dataStrip, imageDoor, nth, paint, picture, png } from "/static/pictures.js";
-import { Dropped } from "/static/wire.js";
+import { Dropped } from "/static/failures.js";
+import { nth, paint, picture, png } from "/static/pictures.js";
+import { dataStrip, imageDoor } from "/static/uploads.js";
 
 const FIRST = 96; // codes of a codebook that are shown at once
 const LONGEST = 2000; // codes that an address holds

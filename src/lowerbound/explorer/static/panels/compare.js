@@ -1,9 +1,10 @@
 // Compare: the table of runs as it is measured, samples of each by one seed, one image through all.
 
-import { choice, button, h, number, section, toast } from "/static/dom.js";
 import { short } from "/static/curves.js";
-import { dataStrip, imageDoor, nth, paint, picture } from "/static/pictures.js";
-import { Dropped, Refused } from "/static/wire.js";
+import { button, choice, h, number, section, toast } from "/static/dom.js";
+import { Dropped, Refused } from "/static/failures.js";
+import { nth, paint, picture } from "/static/pictures.js";
+import { dataStrip, imageDoor } from "/static/uploads.js";
 
 const LIMITS = { "100 images": 100, "1,000 images": 1000, "all images": null };
 const MOST = 16; // runs that are compared at once

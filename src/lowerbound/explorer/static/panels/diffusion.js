@@ -1,8 +1,9 @@
 // Diffusion: noise is taken away as one looks on; and images get noise of a time, which is taken away again.
 
 import { button, choice, download, h, number, section, sign, slider, toast } from "/static/dom.js";
-import { dataStrip, imageDoor, nth, paint, picture, png, thumbnail } from "/static/pictures.js";
-import { Dropped } from "/static/wire.js";
+import { Dropped } from "/static/failures.js";
+import { nth, paint, picture, png, thumbnail } from "/static/pictures.js";
+import { dataStrip, imageDoor } from "/static/uploads.js";
 
 const STRIP = 12; // pictures of the film strip
 const LONG = 4000; // milliseconds that a way is played for

@@ -1,6 +1,6 @@
 // Doctor: what is wrong with a run, each thing with what shows it and what to do.
 
-import { chart, short, swatch, lineOf } from "/static/curves.js";
+import { chart, lineOf, short, swatch } from "/static/curves.js";
 import { button, h, latest, section, toast } from "/static/dom.js";
 import { nth, paint } from "/static/pictures.js";
 

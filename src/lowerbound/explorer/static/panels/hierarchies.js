@@ -2,8 +2,9 @@
 
 import { oneOf } from "/static/board.js";
 import { button, choice, download, h, latest, number, section, slider, toast } from "/static/dom.js";
-import { dataStrip, heated, imageDoor, nth, paint, picture, png, thumbnail } from "/static/pictures.js";
-import { Dropped } from "/static/wire.js";
+import { Dropped } from "/static/failures.js";
+import { heated, nth, paint, picture, png, thumbnail } from "/static/pictures.js";
+import { dataStrip, imageDoor } from "/static/uploads.js";
 
 const OF = { A: "A", B: "B", m: "mean", d: "draw" }; // in the address, and for the server
 const SAID = { A: "A", B: "B", m: "Mean", d: "Drawn" };

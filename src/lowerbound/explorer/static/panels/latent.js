@@ -1,228 +1,50 @@
-// Latents: sliders, draws, images and directions, and the picture that follows them.
+// Latents, and what the server adds to them: images' codes, directions taught, the way there as an animation.
 
-import { button, choice, download, h, latest, number, section, sign, slider, toast } from "/static/dom.js";
-import { dataStrip, imageDoor, nth, picture, png, thumbnail } from "/static/pictures.js";
-import { Dropped } from "/static/wire.js";
-
-const FIRST = 16; // sliders that are shown at once
-const REACH = 3; // standard deviations to either side
+import { button, download, h, section, toast } from "/static/dom.js";
+import { Dropped } from "/static/failures.js";
+import { latents } from "/static/latents.js";
+import { picture, thumbnail } from "/static/pictures.js";
+import { dataStrip, imageDoor } from "/static/uploads.js";
 
 export async function mount(root, page) {
-  const { said: about, arrays } = await page.ask("about");
-  const { origin, scale } = arrays;
-  const typical = about.given;
-  const blank = () => ({ z: Float32Array.from(origin), strengths: {}, given: structuredClone(typical) });
-  let at = recalled(page, blank(), "") ?? blank(); // A: what the sliders show
-  let other = recalled(page, blank(), "b"); // B
-  let start = copied(at); // where the way begins
-  let image = null; // {name, given}: the one whose code this began as
-  const locked = new Set();
-  const past = [];
-  const future = [];
+  let unmount = () => {};
+  const mounted = await latents(root, page, (core) => {
+    if (!core.about.encodes) return {};
+    const own = images(page, core);
+    unmount = own.unmount;
+    return own;
+  });
+  return { ...mounted, unmount: () => { mounted.unmount(); unmount(); } };
+}
 
-  // ---- pictures
+function images(page, { about, notes, moveTo, showDirections, name, states }) {
+  const conditional = about.classes.length || about.factors.length;
+  let image = false; // whether the code began as an image's
 
-  const main = picture("The picture that the sliders make", { id: "picture", class: "large" });
-  const second = picture("B, to compare with", { id: "picture-b", class: "large" });
   const original = picture("The image as the model sees it", { class: "thumb" });
   const again = picture("Its reconstruction", { class: "thumb" });
-  const figureB = h("figure", { hidden: !other }, second.element, h("figcaption", {}, "B"));
   const source = h("div", { class: "row source", hidden: true },
     h("figure", {}, original.element, h("figcaption", {}, "image")),
     h("figure", {}, again.element, h("figcaption", {}, "reconstruction")));
-  const notes = h("p", { class: "notes" }, about.notes.join(" "));
-
-  const decode = async (s, slot, onto) => {
-    const { arrays } = await page.ask("decode", { z: [...s.z], strengths: s.strengths, given: s.given }, { slot });
-    onto.paint(arrays.picture);
-    root.dataset.frames = String(Number(root.dataset.frames ?? 0) + 1); // told to whoever measures
-  };
-  const paint = latest(() => page.tell(decode(at, 0, main)));
-  const paintB = () => {
-    figureB.hidden = caption.hidden = !other;
-    pictures.classList.toggle("two", Boolean(other));
-    if (other) page.tell(decode(other, 1, second));
-  };
-
-  // ---- what was done, and undone
-
-  const keep = () => { past.push(copied(at)); future.length = 0; if (past.length > 200) past.shift(); buttons(); };
-  const changed = () => { page.remember(addressed(at, about, "")); paint(); buttons(); };
-  const goTo = (s) => { at = copied(s); fill(); changed(); };
-  const step = (from, to) => { if (from.length) { to.push(copied(at)); goTo(from.pop()); } };
-  const buttons = () => { undo.disabled = !past.length; redo.disabled = !future.length; swap.disabled = !other; };
-  const undo = button(sign("undo"), "Undo", () => step(past, future), { class: "icon" });
-  const redo = button(sign("redo"), "Redo", () => step(future, past), { class: "icon" });
-  const onKey = (event) => {
-    if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z" || event.target.matches("input[type=text]")) return;
-    event.preventDefault();
-    (event.shiftKey ? redo : undo).click();
-  };
-  document.addEventListener("keydown", onKey);
-
-  /** A new code, such as a draw's or an image's; what is locked stays. */
-  const moveTo = (z, given = null) => {
-    keep();
-    const next = Float32Array.from(z);
-    for (const d of locked) next[d] = at.z[d];
-    at = { z: next, strengths: { ...at.strengths }, given: given ?? at.given };
-    start = copied(at);
-    fill();
-    changed();
-  };
-
-  /** Back to where it began: the image's code, the draw, or the mean. */
-  const resetAll = () => {
-    keep();
-    const z = Float32Array.from(start.z);
-    for (const d of locked) z[d] = at.z[d];
-    at = { ...copied(start), z };
-    fill();
-    changed();
-  };
-  const toMean = () => { leaveImage(); moveTo(origin); };
-  const leaveImage = () => { image = null; source.hidden = true; };
-  const setB = () => { other = copied(at); page.remember(addressed(other, about, "b")); paintB(); buttons(); };
-  const swap = button("Swap", "Swap A and B", () => { keep(); const a = copied(at); at = copied(other); other = a; page.remember(addressed(other, about, "b")); fill(); changed(); paintB(); });
-  const dropB = button(sign("close"), "Take B away", () => { other = null; page.remember(addressed(null, about, "b")); paintB(); buttons(); }, { class: "icon drop" });
-  figureB.lastChild.append(" ", dropB);
-
-  const name = () => `${page.run.name}-${Date.now().toString(36)}`;
-  const savePng = async () => download(await png(main.element, 256), `${name()}.png`);
-  const saveGif = async () => {
-    const from = other ?? start;
-    const answer = await page.ask("way", { z: [...from.z], to: [...at.z], strengths: from.strengths, to_strengths: at.strengths, given: at.given });
-    download(new Blob([answer.arrays.gif], { type: "image/gif" }), `${name()}.gif`);
-  };
-  const copyLink = async () => {
-    const link = page.address();
-    try { await navigator.clipboard.writeText(link); toast("the address is copied; it holds the whole state"); }
-    catch { toast(`the address holds the whole state: ${link}`); }
-  };
-  const tools = h("div", { class: "row tools" }, undo, redo,
-    button("Reset all", "Reset all", resetAll),
-    button("Keep as B", "Keep as B", setB), swap,
-    button("PNG", "Save the picture as PNG", () => page.tell(savePng())),
-    button("GIF", "Save the way there as GIF", () => page.tell(saveGif())),
-    button("Copy link", "Copy link", copyLink));
-  const caption = h("figcaption", { hidden: true }, "A");
-  const pictures = h("div", { class: "pictures" }, h("figure", {}, main.element, caption), figureB);
-
-  // ---- sliders
-
-  const sliders = new Map(); // dimension -> slider
-  const most = Math.max(1e-9, ...about.use);
-  const list = h("div", { class: "sliders" });
-  const make = (d, rank) => {
-    const whole = about.values !== null;
-    const use = about.use[rank];
-    const one = slider({
-      name: `z${d}`, origin: start.z[d],
-      low: whole ? 0 : origin[d] - REACH * scale[d], high: whole ? about.values - 1 : origin[d] + REACH * scale[d],
-      step: whole ? 1 : scale[d] / 50,
-      share: use === undefined ? null : use / most,
-      note: use === undefined ? "" : `${about.use_name} ${use.toPrecision(3)}${about.use_name === "variance" ? "" : " nats"}`,
-      value: at.z[d],
-      onmove: (v, done) => { if (!one.dragged) keep(); one.dragged = !done; at.z[d] = v; changed(); },
-      onlock: (on) => (on ? locked.add(d) : locked.delete(d)),
-    });
-    sliders.set(d, one);
-    return one.element;
-  };
-  let visible = 0;
-  const showMore = (n) => {
-    list.append(...about.order.slice(visible, n).map((d, i) => make(d, visible + i)));
-    visible = Math.min(n, about.size);
-    more.hidden = visible >= about.size;
-    more.textContent = `Show all ${about.size}`;
-  };
-  const more = button("", "", () => showMore(about.size), { class: "quiet", id: "more" });
-  more.removeAttribute("aria-label");
-
-  // ---- directions
-
-  const directions = new Map();
-  const directionList = h("div", { class: "sliders" });
-  const showDirections = (known) => {
-    directions.clear();
-    directionList.replaceChildren(...known.map(({ name, fresh, from }) => {
-      const one = slider({ name, low: -4, high: 4, step: 0.05, value: at.strengths[name] ?? 0, note: from,
-        onmove: (v, done) => { if (!one.dragged) keep(); one.dragged = !done; if (v) at.strengths[name] = v; else delete at.strengths[name]; changed(); } });
-      if (!fresh) { one.locked = true; one.element.title = "learnt before the model was trained on; learn it again"; }
-      else directions.set(name, one);
-      return one.element;
-    }));
-    if (!known.length) directionList.append(h("p", { class: "hint" }, "None yet. Teach one, by images that have something and images that have not."));
-  };
-  at.strengths = Object.fromEntries(Object.entries(at.strengths).filter(([n]) => about.directions.some((d) => d.name === n && d.fresh)));
-
-  // ---- what the model is given
-
-  const conditions = new Map();
-  const setGiven = async (change) => {
-    keep();
-    const before = structuredClone(at.given);
-    change(at.given);
-    if (image) {
-      const { arrays } = await page.ask("relabel", { z: [...at.z], own: before, given: at.given });
-      at.z = Float32Array.from(arrays.z);
-      fill();
-    }
-    changed();
-  };
-  const givenList = h("div", { class: "sliders" });
-  if (about.classes.length) {
-    const one = choice("Label", about.classes, typical.label, (label) => page.tell(setGiven((g) => { g.label = label; })));
-    conditions.set("label", one);
-    givenList.append(one.element);
-  }
-  for (const f of about.factors) {
-    const set = (v) => page.tell(setGiven((g) => { g.attributes[f.name] = v; }));
-    const one = f.kind === "categorical" ? choice(f.name, f.values, typical.attributes[f.name], set)
-      : slider({ name: f.name, low: f.low, high: f.high, origin: typical.attributes[f.name], note: f.unit, onmove: set });
-    conditions.set(f.name, one);
-    givenList.append(one.element);
-  }
-
-  /** The controls as the state says. */
-  const fill = () => {
-    for (const [d, one] of sliders) { one.origin = start.z[d]; one.value = at.z[d]; }
-    for (const [n, one] of directions) one.value = at.strengths[n] ?? 0;
-    if (about.classes.length) conditions.get("label").value = at.given.label;
-    for (const f of about.factors) conditions.get(f.name).value = at.given.attributes[f.name];
-  };
-
-  // ---- draws
-
-  const seed = number("Seed", page.recall("seed") ?? 0, { min: 0, max: 2 ** 31 - 1, step: 1, onchange: (v) => { page.remember({ seed: v }); page.tell(draw()); } });
-  const temperature = slider({ name: "Temperature", low: 0, high: 2, step: 0.01, origin: 1, value: Number(page.recall("t") ?? 1),
-    onmove: (v, done) => { page.remember({ t: v === 1 ? null : v }); if (done) page.tell(draw()); } });
-  const drawn = h("div", { class: "strip", id: "draws" });
-  const draw = async () => {
-    const { arrays } = await page.ask("draw", { seed: seed.value, temperature: temperature.value, count: 8, given: at.given });
-    const size = about.size;
-    const pick = (i) => { leaveImage(); moveTo(arrays.z.subarray(i * size, (i + 1) * size)); };
-    drawn.replaceChildren(...[...Array(8).keys()].map((i) =>
-      thumbnail(nth(arrays.pictures, i), `Draw ${i + 1} of seed ${seed.value}`, () => pick(i))));
-    return pick;
-  };
-  const next = async () => {
-    seed.value = seed.value + 1;
-    page.remember({ seed: seed.value });
-    (await draw())(0);
-  };
-
-  // ---- images: the user's and the data's
 
   const encode = async (which) => {
     const { said, arrays } = await page.ask("encode", { image: which });
-    image = { name: which };
+    image = true;
     original.paint(arrays.original);
     again.paint(arrays.reconstruction);
     source.hidden = false;
     notes.textContent = said.notes.join(" ");
-    moveTo(arrays.z, about.classes.length || about.factors.length ? said.given : null);
+    moveTo(arrays.z, conditional ? said.given : null);
   };
+  const left = () => { image = false; source.hidden = true; };
+  const relabelled = async (z, before, after) => {
+    if (!image) return null;
+    const { arrays } = await page.ask("relabel", { z: [...z], own: before, given: after });
+    return arrays.z;
+  };
+
+  // ---- the user's images, and the data's
+
   const door = imageDoor((which) => page.tell(encode(which).then(() => addToStrip(which))), (message) => toast(message, "error"));
   const onPaste = (event) => door.take([...event.clipboardData.files][0]);
   document.addEventListener("paste", onPaste);
@@ -237,7 +59,7 @@ export async function mount(root, page) {
     tally();
   };
   const pressed = (which, element) => (teaching ? mark(which, element) : page.tell(encode(which)));
-  const { strip, more: moreImages, load, lost } = dataStrip(page, pressed);
+  const { strip, more, load, lost } = dataStrip(page, pressed);
   const addToStrip = (which) => {
     const { element } = original;
     const array = new Uint8Array(element.getContext("2d").getImageData(0, 0, element.width, element.height).data);
@@ -277,65 +99,22 @@ export async function mount(root, page) {
     h("p", {}, "Click images of the data: once for those that have it (+), twice for those that have it not (−)."),
     h("div", { class: "row" }, h("label", { class: "field" }, h("span", {}, "Name"), named), learn, button("Cancel", "Cancel", stop)), counts);
 
-  // ---- the whole
+  // ---- the way there
 
-  root.classList.add("columns");
-  const WAYS = { KL: "KL to the prior", variance: "variance of their means", information: "information on the image" };
-  root.append(
-    h("div", { class: "stage" }, pictures, tools, source, notes, section("Images of the data", strip, moreImages)),
-    h("div", { class: "controls" },
-      section("Begin with", door.element,
-        h("div", { class: "row" },
-          button("Draw from the prior", "Draw from the prior", () => page.tell(next()), { class: "main", id: "draw" }),
-          seed.element, button("Mean", "The prior's mean", toMean)),
-        temperature.element, drawn),
-      givenList.children.length ? section("Given", givenList) : null,
-      section("Directions", directionList, begin, lesson),
-      section(about.use_name ? `Latents, the most used first: ${WAYS[about.use_name]}` : "Latents", list, more)));
-  showMore(FIRST);
-  showDirections(about.directions);
-  fill();
-  buttons();
-  paint();
-  paintB();
-  page.tell(draw().then((pick) => { if (!page.recall("z")) { pick(0); past.length = 0; buttons(); } }));
+  const saveGif = async () => {
+    const { at, start, other } = states();
+    const from = other ?? start;
+    const answer = await page.ask("way", { z: [...from.z], to: [...at.z], strengths: from.strengths, to_strengths: at.strengths, given: at.given });
+    download(new Blob([answer.arrays.gif], { type: "image/gif" }), `${name()}.gif`);
+  };
+
   page.ask("images", { start: 0, count: 1 }).then(load).catch((error) => {
     if (!(error instanceof Dropped)) lost(error);
   });
   return {
-    unmount: () => { document.removeEventListener("keydown", onKey); document.removeEventListener("paste", onPaste); },
-    reconnected: () => { paint(); paintB(); },
+    door: door.element, source, data: section("Images of the data", strip, more), teaching: [begin, lesson],
+    tools: button("GIF", "Save the way there as GIF", () => page.tell(saveGif())),
+    hint: h("p", { class: "hint" }, "None yet. Teach one, by images that have something and images that have not."),
+    left, relabelled, unmount: () => document.removeEventListener("paste", onPaste),
   };
-}
-
-// ---- states
-
-const copied = (s) => ({ z: Float32Array.from(s.z), strengths: { ...s.strengths }, given: structuredClone(s.given) });
-
-/** A state in the address: all of it, so that the link shows the same. */
-function addressed(s, about, suffix) {
-  if (!s) return { [`z${suffix}`]: null, [`d${suffix}`]: null, [`y${suffix}`]: null };
-  const bytes = String.fromCharCode(...new Uint8Array(s.z.buffer));
-  const given = about.classes.length || about.factors.length ? JSON.stringify(s.given) : null;
-  return {
-    [`z${suffix}`]: btoa(bytes).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", ""),
-    [`d${suffix}`]: Object.keys(s.strengths).length ? JSON.stringify(s.strengths) : null,
-    [`y${suffix}`]: given,
-  };
-}
-
-/** The state that an address says; null where it says none, or one of another model. */
-function recalled(page, blank, suffix) {
-  const z = page.recall(`z${suffix}`);
-  if (!z) return null;
-  try {
-    const bytes = Uint8Array.from(atob(z.replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));
-    const values = new Float32Array(bytes.buffer);
-    if (values.length !== blank.z.length || !values.every(Number.isFinite)) return null;
-    const strengths = JSON.parse(page.recall(`d${suffix}`) ?? "{}");
-    const given = JSON.parse(page.recall(`y${suffix}`) ?? "null") ?? blank.given;
-    return { z: values, strengths, given };
-  } catch {
-    return null;
-  }
 }

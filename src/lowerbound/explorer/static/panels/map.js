@@ -2,7 +2,7 @@
 
 import { button, choice, h, latest, perFrame, section, toast } from "/static/dom.js";
 import { nth, paint, picture, thumbnail } from "/static/pictures.js";
-import { NAMED, packed, Points, nearest, ramp, rampText, spread, View } from "/static/points.js";
+import { NAMED, nearest, packed, Points, ramp, rampText, spread, View } from "/static/points.js";
 
 const THUMB = 44; // pixels of a thumbnail on the map
 const REACH = 10; // pixels within which a point is meant

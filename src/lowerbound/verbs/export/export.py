@@ -1,4 +1,4 @@
-"""Write a model for programs that have no lowerbound: ONNX, or a program of torch.export."""
+"""Write a model for programs that have no lowerbound: ONNX, a program of torch.export, or a web page."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,9 @@ from lowerbound.model import Model
 from lowerbound.runs import lock
 from lowerbound.runs.run import Run
 from lowerbound.verbs.base import Out, Report, Told, verb
+from lowerbound.verbs.export.page import write_page
 
-KINDS = (".onnx", ".pt2")
+KINDS = (".onnx", ".pt2", ".html")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,20 +40,25 @@ class Exported(Report):
 
 @verb
 def export(run: Run, /, *, out: Out = None, part: str | None = None, progress: Told = False) -> Exported:
-    """Write a model for programs that have no lowerbound: ONNX, or a program of torch.export.
+    """Write a model for programs that have no lowerbound: ONNX, a program of torch.export, or a web page.
 
     Each part of the model (encoder, decoder, a step of its sampler) is a file of its own beside OUT: model.onnx becomes
     model.encoder.onnx, model.decoder.onnx and so on. It is checked against torch on other inputs and in other batches
     than it is traced with. Labels, ranges and how images are prepared are in its metadata.
 
+    A page.html is one file that runs the decoder of real latents in a browser, with sliders as `explore` has them:
+    without Python, without a network.
+
     Args:
-        out: ends in .onnx or .pt2
+        out: ends in .onnx, .pt2 or .html
         part: only this one, which is then the file itself
 
     Raises ModelError for a model that no graph can say.
     """
     path = _checked(out)
     lock.tell(run.path, progress)
+    if path.suffix == ".html":
+        return _page(run, path, part)
     model = run.load("cpu")
     found, facts = _wanted(parts(model), part, model), told(run, model)
     files: dict[str, dict[str, Any]] = {}
@@ -70,10 +76,17 @@ def export(run: Run, /, *, out: Out = None, part: str | None = None, progress: T
     return Exported(str(run.path), run.recipe.model.type_name(), files, left_out)
 
 
+def _page(run: Run, path: Path, part: str | None) -> Exported:
+    if part is not None:
+        raise UserError(f"--part {part}: a page has the decoder alone; leave it out")
+    said = write_page(run, path)
+    return Exported(str(run.path), run.recipe.model.type_name(), {"page": _file(path, said)}, {})
+
+
 def _checked(out: Any) -> Path:
     path = Path(out or "model.onnx")
     if path.suffix not in KINDS or path.is_dir():
-        raise UserError(f"--out {path}: expected a file ending in {' or '.join(KINDS)}")
+        raise UserError(f"--out {path}: expected a file ending in {', '.join(KINDS[:-1])} or {KINDS[-1]}")
     graphs.check_format(path)
     return path
 
@@ -86,6 +99,9 @@ def _wanted(found: tuple[Part, ...], part: str | None, model: Model) -> tuple[Pa
 
 
 def _written(model: Model, part: Part, path: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    said = graphs.write(model, part, path, facts)
+    return _file(path, graphs.write(model, part, path, facts))
+
+
+def _file(path: Path, said: dict[str, Any]) -> dict[str, Any]:
     numbers = {"bytes": path.stat().st_size, "difference": said["checked"]["difference"]}
     return {"path": str(path), "inputs": said["inputs"], "outputs": said["outputs"], **numbers}
