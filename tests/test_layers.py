@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src" / "lowerbound"
 
 FLOORS = (  # ground first
     ("errors", "units", "noise", "progress", "processes", "waiting"),
-    ("config", "space", "files", "devices", "directions"),
+    ("config", "space", "files", "devices", "directions", "parallel"),
     ("optimization", "schedules", "distributions", "networks", "quantizers", "data", "pictures", "likeness"),
     ("stages", "estimators", "transforms"),
     ("model",),
@@ -25,6 +25,7 @@ FLOORS = (  # ground first
     ("verbs", "testing"),
     ("explorer",),
     ("cli", "__init__"),
+    ("__main__",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
 LONGEST = 500  # lines of a file

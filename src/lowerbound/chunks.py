@@ -22,13 +22,13 @@ def draws_of(model: Model, asked: int) -> int:
 
 
 def keyed_chunks(
-    model: Model, images: Shuffled, draws: int, seed: int, limit: int | None = None
+    model: Model, images: Shuffled, draws: int, seed: int, limit: int | None = None, start: int = 0
 ) -> Iterator[tuple[Batch, Iterator[int]]]:
     """Batches of images, each with the sizes of the chunks its draws are cut into, inside noise keyed by
     (seed, image index, draw)."""
     rows = model.rows
     keep_freed()
-    for batch in images.in_order(max(1, rows // draws), limit):
+    for batch in images.in_order(max(1, rows // draws), limit, start):
         with KeyedNoise(seed, batch.index) as noise:
             step = max(1, rows // len(batch.index))
             yield batch, (noise.chunk(min(step, draws - done)) for done in range(0, draws, step))
@@ -46,10 +46,14 @@ def log_density(
     seed: int = 0,
     limit: int | None = None,
     advance: Advance = lambda n: None,
+    start: int = 0,
 ) -> np.ndarray:
-    """log p(x) of every image, or its bound with this many draws, in nats: float64 [N]."""
-    found = []
-    for batch, chunks in keyed_chunks(model, images, draws, seed, limit):
+    """log p(x) of every image, or its bound with this many draws, in nats: float64 [N].
+
+    limit, start: only of the images before, and from, these places.
+    """
+    found = [np.zeros(0)]
+    for batch, chunks in keyed_chunks(model, images, draws, seed, limit, start):
         total, seen = None, 0
         for k in chunks:
             log_w = model._log_weights(batch.x, batch.y, k).double()  # [k or 1, B]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from cyclopts import App, CycloptsError
 
-from lowerbound.errors import Interrupted, UserError
+from lowerbound.errors import Ended, Interrupted, UserError
 
 PACKAGE = Path(__file__).parent
 EXPLORE = PACKAGE / "explorer" / "explore.py"  # a verb on the floor above: it shows what others report
@@ -90,9 +90,13 @@ def main() -> None:
     debug = len(words) < len(sys.argv) - 1
     try:
         status = app(words)(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except Ended as e:
+        raise SystemExit(e.status) from None
     except (UserError, CycloptsError) as e:
         _fail(_plain(e), 2, debug)
     except Interrupted as e:
+        if not str(e) or not _speaks():  # another process has said so
+            raise SystemExit(130) from None
         again = [w for w in words if w not in ("--resume", "--overwrite")]
         _fail(f"stopped; {e} is saved. Go on with: lowerbound {shlex.join(again)} --resume", 130)
     except KeyboardInterrupt:
@@ -105,10 +109,16 @@ def main() -> None:
 
         if out_of_memory(e):
             _fail(f"there is not enough memory: {_plain(e)}", 1, debug)
-        _fail(f"internal error: {type(e).__name__}: {_plain(e)} (--debug shows where)", 1, debug)
+        where = "".join(f" {note}" for note in getattr(e, "__notes__", ()))
+        _fail(f"internal error{where}: {type(e).__name__}: {_plain(e)} (--debug shows where)", 1, debug)
     else:
         if status:
             raise SystemExit(status)
+
+
+def _speaks() -> bool:
+    """Whether this is the one of several processes that prints."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def _plain(error: BaseException) -> str:
@@ -125,6 +135,8 @@ def _fail(message: str, status: int, debug: bool = False) -> None:
 
 def _show(report: Any, as_json: bool) -> int:
     """The report on standard output: JSON, or for a person; the exit status."""
+    if not _speaks():
+        return report.status()
     if as_json:
         sys.stdout.write(json.dumps(report.json(), indent=1, allow_nan=False) + "\n")
     else:

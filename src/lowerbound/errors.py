@@ -36,6 +36,14 @@ class TrainingError(UserError):
     pass
 
 
+class Ended(Exception):
+    """This process ends for the sake of others, which have said why; `status` is what it exits with."""
+
+    def __init__(self, text: str = "", status: int = 1):
+        super().__init__(text)
+        self.status = status
+
+
 class Interrupted(KeyboardInterrupt):
     """The user pressed Ctrl-C, or the machine wants to stop; the state of the training is saved."""
 

@@ -170,7 +170,7 @@ class Guard:
         self.skipped += refused
         self.optimizer.found_inf = refused  # pyright: ignore[reportAttributeAccessIssue]
         if self.clip is not None:
-            scale = (norm / self.clip).clamp(min=1.0)
+            scale = (norm / self.clip).clamp(min=1.0).float()  # as kernels read it
             self.optimizer.grad_scale = scale  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer.step()
         return norm

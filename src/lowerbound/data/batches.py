@@ -54,8 +54,11 @@ class Shuffled(ABC):
         """The batch of a training step: a function of (seed, step) alone; the caller has keyed torch's noise to it."""
 
     @abstractmethod
-    def in_order(self, size: int, limit: int | None = None) -> Iterator[Batch]:
-        """All events, or the first `limit`, once each and in order; the last batch may be smaller."""
+    def in_order(self, size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
+        """All events, or the first `limit`, once each and in order; the last batch may be smaller.
+
+        start: leave out those before this place.
+        """
 
     def events(self, size: int) -> Iterator[Tensor]:
         """All that training takes, in order, at most so many at a time: [B, *shape]."""
@@ -75,7 +78,14 @@ class Shuffled(ABC):
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _places(self, step: int, size: int, seed: int) -> Tensor:
-        """Of the events of a training step: [size]."""
+        """Of the events of a training step: [size]; of a batch that is shared, of the rows of this process."""
+        rows = noise.rows()
+        if rows is None:
+            return self._of_batch(step, size, seed)
+        with noise.of_rows(None):
+            return self._of_batch(step, size, seed)[rows.start : rows.stop]
+
+    def _of_batch(self, step: int, size: int, seed: int) -> Tensor:
         if self.labelled is None or not len(self.labelled):
             return self.shuffled(step * size, size, seed)
         few = min(size - 1, math.ceil(size * LABELLED))
@@ -175,15 +185,15 @@ class Batches(Shuffled):
             x = (x > noise.randint(0, self.levels - 1, x.shape, dtype=torch.uint8, device=x.device)).to(torch.uint8)
         return x, y
 
-    def in_order(self, size: int, limit: int | None = None) -> Iterator[Batch]:
+    def in_order(self, size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
         n = len(self) if limit is None else min(limit, len(self))
-        read = None if self.streamed is None else self.streamed.in_order(size, n)
-        for start in range(0, n, size):
-            index = np.arange(start, min(start + size, n))
+        read = None if self.streamed is None else self.streamed.in_order(size, n, start)
+        for i in range(start, n, size):
+            index = np.arange(i, min(i + size, n))
             x, y = self._take(torch.from_numpy(index), None if read is None else next(read))
             if self.views is not None:
                 y = self.on(self.device, self.views.fixed(index))
-            factors = None if self.factors is None else self.factors[start : start + len(index)].to(self.device)
+            factors = None if self.factors is None else self.factors[i : i + len(index)].to(self.device)
             index = index + self.first
             x = binarized(x, self.levels, index) if self.binarize else x
             yield Batch(x, y, index, factors)

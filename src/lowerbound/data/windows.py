@@ -147,18 +147,18 @@ class Streamed:
         out[torch.from_numpy(left)] = own
         return out
 
-    def in_order(self, size: int, n: int) -> Iterator[Tensor]:
-        """The first n, so many at a time; what follows is read meanwhile."""
+    def in_order(self, size: int, n: int, start: int = 0) -> Iterator[Tensor]:
+        """Those from `start` to the n-th, so many at a time; what follows is read meanwhile."""
         step = size * max(1, AHEAD // (self.x.width * size))
 
         def begun(start: int) -> Ahead[Tensor]:
             return Ahead(lambda: self._read(np.arange(start, min(start + step, n))))
 
-        following = begun(0) if n else None
-        for start in range(0, n, step):
+        following = begun(start) if n > start else None
+        for at in range(start, n, step):
             assert following is not None
             x = self._wait(following)
-            following = begun(start + step) if start + step < n else None
+            following = begun(at + step) if at + step < n else None
             yield from x.split(size)
 
     def _starts(self, epoch: int, seed: int) -> np.ndarray:

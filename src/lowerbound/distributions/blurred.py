@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from lowerbound import noise
 from lowerbound.distributions.pixels import FAR, Pixels, _pick
 from lowerbound.space import Space
 
@@ -55,7 +56,7 @@ class Blurred(Pixels):
     def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
-            place = _pick(self._logits, shape, self.axis).squeeze(self.axis)
+            place = _pick(self._logits, shape, self.axis, noise.behind(sample_shape)).squeeze(self.axis)
             return (self.first + place).clamp(0, self.levels - 1).to(self.space.dtype)
 
     @property

@@ -51,7 +51,7 @@ class DiscretizedNormal(Pixels):
         """The value nearest to a draw of the normal."""
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
-            eps = noise.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+            eps = noise.randn(shape, dtype=self.loc.dtype, device=self.loc.device, axes=noise.behind(sample_shape))
             return _nearest(self.loc + self.log_scale.exp() * eps, self.levels).to(self.space.dtype)
 
     @property
@@ -152,8 +152,9 @@ class LogisticMixture(Pixels):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
-            chosen = _pick(self.logits, self._one_channel(shape), self.channel)
-            u = noise.rand(self._all_channels(shape), dtype=self.loc.dtype, device=self.loc.device)
+            chosen = _pick(self.logits, self._one_channel(shape), self.channel, noise.behind(sample_shape))
+            axes = noise.behind(sample_shape)
+            u = noise.rand(self._all_channels(shape), dtype=self.loc.dtype, device=self.loc.device, axes=axes)
             return self._draw(chosen, torch.logit(u, eps=torch.finfo(u.dtype).eps / 2))  # u may be 0
 
     @property

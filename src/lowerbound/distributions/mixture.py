@@ -62,9 +62,10 @@ class NormalMixture(MixtureSameFamily):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
             shape = torch.Size(sample_shape) + self.batch_shape
-            chosen = _pick(self.logits, shape, -1)  # [..., 1]
+            axes = noise.behind(sample_shape)
+            chosen = _pick(self.logits, shape, -1, axes)  # [..., 1]
             loc, scale = (self._of(chosen, t.expand(*shape, *t.shape[self.axis :])) for t in (self.loc, self.scale))
-            return loc + scale * noise.randn(loc.shape, dtype=loc.dtype, device=loc.device)
+            return loc + scale * noise.randn(loc.shape, dtype=loc.dtype, device=loc.device, axes=axes)
 
     def _of(self, chosen: Tensor, values: Tensor) -> Tensor:
         """Those of a component [..., 1] of values [..., C, *event]: [..., *event]."""

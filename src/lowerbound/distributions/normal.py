@@ -23,7 +23,11 @@ class Normal(td.Normal):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
-        return self.loc + noise.randn(shape, dtype=self.loc.dtype, device=self.loc.device) * self.scale
+        return (
+            self.loc
+            + noise.randn(shape, dtype=self.loc.dtype, device=self.loc.device, axes=noise.behind(sample_shape))
+            * self.scale
+        )
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
@@ -40,7 +44,7 @@ class MultivariateNormal(td.MultivariateNormal):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
-        u = noise.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        u = noise.randn(shape, dtype=self.loc.dtype, device=self.loc.device, axes=noise.behind(sample_shape))
         return self.loc + (self._unbroadcasted_scale_tril @ u.unsqueeze(-1)).squeeze(-1)
 
 
@@ -55,7 +59,9 @@ class LowRankNormal(td.LowRankMultivariateNormal):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
         W, d = self._unbroadcasted_cov_factor, self._unbroadcasted_cov_diag
-        u, v = (noise.randn((*shape[:-1], n), dtype=d.dtype, device=d.device) for n in (W.shape[-1], shape[-1]))
+        axes = noise.behind(sample_shape)
+        sizes = (W.shape[-1], shape[-1])
+        u, v = (noise.randn((*shape[:-1], n), dtype=d.dtype, device=d.device, axes=axes) for n in sizes)
         return self.loc + (W @ u.unsqueeze(-1)).squeeze(-1) + d.sqrt() * v
 
     def sample(self, sample_shape: Any = ()) -> Tensor:

@@ -114,7 +114,7 @@ class Bernoulli(Pixels):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
             p = self.logits.sigmoid().expand(self._extended_shape(torch.Size(sample_shape)))
-            return (noise.bernoulli(p) * (self.levels - 1)).to(self.space.dtype)
+            return (noise.bernoulli(p, noise.behind(sample_shape)) * (self.levels - 1)).to(self.space.dtype)
 
     @property
     def mean(self) -> Tensor:
@@ -275,7 +275,8 @@ class Categorical(Pixels):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
-            return _pick(self.logits, shape, self.axis).squeeze(self.axis).to(self.space.dtype)
+            axes = noise.behind(sample_shape)
+            return _pick(self.logits, shape, self.axis, axes).squeeze(self.axis).to(self.space.dtype)
 
     @property
     def mean(self) -> Tensor:
@@ -295,12 +296,12 @@ def _take(values: Tensor, index: Tensor, axis: int) -> Tensor:
     return torch.take_along_dim(values, index, axis).squeeze(axis)
 
 
-def _pick(logits: Tensor, shape: Sequence[int], axis: int) -> Tensor:
+def _pick(logits: Tensor, shape: Sequence[int], axis: int, axes: noise.Axes = noise.EITHER) -> Tensor:
     """Draw an index along the axis by inverting the distribution function; its length becomes 1.
 
-    `shape` is that of the indices without the axis, and of the noise.
+    `shape` is that of the indices without the axis, and of the noise; `axes`: which of these are of rows.
     """
-    u = noise.rand(shape, dtype=logits.dtype, device=logits.device).unsqueeze(axis)
+    u = noise.rand(shape, dtype=logits.dtype, device=logits.device, axes=axes).unsqueeze(axis)
     below = logits.softmax(axis).cumsum(axis)
     last = below.narrow(axis, -1, 1)  # 1 but for rounding
     return (below <= u * last).sum(axis, keepdim=True).clamp_(max=logits.shape[axis] - 1)

@@ -43,7 +43,9 @@ def uniform(q: Bernoulli | Categorical, n: int) -> Tensor:
     """In the open interval, like n draws of the logits."""
     tiny = torch.finfo(q.logits.dtype).eps
     shape = shape_of(q, n) + q.logits.shape
-    return noise.rand(shape, dtype=q.logits.dtype, device=q.logits.device).clamp(tiny, 1 - tiny)
+    return noise.rand(shape, dtype=q.logits.dtype, device=q.logits.device, axes=noise.behind(shape_of(q, n))).clamp(
+        tiny, 1 - tiny
+    )
 
 
 def softened(q: Distribution, z: Tensor, temperature: float) -> Tensor:

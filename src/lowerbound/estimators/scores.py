@@ -138,7 +138,7 @@ class Antithetic(Estimator, abstract=True):
     def draw(self, q: Distribution, n: int, step: int = 0) -> Draws:
         assert isinstance(q, Bernoulli)
         shape = shape_of(q, n) + q.logits.shape
-        u = noise.rand(shape, dtype=q.logits.dtype, device=q.logits.device)
+        u = noise.rand(shape, dtype=q.logits.dtype, device=q.logits.device, axes=noise.behind(shape_of(q, n)))
         s = q.logits.sigmoid()
         z, other = u < s, 1 - u < s
         weights = self.weights(u, q.logits, z, other).detach()

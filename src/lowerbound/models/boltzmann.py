@@ -137,7 +137,8 @@ class RBM(LatentModel, Chained):
         if of is not None:
             in_batch, in_chains = (_counts(labels, self.labels, v) for labels in (*conditions(y, self.given), of))
             share = (in_batch / len(v) / in_chains)[of]
-        return self.energy.machine(of).visible(h), of, share
+        with noise.of_rows(None):  # the chains are of the whole batch, and drawn alike by all processes
+            return self.energy.machine(of).visible(h), of, share
 
     @torch.no_grad()
     def _pseudo(self, v: Tensor, y: Y, F: Tensor) -> dict[str, Tensor]:

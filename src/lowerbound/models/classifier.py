@@ -15,6 +15,7 @@ from lowerbound.models.latents import latent_shape
 from lowerbound.models.vae import VAE
 from lowerbound.networks.base import Network
 from lowerbound.networks.mlp import MLP
+from lowerbound.parallel.rows import mean_of_rows, whole_of
 from lowerbound.space import UNKNOWN, Space, Y, conditions
 from lowerbound.stages import Loss
 
@@ -98,7 +99,7 @@ class Classifier(Classifying):
         (label,) = conditions(y, self.given)
         logits = self._predicted(x)
         nats, known = F.cross_entropy(logits, label, ignore_index=UNKNOWN, reduction="none"), label != UNKNOWN  # [B]
-        share = known.to(nats.dtype).mean().clamp(min=1 / len(nats))  # of the labels that are known
+        share = mean_of_rows(known.to(nats.dtype)).clamp(min=1 / whole_of(len(nats)))  # of the labels that are known
         right = (logits.argmax(1) == label).to(nats.dtype)
         return Loss(nats.mean() / share, {"cross_entropy": nats.detach() / share, "accuracy": right / share})
 

@@ -14,6 +14,7 @@ from lowerbound.devices import at_least_float32
 from lowerbound.errors import ModelError
 from lowerbound.model import PLAIN, Diffusing, Draw, Drawn, Moment, Told, told_nobody
 from lowerbound.networks.context import Shown
+from lowerbound.parallel.rows import own_rows, whole_of
 from lowerbound.schedules import DDIM, Sampler, Schedule, alpha, sigma
 from lowerbound.space import Y
 
@@ -245,8 +246,12 @@ def spread_times(draws: int, n: int, *, training: bool, device: torch.device) ->
     """In [0, 1), float64 [draws, n]: spread evenly over a batch of n events in training, else each by itself."""
     if not training:
         return noise.rand((draws, n), dtype=torch.float64, device=device)
-    spread = torch.arange(draws * n, dtype=torch.float64, device=device) / (draws * n)
-    return ((noise.rand((1,), dtype=torch.float64, device=device) + spread) % 1).view(draws, n)
+    whole = whole_of(n)
+    rows = own_rows(whole)
+    spread = torch.arange(draws * whole, dtype=torch.float64, device=device) / (draws * whole)
+    with noise.of_rows(None):
+        first = noise.rand((1,), dtype=torch.float64, device=device)
+    return ((first + spread) % 1).view(draws, whole)[:, rows.start : rows.stop]
 
 
 def too_many(steps: int | None, of: int | None) -> str:

@@ -21,6 +21,7 @@ from lowerbound.networks.base import Network
 from lowerbound.networks.context import Shown
 from lowerbound.networks.residual import ResidualMLP
 from lowerbound.networks.unet import UNet
+from lowerbound.parallel.rows import mean_of_rows
 from lowerbound.schedules import (
     Ancestral,
     Bound,
@@ -256,7 +257,7 @@ class Diffusion(Denoising):
         epsilon = _normals(draws, s)
         error = self._error(s, c, gamma, epsilon)
         found = factor.to(error.dtype) * error
-        credit.of = found.detach()
+        credit.follow(found.detach())
         return found, self.config.weighting(factor).to(error.dtype) * error
 
     # --8<-- [start:diffusion]
@@ -335,11 +336,15 @@ class Diffusion(Denoising):
 class _Credit:
     """By which a schedule's inside follows the gradient of each time's squared term, up to a factor."""
 
-    of: Tensor  # that term of each time
+    share: Tensor  # that term of each time, over its mean
+
+    def follow(self, found: Tensor) -> None:
+        """found: the squared terms [K, B]."""
+        self.share = found / mean_of_rows(found.T).mean()
 
     @property
     def pull(self) -> Pull:
-        return lambda grad: grad * (self.of / self.of.mean()).to(grad.dtype)
+        return lambda grad: grad * self.share.to(grad.dtype)
 
 
 class _Time(nn.Module):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lowerbound import noise
+from lowerbound.parallel.rows import mean_of_rows, whole_of
 from lowerbound.space import UNKNOWN
 from lowerbound.stages import Loss
 
@@ -61,7 +62,7 @@ class SemiSupervised(NamedTuple):
     def loss(self, alpha: float) -> Loss:
         """J of eq. 9: the mean over events of L or U, and alpha times the mean over known labels of -log q(y|x)."""
         cost = torch.where(self.known > 0, self.labelled, self.unlabelled)
-        share = self.known.mean().clamp(min=1 / len(self.known))
+        share = mean_of_rows(self.known).clamp(min=1 / whole_of(len(self.known)))
         terms = {"bound": -cost, "cross_entropy": self.cross_entropy / share, "accuracy": self.right / share}
         value = cost.mean() + alpha * self.cross_entropy.mean() / share
         return Loss(value, {name: term.detach() for name, term in terms.items()})

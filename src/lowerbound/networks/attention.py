@@ -1,5 +1,6 @@
 """Attention of each position to all earlier ones."""
 
+import math
 from contextlib import nullcontext
 
 import torch
@@ -15,6 +16,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float, *, causal: bool) -> 
 
     torch's attention takes no generator: those that drop out lend theirs, and do so one after another.
     """
+    if dropout and noise.rows() is not None:  # of a batch that is shared, whose noise torch can't draw
+        logits = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        if causal:
+            logits = logits.masked_fill(torch.ones_like(logits[0, 0], dtype=torch.bool).triu(1), -math.inf)
+        return noise.dropout(logits.softmax(-1), dropout) @ v
     with noise.borrowed(q.device) if dropout else nullcontext():
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lowerbound.errors import ModelError
 from lowerbound.networks.base import Network, Shape, halvings, is_image
+from lowerbound.parallel.rows import over_all, processes, whole_of
 
 
 class Conv(Network):
@@ -70,7 +71,29 @@ class Conv(Network):
 
 def _rectified(width: int, slope: float, normalized: bool) -> list[nn.Module]:
     rectifier = nn.LeakyReLU(slope) if slope else nn.ReLU()
-    return [nn.BatchNorm2d(width), rectifier] if normalized else [rectifier]
+    return [BatchNorm(width), rectifier] if normalized else [rectifier]
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Maps [B, C, H, W] with mean 0 and variance 1 of each channel over the batch: the whole of it, where several
+    processes share it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or processes().size == 1:
+            return super().forward(x)
+        assert isinstance(self.running_mean, Tensor)
+        assert isinstance(self.running_var, Tensor)
+        assert self.momentum is not None
+        axes, n = (0, 2, 3), whole_of(len(x)) * x[0, 0].numel()
+        mean = over_all(x.sum(axes)) / n
+        centred = x - mean[:, None, None]
+        variance = over_all(centred.square().sum(axes)) / n
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_((variance * n / (n - 1)).to(self.running_var.dtype), self.momentum)
+            self.num_batches_tracked.add_(1)  # pyright: ignore[reportOptionalMemberAccess]
+        scale = self.weight / (variance + self.eps).sqrt()
+        return centred * scale[:, None, None] + self.bias[:, None, None]
 
 
 def goes_down(in_shape: Shape, out_shape: Shape) -> bool:

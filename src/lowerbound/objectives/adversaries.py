@@ -15,6 +15,7 @@ from lowerbound.errors import ConfigError
 from lowerbound.networks.base import Network
 from lowerbound.networks.mlp import MLP
 from lowerbound.optimization import Adam, Optimizer, grown
+from lowerbound.parallel.rows import all_rows, mean_of_rows
 from lowerbound.space import Space, Y, conditions
 from lowerbound.stages import Loss, Size
 
@@ -111,7 +112,11 @@ class TotalCorrelation(Adversary):
         return widened(held(self.network, z.flatten(1)))[:, 0]
 
     def loss(self, z: Tensor, y: Y) -> Loss:
-        z = z.flatten(1)
+        z = all_rows(z.flatten(1))  # each process reads all of them
+        with noise.of_rows(None):
+            return self._of_halves(z)
+
+    def _of_halves(self, z: Tensor) -> Loss:
         joint, product = z[: (len(z) + 1) // 2], permuted(z[(len(z) + 1) // 2 :])
         a, b = widened(self.network(joint))[:, 0], widened(self.network(product))[:, 0]
         right = torch.cat([a > 0, b < 0]).to(a.dtype)
@@ -164,8 +169,8 @@ class Invariance(Adversary):
         # --8<-- [start:invariance]
         (known,) = conditions(y, self.given)
         error = (widened(held(self.network, z.flatten(1))) - known).square().sum(1)
-        gain = 0.5 * ((known - known.mean(0)).square().sum(1) - error)
-        return gain * (gain.mean() > 0)
+        gain = 0.5 * ((known - mean_of_rows(known)).square().sum(1) - error)
+        return gain * (mean_of_rows(gain) > 0)
         # --8<-- [end:invariance]
 
     def loss(self, z: Tensor, y: Y) -> Loss:

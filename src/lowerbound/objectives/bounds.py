@@ -11,6 +11,7 @@ from lowerbound.errors import ConfigError
 from lowerbound.model import ElboTerms
 from lowerbound.objectives.base import Objective, by_level
 from lowerbound.optimization import grown
+from lowerbound.parallel.rows import mean_of_rows
 from lowerbound.stages import Loss, Score
 from lowerbound.units import nats
 
@@ -67,7 +68,7 @@ class ELBO(Bound):
         return self.free_bits_dimension > 0 or self.free_bits_level > 0
 
     def _penalty(self, terms: ElboTerms, kl: Tensor) -> Tensor:
-        levels = kl.mean(0)  # [L]
+        levels = mean_of_rows(kl)  # [L]
         if self.free_bits_dimension > 0:
             floor = nats(self.free_bits_dimension)
             levels = torch.stack([k.clamp(min=floor).sum() for k in _dimension_means(terms)])
@@ -125,4 +126,4 @@ def _dimension_means(terms: ElboTerms) -> list[Tensor]:
             "model.objective.free_bits_dimension: the KL of this posterior and prior is not a sum over dimensions; "
             "use free_bits_level"
         )
-    return [kl.mean(0) for kl in terms.kl_dimensions if kl is not None]
+    return [mean_of_rows(kl) for kl in terms.kl_dimensions if kl is not None]

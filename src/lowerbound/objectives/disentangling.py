@@ -14,6 +14,7 @@ from lowerbound.errors import ConfigError
 from lowerbound.model import ElboTerms
 from lowerbound.objectives.base import Objective
 from lowerbound.optimization import grown
+from lowerbound.parallel.rows import all_rows, mean_of_rows, own_rows, processes
 from lowerbound.stages import Loss, Size
 
 
@@ -67,7 +68,7 @@ class Capacity(Disentangling):
 
     def price(self, terms: ElboTerms, kl: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         capacity = self.at(step)
-        return self.gamma * (kl.mean() - capacity).abs(), {"capacity": torch.zeros_like(kl) + capacity}
+        return self.gamma * (mean_of_rows(kl) - capacity).abs(), {"capacity": torch.zeros_like(kl) + capacity}
 
 
 class Sampling(Component, abstract=True):
@@ -150,14 +151,25 @@ def aggregated(terms: ElboTerms, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """log q(z) and log Π_j q(z_j) of every draw, estimated on the batch: [K, B] each."""
     (z,), (q,) = terms.z, terms.q
     assert isinstance(q, Independent)
+    whole = _of_all_rows(q.base_dist)
     # --8<-- [start:aggregated]
-    log_q = q.base_dist.log_prob(z[:, :, None]).flatten(3)  # [K, B of z, B of x, D]
-    B = log_q.shape[1]
+    log_q = whole.log_prob(z[:, :, None]).flatten(3)  # [K, B of z, B of x, D]; of several processes, each its own z
+    B = log_q.shape[2]
+    rows = own_rows(B)
     own, other = sampling.log_weights(B, max(B, terms.images or B))
     weights = torch.full((B, B), other, dtype=log_q.dtype, device=log_q.device).fill_diagonal_(own)
+    weights = weights[rows.start : rows.stop]
     joint = (weights + log_q.sum(-1)).logsumexp(2)
     return joint, (weights[..., None] + log_q).logsumexp(2).sum(-1)
     # --8<-- [end:aggregated]
+
+
+def _of_all_rows(q: Distribution) -> Distribution:
+    """The posteriors of the whole batch, of which q are this process's."""
+    if processes().size == 1:
+        return q
+    parts: dict[str, Any] = {name: all_rows(getattr(q, name)) for name in q.arg_constraints}
+    return type(q)(**parts, validate_args=False)
 
 
 class DIP(Disentangling, abstract=True):
@@ -208,11 +220,11 @@ class DIP2(DIP):
     diagonal: float = Field(default=10.0, ge=0)  # weight of the variances away from 1, λ_d
 
     def covariance(self, q: Distribution) -> Tensor:
-        return covariance(q.mean) + q.variance.flatten(1).mean(0).diag()
+        return covariance(q.mean) + mean_of_rows(q.variance.flatten(1)).diag()
 
 
 def covariance(z: Tensor) -> Tensor:
-    """E[z zᵀ] - E[z] E[z]ᵀ over a batch [B, ...]: [D, D]."""
-    z = z.flatten(1)
+    """E[z zᵀ] - E[z] E[z]ᵀ over a batch [B, ...], the whole of it: [D, D]."""
+    z = all_rows(z.flatten(1))
     centred = z - z.mean(0)
     return centred.T @ centred / len(z)

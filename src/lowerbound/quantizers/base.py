@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -160,17 +159,3 @@ def _look_up(codes: Tensor, vectors: Tensor) -> Tensor:
 def _no_autocast(h: Tensor) -> AbstractContextManager[Any]:
     kind = h.device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
-
-
-def _over_processes(*each: Tensor) -> tuple[Tensor, ...]:
-    """The sums over all processes, in place."""
-    if dist.is_available() and dist.is_initialized():
-        for t in each:
-            dist.all_reduce(t)
-    return each
-
-
-def _of_process_0(t: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized():
-        dist.broadcast(t, 0)
-    return t

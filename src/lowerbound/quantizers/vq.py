@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from lowerbound import noise
+from lowerbound.parallel.rows import all_rows, own_rows, processes, whole_of
 from lowerbound.quantizers.base import (
     _COUNT_DECAY,
     _LLOYD,
@@ -18,8 +19,6 @@ from lowerbound.quantizers.base import (
     Quantizer,
     _look_up,
     _no_autocast,
-    _of_process_0,
-    _over_processes,
     _rows,
     _smoothed,
     _squared_error,
@@ -166,7 +165,7 @@ class VQ(Quantizer):
             if x is not None and self._is_starting():
                 self._start(x)
             elif gathered is not None:
-                n, sums = _over_processes(*gathered)
+                n, sums = map(processes().sum_, gathered)
                 self._average(n, sums)
                 if x is not None and self.config.revive:
                     self._revive(x, n.sum() / self.config.codes)
@@ -189,9 +188,10 @@ class VQ(Quantizer):
         Vectors of earlier batches stay with the codes that they went to, as their mean and number.
         """
         vectors, before = self.vectors, torch.where(self.count < 1, 0.0, self.count)
-        means = _of_process_0(seeds(x, vectors, before == 0))
+        x = all_rows(x)
+        means = seeds(x, vectors, before == 0)
         for _ in range(_LLOYD):
-            n, sums = _over_processes(*statistics(x, nearest(x, means), len(means)))
+            n, sums = statistics(x, nearest(x, means), len(means))
             count = before + n
             sums += before[:, None] * vectors
             means = self._directions(torch.where(count[:, None] > 0, sums / count.clamp(min=1)[:, None], means))
@@ -204,7 +204,11 @@ class VQ(Quantizer):
 
     def _revive(self, x: Tensor, even: Tensor) -> None:
         """Codes whose count is below the share of an even one go to random vectors of x, with an even count."""
-        chosen = _of_process_0(x[noise.randint(0, len(x), (self.config.codes,), device=x.device)])
+        whole = whole_of(len(x))
+        rows = own_rows(whole)
+        at = noise.randint(0, whole, (self.config.codes,), device=x.device) - rows.start
+        own = (at >= 0) & (at < len(x))  # of the rows of the whole batch, each process gives its own
+        chosen = processes().sum_(x[at.clamp(0, len(x) - 1)] * own[:, None])
         dead = self.count < self.config.revive * even
         if self.learned:
             self.weight.copy_(torch.where(dead[:, None], chosen, self.weight))

@@ -44,6 +44,7 @@ class Training(Component):
     valid_images: int = Field(default=5000, gt=0)  # at most so many of the validation split
     patience: int | None = Field(default=None, gt=0)  # stop after so many validations without a better one
     save_seconds: float = Field(default=60.0, gt=0)  # between saved states
+    wait_seconds: float = Field(default=1800.0, gt=0)  # for a process that does not answer, where there are several
     tensorboard: bool = False  # also write its event files, into the run
     stages: dict[str, Any] = Field(
         default={}

@@ -64,10 +64,10 @@ class Events(Shuffled):
         return len(self.x)
 
     def training(self, step: int, size: int, seed: int) -> tuple[Tensor, Any]:
-        return self._take(self.shuffled(step * size, size, seed))
+        return self._take(self._places(step, size, seed))
 
-    def in_order(self, size: int, limit: int | None = None) -> Iterator[Batch]:
-        for index in torch.arange(min(len(self), limit or len(self))).split(size):
+    def in_order(self, size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
+        for index in torch.arange(start, min(len(self), limit or len(self))).split(size):
             x, y = self._take(index)
             yield Batch(x, y, index.numpy())  # pyright: ignore[reportArgumentType]
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from lowerbound.devices import fuse, reduced
 from lowerbound.errors import Interrupted, RunError, TrainingError
 from lowerbound.model import Model
 from lowerbound.noise import key, reseed, seeded
+from lowerbound.parallel import ALONE, World, sharing
 from lowerbound.processes import keep_freed
 from lowerbound.progress import Progress, Report
 from lowerbound.runs.recipes import Training
@@ -28,6 +30,7 @@ from lowerbound.training.validation import Validation
 from lowerbound.training.window import Window
 from lowerbound.units import bits_per_dim
 
+LOOKED = 10  # steps, after which several processes look at what the device found
 Pictures = Callable[[Model, Stage], None]  # shown what a model draws in the middle of a stage
 
 
@@ -45,7 +48,9 @@ class Loop:
         *,
         pictures: Pictures | None = None,  # called after every validation, in eval mode
         made_by: str = "",  # the code of the weights that turned images into what is trained on
+        world: World = ALONE,
     ):
+        self.world = world
         self.run, self.model, self.stage, self.progress, self.stop = run, model, stage, progress, stop
         self.pictures, self.made_by = pictures, made_by
         self.trained: Model = stage.model or model  # pyright: ignore[reportAttributeAccessIssue]  # what is measured
@@ -57,10 +62,10 @@ class Loop:
         self.steps = 1 if stage.fit else self.config.total_steps(len(self.images), stage.batches)
         stage.sized(Size(len(self.images), self.config.batch, self.steps))
         self.valid_every = self.config.valid_every or max(1, math.ceil(self.steps / 20))
-        self.movers = Movers(self.trained, stage, self.config, self.steps, self.device, progress.say)
+        self.movers = Movers(self.trained, stage, self.config, self.steps, self.device, progress.say, world)
         self.window, self.at, self.saved_step = Window(), Place(), 0
         self.state = State(self.trained, self.movers, self.window, self.at, self.device)
-        self.validation = Validation(self.trained, stage, images, self.config, self.steps, self.seed)
+        self.validation = Validation(self.trained, stage, images, self.config, self.steps, self.seed, world)
         self.told: Report = lambda step, terms: None
         self.lines = Lines(run, stage.name, self.config.tensorboard)
 
@@ -78,7 +83,7 @@ class Loop:
         """
         self._restore()
         if self.at.finished:
-            self.run.load_weights(self.model)
+            load_weights(self.world, self.run, self.model)
             return False
         self.model.eval()
         self.trained.train()
@@ -88,7 +93,7 @@ class Loop:
         finally:
             self.lines.close()
             fuse(self.trained, None)
-        self.run.load_weights(self.model)
+        load_weights(self.world, self.run, self.model)
         return True
 
     def _train(self) -> None:
@@ -98,6 +103,8 @@ class Loop:
             self.told = bar
             while not self._is_over():
                 started = time.monotonic()
+                if self.world.size > 1:
+                    self.movers.wishes.ask(self.stop.is_set(), started - saved > self.config.save_seconds)
                 moved = self._step()
                 self.at.step += 1
                 self.window.add(_logged(self.stage, moved))
@@ -106,14 +113,23 @@ class Loop:
                 bar(self.step, self._log() if self._is_logged() else {})
                 if self.step % self.valid_every == 0 or self.step == self.steps:
                     self._validate()
-                if self.stop.is_set():
+                stop, save = self._wished(looked, saved)
+                if stop:
                     self._save()
                     raise Interrupted(str(self.run.path))
-                if looked and time.monotonic() - saved > self.config.save_seconds:
+                if save:
                     self._save()
                     saved = time.monotonic()
         self.at.finished = True
         self._save()
+
+    def _wished(self, looked: bool, saved: float) -> tuple[bool, bool]:
+        """Whether to stop, and to save: of several processes, where any asked for it before the step."""
+        if self.stage.fit:
+            return bool(self.world.sum_(torch.tensor([float(self.stop.is_set())]))), False
+        if self.world.size == 1:
+            return self.stop.is_set(), looked and time.monotonic() - saved > self.config.save_seconds
+        return self.movers.wishes.answer() if looked else (False, False)
 
     def _is_over(self) -> bool:
         return self.step >= self.steps or self._out_of_patience()
@@ -125,7 +141,8 @@ class Loop:
         """One step of every turn of the stage; of what has a closed form, all there is."""
         if self.stage.fit:
             return self._fit()
-        return self.movers.step(self._batches(self.step), self.step)
+        with sharing(self.world, self.config.batch):
+            return self.movers.step(self._batches(self.step), self.step)
 
     def _batches(self, step: int) -> list[Pair]:
         """What a step is given; its other noise is a function of the step from here on."""
@@ -145,6 +162,7 @@ class Loop:
                 raise Interrupted(str(self.run.path))
 
         self.stage.fit(self.images.pairs(self._at_once()), part)
+        self.world.broadcast_(list(self.trained.state_dict().values()))
         self.movers.average_anew()
         return [Moved(self.stage.turns[0].loss(x, y, self.step), torch.zeros(()))]
 
@@ -154,6 +172,7 @@ class Loop:
         if self.stage.begin is not None:
             with seeded(self.seed, "begin", self.stage.name, quick=True):
                 self.stage.begin(self.images.events(self._at_once()))
+            self.world.broadcast_(list(self.trained.state_dict().values()))
             self.movers.average_anew()
 
     def _at_once(self) -> int:
@@ -167,8 +186,10 @@ class Loop:
 
         Nothing is saved: the weights that gave it are suspect, those of the last state are not.
         """
-        if self.device.type == "cuda" and not self._is_logged() and not self.stop.is_set():
-            return False
+        if self.device.type == "cuda" and not self._is_logged():
+            alone = self.world.size == 1
+            if not self.stop.is_set() if alone else self.step % LOOKED:  # processes look at the same steps
+                return False
         if not all(math.isfinite(m.loss.value) and math.isfinite(m.norm) for m in moved):
             self._check_finite()
         return True
@@ -180,7 +201,8 @@ class Loop:
             own = [name.rpartition(".")[2] for name in bad]
             terms = [name for name, last in zip(bad, own, strict=True) if last not in ("loss", "grad_norm")]
             what = "gradient" if set(own) == {"grad_norm"} else "loss"
-            where = first_not_finite(self.model, self._losses_again)
+            with sharing(self.world, self.config.batch):
+                where = first_not_finite(self.model, self._losses_again)
             raise TrainingError(
                 f"step {self.step}: the {what} is not finite{' (' + ', '.join(terms) + ')' if terms else ''}; first in "
                 f"{where}. {self._last_good('train.optimizer.lr or train.clip')}"
@@ -212,11 +234,15 @@ class Loop:
         means |= {f"{_prefix(self.stage, m.turn.name)}lr": m.lr for m in self.movers.each}
         means["skipped"] = sum(float(m.guard.skipped) for m in self.movers.each)
         timed = {"seconds": round(at.seconds, 3), "images_per_second": round(rate, 1)}
-        self.lines.write(self.step, {"split": "train", **timed, **means})
+        self._write({"split": "train", **timed, **means})
         at.logged_seconds = at.seconds
         if "elbo" in means:
             means["bits_per_dim"] = bits_per_dim(-means["elbo"], self.trained.space.dims)
         return means | {"images_per_second": rate}
+
+    def _write(self, values: dict[str, Any]) -> None:
+        if self.world.first:
+            self.lines.write(self.step, values)
 
     # ---- the weights that are kept
 
@@ -231,7 +257,7 @@ class Loop:
         with self._averaged():
             self._keep()
             self._draw()
-        self.lines.write(self.step, {"split": "valid", "seconds": round(self.at.seconds, 3), "kept": kept})
+        self._write({"split": "valid", "seconds": round(self.at.seconds, 3), "kept": kept})
         return f"kept {kept}; nothing scores them"
 
     def _keep_best(self) -> str:
@@ -250,15 +276,16 @@ class Loop:
                 self.at.best, self.at.since_best = score, 0
                 self._keep()
             self._draw()
-        self.lines.write(self.step, {"split": "valid", "seconds": round(self.at.seconds, 3), **values})
+        self._write({"split": "valid", "seconds": round(self.at.seconds, 3), **values})
         return self.validation.shown(score)
 
     def _keep(self) -> None:
         self.stage.learned(True)
-        self.run.save_model(self.model)
+        if self.world.first:
+            self.run.save_model(self.model)
 
     def _draw(self) -> None:
-        if self.pictures is not None:
+        if self.pictures is not None and self.world.first:
             self.model.eval()
             self.pictures(self.model, self.stage)
             self.trained.train()
@@ -280,12 +307,13 @@ class Loop:
 
     def _save(self) -> None:
         self._check_finite()
-        self.state.save(self.run, self.stage.name, {"made_by": self.made_by, "data": self.data})
+        if self.world.first:
+            self.state.save(self.run, self.stage.name, {"made_by": self.made_by, "data": self.data})
         self.saved_step = self.step
 
     def _restore(self) -> None:
         """Take up the saved state; where there is none, save the beginning."""
-        saved = self.run.load_state(self.stage.name)
+        saved = self.world.told(self.run.load_state(self.stage.name) if self.world.first else None)
         if saved is None:
             self._begin()
             self._save()
@@ -303,7 +331,8 @@ class Loop:
             self._say_other_data()
         if self.at.finished:
             return
-        self.run.log.cut(self.stage.name, self.step)
+        if self.world.first:
+            self.run.log.cut(self.stage.name, self.step)
         now = machine(self.device)
         changed = [f"{k} was {v}, is {now.get(k)}" for k, v in values["machine"].items() if v != now.get(k)]
         if changed:
@@ -316,6 +345,13 @@ class Loop:
         if not self.at.finished:
             raise RunError(f"{told}; start it over with --stage {self.stage.name} --overwrite")
         self.progress.say(told)
+
+
+def load_weights(world: World, run: Run, model: Model) -> None:
+    """Those that process 0 finds in the run, in all processes."""
+    if world.first:
+        run.load_weights(model)
+    world.broadcast_(list(model.state_dict().values()))
 
 
 def _prefix(stage: Stage, turn: str) -> str:

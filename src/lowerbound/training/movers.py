@@ -6,22 +6,41 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowerbound import noise
 from lowerbound.devices import Precision, fuse, reduced, rounding
 from lowerbound.model import Model
 from lowerbound.optimization import Guard
+from lowerbound.parallel import ALONE, World, own_rows
 from lowerbound.runs.recipes import Training
 from lowerbound.space import Y
 from lowerbound.stages import Loss, Pair, Stage, Turn
+from lowerbound.training.gradients import add_up
 from lowerbound.training.graph import Graphed, Moved
 
 COMPILER = "inductor"  # of torch.compile
 
 
+class Wishes:
+    """What processes ask of each other, which goes with the gradients of a step: none waits for it."""
+
+    def __init__(self, device: torch.device):
+        self.own = torch.zeros(2, device=device)
+        self.all = torch.zeros(2, device=device)  # how many processes asked, of the last step
+
+    def ask(self, stop: bool, save: bool) -> None:
+        self.own.copy_(torch.tensor([float(stop), float(save)]))
+
+    def answer(self) -> tuple[bool, bool]:
+        """Whether any asks to stop, and to save. Waits for the device."""
+        stop, save = self.all.tolist()
+        return stop > 0, save > 0
+
+
 class Mover:
     """The move of one turn."""
 
-    def __init__(self, turn: Turn, config: Training, device: torch.device):
-        self.turn = turn
+    def __init__(self, turn: Turn, config: Training, device: torch.device, world: World, wishes: Wishes):
+        self.turn, self.world, self.wishes, self.batch = turn, world, wishes, config.batch
         self.precision: Precision = config.precision
         self.settings, self.schedule = turn.optimizer or config.optimizer, turn.schedule or config.schedule
         self.parameters = [p for part in turn.parts for p in part.parameters()]
@@ -51,8 +70,25 @@ class Mover:
             loss = self.turn.loss(x, y, step)
         for p in self.parameters:
             p.grad = None
-        loss.value.backward()
+        if self.world.size > 1:
+            loss = self._of_all(loss)
+        else:
+            loss.value.backward()
         return Moved(Loss(loss.value.detach(), loss.terms), self.guard.step(self.parameters))
+
+    def _of_all(self, loss: Loss) -> Loss:
+        """The loss of the whole batch, and its gradients: a process's counts by its share of the rows.
+
+        Of terms the mean, [1].
+        """
+        share = own_rows(self.batch).n / self.batch
+        (loss.value * share).backward()
+        own = [loss.value.detach(), *(t.detach().mean() for t in loss.terms.values())]
+        dtype = loss.value.dtype
+        numbers = torch.cat([share * torch.stack([t.to(dtype) for t in own]), self.wishes.own.to(dtype)])
+        numbers = add_up(self.world, self.parameters, numbers)
+        self.wishes.all.copy_(numbers[-2:])
+        return Loss(numbers[0], dict(zip(loss.terms, numbers[1:-2].split(1), strict=True)))
 
 
 class Movers:
@@ -66,6 +102,7 @@ class Movers:
         steps: int,
         device: torch.device,
         say: Callable[[str], None] = lambda line: None,
+        world: World = ALONE,
     ):
         self.trained, self.steps, self.averaging = trained, steps, config.averaging
         self.rounds = config.precision == "tf32"
@@ -73,13 +110,15 @@ class Movers:
             trained.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if config.compile:
             fuse(trained, COMPILER)
-        self.each = [Mover(turn, config, device) for turn in stage.turns]
+        self.wishes = Wishes(device)
+        self.each = [Mover(turn, config, device, world, self.wishes) for turn in stage.turns]
         self.weights = [p.detach() for mover in self.each for p in mover.parameters] + _learned_buffers(stage)
         self.average = [p.clone() for p in self.weights] if self.averaging else []
 
-        whole = config.graph and device.type == "cuda"
+        whole = config.graph and device.type == "cuda" and world.size == 1
         if config.graph and not whole:
-            say("train.graph=true: graphs are of a CUDA device; training goes on without one")
+            what = "one process" if world.size > 1 else "a CUDA device"
+            say(f"train.graph=true: graphs are of {what}; training goes on without one")
         self.moves = Graphed(self._moves, trained, device, say) if whole else self._moves
 
     def step(self, batches: Sequence[Pair], step: int) -> list[Moved]:
@@ -94,7 +133,8 @@ class Movers:
 
     def _moves(self, batches: Sequence[Pair], step: Any) -> list[Moved]:
         moved = [mover.move(batches, step) for mover in self.each]
-        self.trained.after_step()
+        with noise.of_rows(None):  # what follows a step is done alike by all processes
+            self.trained.after_step()
         return moved
 
     def average_anew(self) -> None:

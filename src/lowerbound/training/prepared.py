@@ -44,10 +44,10 @@ class Prepared(Shuffled):
     def training(self, step: int, size: int, seed: int) -> tuple[Tensor, Any]:
         return self._take(self._places(step, size, seed))
 
-    def in_order(self, size: int, limit: int | None = None) -> Iterator[Batch]:
+    def in_order(self, size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
         n = len(self) if limit is None else min(limit, len(self))
-        for start in range(0, n, size):
-            index = torch.arange(start, min(start + size, n))
+        for i in range(start, n, size):
+            index = torch.arange(i, min(i + size, n))
             yield Batch(*self._take(index), index.numpy())
 
     def _take(self, index: Tensor) -> tuple[Tensor, Any]:

@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from lowerbound.devices import check_precision, out_of_memory, pick_device
 from lowerbound.errors import ConfigError, Interrupted, RunError, TrainingError, UserError, counted, did_you_mean
 from lowerbound.model import Model
 from lowerbound.noise import seeded
+from lowerbound.parallel import ALONE, World
 from lowerbound.progress import Progress
 from lowerbound.runs import fitted, recipes
 from lowerbound.runs.facts import Facts
@@ -27,7 +28,7 @@ from lowerbound.runs.run import Run, clear, code_of, occupied, weights_code
 from lowerbound.space import Density
 from lowerbound.stages import Size, Stage
 from lowerbound.training.lines import summary_writer
-from lowerbound.training.loop import Loop, Pictures
+from lowerbound.training.loop import Loop, Pictures, load_weights
 from lowerbound.training.prepared import prepared
 from lowerbound.training.resuming import changed, continued, is_there
 
@@ -47,31 +48,35 @@ def train(
     device: str | torch.device = "auto",
     pictures: Show | None = None,
     progress: Progress | None = None,
+    world: World = ALONE,
 ) -> Held:
     """Train a recipe into a run folder: every stage. Gives back what it holds: the run, its model, its images.
 
-    `changes`: dotted KEY=VALUE lines or nested tables. Raises UserError; Interrupted after saving on Ctrl-C.
+    `changes`: dotted KEY=VALUE lines or nested tables. `world`: the processes that do so together, of which the first
+    alone writes into the run, and speaks. Raises UserError; Interrupted after saving on Ctrl-C.
     """
-    progress = progress or Progress()
+    progress = (progress if world.first else None) or Progress()
     where = pick_device(device)
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite: expected one of them")
     path = Path(out) if out is not None else Path("runs") / Path(recipe).stem
     more: dict[str, Any] = {} if data is None else {"data": {"source": str(data)}}
     more |= {} if seed is None else {"seed": seed}
-    asked = _Asked(recipe, path, resume, overwrite, stage, changes, more, progress)
-    old = asked.former()
+    asked = _Asked(recipe, path, resume, overwrite, stage, changes, more, progress, world)
+    old: Run | None = world.told(asked.former() if world.first else None)
     config = asked.config(old)
     if old is not None and asked.again is None and config.train == old.recipe.train and asked.is_done(old):
         return Held.of(old, where, progress)
     work = _Work.of(asked, config, old, where)
-    with held(path, progress), _interruptible() as stop, _noted(run := work.begin()):
+    world.patience = config.train.wait_seconds
+    world.meet()
+    with _alone(world, path, progress), _interruptible() as stop, _noted(run := work.begin(), world):
         valid = as_batches(run, work.batches[1].images, where)  # with the labels that training did not see
-        shown = pictures and pictures(run, valid)
+        shown = pictures(run, valid) if pictures is not None and world.first else None
         done = [False] * len(work.stages)
         for i, part in enumerate(work.stages):
             with _memory_for(part, work, where):
-                done[i] = _run_stage(run, work.model, part, work.batches, shown, progress, stop)
+                done[i] = _run_stage(run, work.model, part, work.batches, shown, progress, stop, world)
     if not any(done):
         progress.say(f"{path} is finished; nothing to resume")
     work.model.zero_grad()  # gradients would only take memory
@@ -90,6 +95,7 @@ class _Asked:
     changes: Changes
     more: dict[str, Any]  # changes that are options of their own: the data, the seed
     progress: Progress
+    world: World
 
     @property
     def again(self) -> str | None:
@@ -166,6 +172,7 @@ class _Work:
         ):  # no label of the validation images is looked at
             stages = [stage._replace(score=None) for stage in stages]
         _check_settings(config.train, model.stages(), stages, len(images), len(valid), device)
+        _check_world(config.train, stages, asked.world)
         _check_trained_before(old, model.stages(), stages, asked)
         options: dict[str, Any] = facts.conditions(config) | {"binarize": facts.binarizes}
         batches = (
@@ -177,6 +184,10 @@ class _Work:
     def begin(self) -> Run:
         """The run, as it is before its first step, or its next."""
         asked, old = self.asked, self.old
+        if not asked.world.first:  # which writes nothing, and is told what is in the run
+            run = old or Run(asked.path, Path(asked.recipe).stem, self.config, self.facts)
+            run.recipe, run.facts = self.config, self.facts
+            return self._taken_up(run)
         if old is not None and fitted.is_fitted(old.recipe):
             fitted.remove_prior(old)
             asked.progress.say(
@@ -194,10 +205,14 @@ class _Work:
             run.save_config()
         if old is not None:
             _begin_again(run, asked.progress)
+        return self._taken_up(run)
+
+    def _taken_up(self, run: Run) -> Run:
+        """With what was trained before the first stage."""
         for part in self.model.stages():
             part.learned(False)
         if self.stages[0].name != self.model.stages()[0].name:  # which goes on with the weights of those before it
-            run.load_weights(self.model)
+            load_weights(self.asked.world, run, self.model)
         return run
 
 
@@ -230,6 +245,17 @@ def _check_settings(
             )
         if stage.score is None and own.patience is not None:
             raise ConfigError(f"train.patience={own.patience}: nothing scores the stage {stage.name}; leave it null")
+
+
+def _check_world(config: Training, stages: list[Stage], world: World) -> None:
+    """Raise ConfigError where there are more processes than images in a batch."""
+    for stage in stages:
+        batch = config.of(stage.name).batch
+        if batch < world.size:
+            raise ConfigError(
+                f"train.batch={batch}: is the whole batch, which {world.size} processes share; expected at least "
+                f"{world.size}{'' if len(stages) == 1 else f' in the stage {stage.name}'}, or start fewer"
+            )
 
 
 def _check_trained_before(old: Run | None, all_stages: tuple[Stage, ...], chosen: list[Stage], asked: _Asked) -> None:
@@ -273,13 +299,15 @@ def _run_stage(
     pictures: Pictures | None,
     progress: Progress,
     stop: threading.Event,
+    world: World,
 ) -> bool:
     """A stage to its end, on the images or what they are turned into for it; whether anything was left to do."""
     if len(model.stages()) > 1:
         progress.say(f"stage {stage.name}")
     if stage.prepare is None:
         taken = _taken(model, stage)
-        return Loop(run, model, stage, batches, progress, stop, pictures=pictures, made_by=taken).run_through()
+        more: Any = {"pictures": pictures, "made_by": taken, "world": world}
+        return Loop(run, model, stage, batches, progress, stop, **more).run_through()
     made_by, told = weights_code(model, prior=False), progress.count("encoding")
 
     def advance(done: int, total: int) -> None:
@@ -288,12 +316,32 @@ def _run_stage(
             raise Interrupted(str(run.path))
 
     model.eval()
-    train, valid = (
-        prepared(run.prepared(split), images, stage.prepare, made_by, advance)
-        for split, images in zip(("train", "valid"), batches, strict=True)
-    )
-    loop = Loop(run, model, stage, (train, valid), progress, stop, pictures=pictures, made_by=made_by)
+    with _first_goes_ahead(world):
+        train, valid = (
+            prepared(run.prepared(split), images, stage.prepare, made_by, advance)
+            for split, images in zip(("train", "valid"), batches, strict=True)
+        )
+    loop = Loop(run, model, stage, (train, valid), progress, stop, pictures=pictures, made_by=made_by, world=world)
     return loop.run_through()
+
+
+@contextmanager
+def _first_goes_ahead(world: World) -> Iterator[None]:
+    """The first process goes through alone, and then the others."""
+    if not world.first:
+        world.meet()
+    yield
+    if world.first:
+        world.meet()
+    world.meet()
+
+
+@contextmanager
+def _alone(world: World, path: Path, progress: Progress) -> Iterator[None]:
+    """Inside, the run's folder is these processes' alone: the first holds it for all."""
+    with held(path, progress) if world.first else nullcontext():
+        world.meet()
+        yield
 
 
 @contextmanager
@@ -341,12 +389,15 @@ def _check_same_data(run: Run, now: Facts, asked: _Asked) -> None:
 
 
 @contextmanager
-def _noted(run: Run) -> Iterator[None]:
+def _noted(run: Run, world: World) -> Iterator[None]:
     """Inside, what a training ends by is kept in its run, for whoever looks at it later."""
-    run.failure = None
+    if world.first:
+        run.failure = None
     try:
         yield
     except Exception as e:
+        if not world.first:
+            raise
         with suppress(UserError, OSError):  # the disk may be full
             run.failure = str(e) if isinstance(e, UserError) else f"internal error: {type(e).__name__}: {e}"
         raise

@@ -13,9 +13,10 @@ from lowerbound.chunks import log_density
 from lowerbound.data.batches import Shuffled
 from lowerbound.likeness import PixelFeatures, enough, frechet
 from lowerbound.model import Model
-from lowerbound.noise import key, seeded
+from lowerbound.noise import Rows, key, seeded
+from lowerbound.parallel import ALONE, World, sharing
 from lowerbound.runs.recipes import Training
-from lowerbound.space import Density
+from lowerbound.space import Density, Y
 from lowerbound.stages import Stage
 from lowerbound.units import bits_per_dim
 
@@ -28,9 +29,16 @@ class Validation:
     """
 
     def __init__(
-        self, trained: Model, stage: Stage, images: tuple[Shuffled, Shuffled], config: Training, steps: int, seed: int
+        self,
+        trained: Model,
+        stage: Stage,
+        images: tuple[Shuffled, Shuffled],
+        config: Training,
+        steps: int,
+        seed: int,
+        world: World = ALONE,
     ):
-        self.trained, self.stage, self.config = trained, stage, config
+        self.trained, self.stage, self.config, self.world = trained, stage, config, world
         self.train, self.images = images
         self.steps, self.seed = steps, seed
 
@@ -78,8 +86,11 @@ class Validation:
         return self.trained.density is not Density.NONE
 
     def _bound(self, draws: int) -> float:
+        """Each process measures its part of the images."""
+        own = Rows.of(self.world.rank, self.world.size, min(len(self.images), self.config.valid_images))
         with _measured(self.trained):
-            return float(log_density(self.trained, self.images, draws, limit=self.config.valid_images).mean())
+            log_p = log_density(self.trained, self.images, draws, limit=own.stop, start=own.start)
+        return float(self.world.gather(torch.from_numpy(log_p)).mean())
 
     def _minus_frechet(self, samples: int) -> float:
         """Of at least so many samples to the images, given what is given of these."""
@@ -107,12 +118,23 @@ class Validation:
 
     def _minus_loss(self) -> float:
         """At the last step, when whatever grows in training is as large as it gets: comparable from the first on."""
-        total, n, loss = 0.0, 0, self.stage.turns[0].loss
+        total, n, loss = torch.zeros((), dtype=torch.float64), 0, self.stage.turns[0].loss
         with _measured(self.trained), seeded(self.seed, "valid", quick=True):
             for batch in self.images.in_order(self.config.batch, self.config.valid_images):
-                total += float(loss(batch.x, batch.y, self.steps).value) * len(batch.x)
                 n += len(batch.x)
-        return -total / n
+                if len(batch.x) < self.world.size:  # too few to share: each process has all of them
+                    total += loss(batch.x, batch.y, self.steps).value.double().cpu() * len(batch.x) / self.world.size
+                    continue
+                with sharing(self.world, len(batch.x)) as rows:
+                    x, y = batch.x[rows.start : rows.stop], _part(batch.y, rows)
+                    total += loss(x, y, self.steps).value.double().cpu() * rows.n
+        return -float(self.world.sum_(total)) / n
+
+
+def _part(y: Y, rows: Rows) -> Y:
+    if isinstance(y, tuple):
+        return tuple(part[rows.start : rows.stop] for part in y)
+    return None if y is None else y[rows.start : rows.stop]
 
 
 def _whole(parts: list[Tensor]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Train a recipe into a run folder, then write pictures and a short evaluation."""
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -8,13 +9,17 @@ from rich import box
 from rich.console import Group
 from rich.table import Table as Printed
 
+from lowerbound.devices import pick_device
+from lowerbound.errors import ConfigError
 from lowerbound.metrics.report import finish
+from lowerbound.parallel import Environment, joined, launch
+from lowerbound.progress import Terminal
 from lowerbound.runs.run import Run
 from lowerbound.sampling.sheets import Live
 from lowerbound.training import dry
 from lowerbound.training.train import train as run_training
 from lowerbound.verbs import tables
-from lowerbound.verbs.base import WHOLE, Device, File, Option, Shown, Table, Told, verb
+from lowerbound.verbs.base import WHOLE, Device, File, Option, Shown, SomeWhole, Table, Told, verb
 
 
 class Trained(Run, Shown):
@@ -68,6 +73,7 @@ def train(
     seed: Annotated[int | None, WHOLE] = None,
     progress: Told = False,
     allow: Iterable[str] = (),
+    processes: SomeWhole = None,
 ) -> Trained:
     """Train a recipe into a run folder, then write pictures and a short evaluation.
 
@@ -85,6 +91,7 @@ def train(
         train: see `model`
         options: see `model`
         allow: packages besides lowerbound that components may come from
+        processes: train in so many processes of this machine, which share each batch; as torchrun starts them
 
     Returns the run, with the `report` of the evaluation; of a dry run, the costs. Raises UserError, with a message that
     names the mistake; Interrupted, after saving, on Ctrl-C.
@@ -94,17 +101,55 @@ def train(
     if dry_run:
         costs = dry.run(recipe, data=data, changes=wanted, device=device, progress=progress)
         return cast(Any, Costs(costs.recipe, costs.data, costs.stages))
-    held = run_training(
-        recipe,
-        data=data,
-        out=out,
-        resume=resume,
-        overwrite=overwrite,
-        stage=stage,
-        changes=wanted,
-        seed=seed,
-        device=device,
-        pictures=Live,
-        progress=progress,
-    )
-    return Trained(held.run, finish(held, progress))
+    environment = Environment.read()
+    more: dict[str, Any] = {"data": data, "out": out, "stage": stage, "seed": seed}
+    if environment.size == 1 and processes not in (None, 1):
+        said = more | {"device": device, "processes": processes, "json": True}
+        words = _words(recipe, wanted, said | {"resume": resume, "overwrite": overwrite})
+        quiet = not isinstance(progress, Terminal)
+        report = json.loads(launch(words, cast(int, processes), quiet=quiet))
+        return Trained(Run.open(report["run"], allow), report)
+    if processes not in (None, environment.size):
+        raise ConfigError(f"--processes {processes}: there are {environment.size} already (WORLD_SIZE); leave it out")
+    if environment.restarts:  # what was begun goes on
+        resume, overwrite = True, False
+    where = pick_device(environment.device(str(device)))
+    with joined(environment, where) as world:
+        held = run_training(
+            recipe,
+            resume=resume,
+            overwrite=overwrite,
+            changes=wanted,
+            device=where,
+            pictures=Live,
+            progress=progress,
+            world=world,
+            **more,
+        )
+        world.patience = DAYS
+        return Trained(held.run, world.told(finish(held, progress) if world.first else None))
+
+
+DAYS = 10 * 86400.0  # seconds; how long the others wait while one draws and measures
+
+
+def _words(recipe: Any, changes: list[Any], options: Mapping[str, Any]) -> list[str]:
+    """The command line that says all this."""
+    words = ["train", str(recipe)]
+    for change in changes:
+        words += [change] if isinstance(change, str) else _assigned(change)
+    for name, value in options.items():
+        if value is True:
+            words.append(f"--{name}")
+        elif value is not None and value is not False:
+            words += [f"--{name}", str(value)]
+    return words
+
+
+def _assigned(table: Mapping[str, Any], path: str = "") -> Iterable[str]:
+    """KEY=VALUE for every value of a table."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _assigned(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}={json.dumps(value)}"

@@ -8,6 +8,8 @@ begun at a number gives what torch's own gives after torch.manual_seed of it, bi
 Training noise is keyed by the step, so that a resumed run repeats it. Evaluation noise is keyed by
 (seed, image index, draw), so that batching, chunking, the device and the number of processes change nothing.
 
+Of a batch that several processes share, each draws the noise of its own rows (`of_rows`): what one process would.
+
 The package draws by the functions of this file alone: `rand`, `randn`, `dropout` and the others are torch's, but of the
 right generator. Distributions draw by them too: torch's normals and categoricals would not, those of
 `lowerbound.distributions` do.
@@ -21,12 +23,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.overrides import TorchFunctionMode
+
+from lowerbound.noise.rows import Rows
 
 Device = torch.device | str | None  # None: torch's default
 
@@ -71,6 +74,7 @@ class _Generators:
 class _Thread(threading.local):
     own: _Generators | None = None
     lent: bool = False  # to torch's default, for one call
+    rows: Rows | None = None  # of a batch that is shared with other processes
 
 
 _thread = _Thread()
@@ -162,6 +166,24 @@ def borrowed(device: torch.device) -> Iterator[None]:
             default.set_state(before)
 
 
+@contextmanager
+def of_rows(rows: Rows | None) -> Iterator[None]:
+    """Inside, what is drawn for a batch of n rows is what these rows of a whole batch would be given.
+
+    With None everything is drawn as it is asked for, alike in all processes that are at the same place of a stream.
+    """
+    before, _thread.rows = _thread.rows, rows
+    try:
+        yield
+    finally:
+        _thread.rows = before
+
+
+def rows() -> Rows | None:
+    """Those of this process, of the batch that it shares with others."""
+    return _thread.rows
+
+
 def twice() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """For a computation that begins now, and for its repetitions, perhaps in a thread of autograd's: all draw alike.
 
@@ -174,13 +196,14 @@ class _Again:
     """May be entered more than once."""
 
     def __init__(self, kept: _Generators | None):
-        self.kept = kept
+        self.kept, self.rows = kept, _thread.rows
 
     def __enter__(self) -> None:
-        self.before, _thread.own = _thread.own, self.kept and self.kept.copy()
+        self.before = _thread.own, _thread.rows
+        _thread.own, _thread.rows = self.kept and self.kept.copy(), self.rows
 
     def __exit__(self, *_: object) -> None:
-        _thread.own = self.before
+        _thread.own, _thread.rows = self.before
 
 
 # ---- drawing
@@ -200,34 +223,68 @@ def _on(device: Device) -> Generator | None:
     return generator_on(torch.get_default_device() if device is None else torch.device(device))
 
 
-def rand(shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Device = None) -> Tensor:
+Axes = tuple[int, ...]
+EITHER: Axes = (0, 1)  # of [B, ...] or [K, B, ...]; see Rows.drawn
+FIRST: Axes = (0,)
+
+
+def behind(draws: Sequence[int]) -> Axes:
+    """The axes that rows may have of a distribution's draws of this sample shape."""
+    return len(draws), len(draws) + 1, *EITHER
+
+
+def _drawn(shape: Sequence[int], draw: Callable[[tuple[int, ...]], Tensor], axes: Axes = EITHER) -> Tensor:
+    own = _thread.rows
+    return draw(tuple(shape)) if own is None else own.drawn(tuple(shape), draw, axes)
+
+
+def _like(
+    like: Tensor, fill: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None, axes: Axes = EITHER
+) -> Tensor:
+    """What fills a tensor of the shape, the type and the layout of another."""
+    own = _thread.rows
+    if own is None:
+        return fill(torch.empty_like(like, dtype=dtype, requires_grad=False))
+    dtype = dtype or like.dtype
+    return own.drawn(tuple(like.shape), lambda shape: fill(torch.empty(shape, dtype=dtype, device=like.device)), axes)
+
+
+def rand(
+    shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Device = None, axes: Axes = EITHER
+) -> Tensor:
     """Uniform on [0, 1)."""
-    return torch.rand(tuple(shape), generator=_on(device), dtype=dtype, device=device)
+    return _drawn(shape, lambda whole: torch.rand(whole, generator=_on(device), dtype=dtype, device=device), axes)
 
 
-def randn(shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Device = None) -> Tensor:
+def randn(
+    shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Device = None, axes: Axes = EITHER
+) -> Tensor:
     """Standard normal."""
-    return torch.randn(tuple(shape), generator=_on(device), dtype=dtype, device=device)
+    return _drawn(shape, lambda whole: torch.randn(whole, generator=_on(device), dtype=dtype, device=device), axes)
 
 
 def rand_like(like: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
-    return torch.empty_like(like, dtype=dtype, requires_grad=False).uniform_(generator=generator_on(like.device))
+    return _like(like, lambda out: out.uniform_(generator=generator_on(like.device)), dtype)
 
 
 def randn_like(like: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
-    return torch.empty_like(like, dtype=dtype, requires_grad=False).normal_(generator=generator_on(like.device))
+    return _like(like, lambda out: out.normal_(generator=generator_on(like.device)), dtype)
 
 
 def exponential_like(like: Tensor) -> Tensor:
     """Of rate 1."""
-    return torch.empty_like(like, requires_grad=False).exponential_(generator=generator_on(like.device))
+    return _like(like, lambda out: out.exponential_(generator=generator_on(like.device)))
 
 
 def randint(
     low: int, high: int, shape: Sequence[int], *, dtype: torch.dtype = torch.int64, device: Device = None
 ) -> Tensor:
     """Whole numbers, low <= i < high, each as likely."""
-    return torch.randint(low, high, tuple(shape), generator=_on(device), dtype=dtype, device=device)
+
+    def draw(whole: tuple[int, ...]) -> Tensor:
+        return torch.randint(low, high, whole, generator=_on(device), dtype=dtype, device=device)
+
+    return _drawn(shape, draw)
 
 
 def randperm(n: int) -> Tensor:
@@ -235,14 +292,22 @@ def randperm(n: int) -> Tensor:
     return torch.randperm(n, generator=_on("cpu"), device="cpu")
 
 
-def bernoulli(p: Tensor) -> Tensor:
+def bernoulli(p: Tensor, axes: Axes = EITHER) -> Tensor:
     """1 with probability p, else 0; of the type and shape of p."""
-    return torch.bernoulli(p, generator=generator_on(p.device))
+    own = _thread.rows
+    if own is None:
+        return torch.bernoulli(p, generator=generator_on(p.device))
+    return own.around(p, lambda whole: torch.bernoulli(whole, generator=generator_on(p.device)), axes)
 
 
-def multinomial(weights: Tensor, n: int) -> Tensor:
+def multinomial(weights: Tensor, n: int, axes: Axes = EITHER) -> Tensor:
     """n draws, each put back, from each row of weights [..., K]: int64 [..., n]."""
-    return torch.multinomial(weights, n, True, generator=generator_on(weights.device))
+    own = _thread.rows
+    if own is None:
+        return torch.multinomial(weights, n, True, generator=generator_on(weights.device))
+    return own.around(
+        weights, lambda whole: torch.multinomial(whole, n, True, generator=generator_on(whole.device)), axes
+    )
 
 
 def dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:
@@ -252,7 +317,7 @@ def dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:
     """
     if not training or rate == 0:
         return x
-    kept = torch.empty_like(x, requires_grad=False).bernoulli_(1 - rate, generator=generator_on(x.device))
+    kept = _like(x, lambda out: out.bernoulli_(1 - rate, generator=generator_on(x.device)), axes=FIRST)
     return x * kept.div_(1 - rate)
 
 
@@ -337,7 +402,7 @@ RANDOM: dict[Callable, Callable[..., bool]] = (
 )
 
 
-def _is_drawn(func: Callable, args: tuple, kwargs: dict) -> bool:
+def is_drawn(func: Callable, args: tuple, kwargs: dict) -> bool:
     """Whether a call of a function of torch draws, and not from a generator that it is given."""
     draws = RANDOM.get(func)
     if draws is None:
@@ -353,12 +418,22 @@ def _is_random(op: OpOverload | OpOverloadPacket) -> bool:
     return tagged or any("Generator" in str(a.type) for overload in overloads for a in overload._schema.arguments)
 
 
+@contextmanager
+def drawing_from_torch() -> Iterator[None]:
+    """Inside, this thread draws from torch's default generators."""
+    before, _thread.own = _thread.own, None
+    try:
+        yield
+    finally:
+        _thread.own = before
+
+
 class _Whoever(TorchFunctionMode):
     """Inside, torch's random functions draw from the thread's generators too."""
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if not _is_drawn(func, args, kwargs):
+        if not is_drawn(func, args, kwargs):
             return func(*args, **kwargs)
         device = _device_of(args, kwargs)
         if func in _GENERATED:
@@ -377,124 +452,3 @@ def _device_of(args: tuple, kwargs: dict) -> torch.device:
     if kwargs.get("device") is not None:
         return torch.device(kwargs["device"])
     return next((a.device for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), torch.get_default_device())
-
-
-# ---- noise of each image
-
-
-class KeyedNoise(TorchFunctionMode):
-    """Inside, every image of a batch has noise of its own, keyed by (seed, image index, draw).
-
-    Every tensor of noise must be [draws, B, ...] with B = len(index), or [1, draws x B, ...] where draws are events of
-    their own, as of a prior; a stream per image and call gives the draws one after another, so that they do not depend
-    on how they are cut into chunks. Call `chunk(draws)` before each. Normal and uniform numbers can be keyed so, and
-    what is made of them; every other random function of torch raises RuntimeError, as does noise of another shape. What
-    is given a generator is left alone, and so is a `seeded` inside.
-
-    Example:
-        >>> def normals(index, chunks):
-        ...     with KeyedNoise(0, index) as noise:
-        ...         return torch.cat([torch.randn(noise.chunk(k), len(index), 2) for k in chunks])
-        >>> torch.equal(normals([3, 4], [5])[:, 1], normals([4], [2, 3])[:, 0])
-        True
-    """
-
-    def __init__(self, seed: int, index: Sequence[int] | np.ndarray):
-        super().__init__()
-        self.seed = seed
-        self.index = [int(i) for i in index]
-        self.streams: list[list[np.random.Generator]] = []  # [call][image]
-        self.draws = 0
-        self.call = 0
-
-    def __enter__(self) -> "KeyedNoise":
-        self.outside, _thread.own = _thread.own, None
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        _thread.own = self.outside
-
-    def chunk(self, draws: int) -> int:
-        """Begin the next chunk of this many draws; returns their number."""
-        self.draws, self.call = draws, 0
-        return draws
-
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        if not _is_drawn(func, args, kwargs):
-            return func(*args, **kwargs)
-        if func not in _KEYED:
-            raise RuntimeError(
-                f"{func.__name__} can't be keyed by image: inside KeyedNoise draw by rand, randn or bernoulli, "
-                "or sample by rsample"
-            )
-        return _KEYED[func](self, *args, **kwargs)
-
-    def fill(self, like: Tensor, kind: str) -> Tensor:
-        """Standard normal or uniform noise in the shape, type and device of `like`."""
-        shape, K, B = tuple(like.shape), self.draws, len(self.index)
-        if shape[:2] not in ((K, B), (1, K * B)):
-            raise RuntimeError(f"noise of shape {shape} is neither [draws={K}, B={B}, ...] nor [1, {K * B}, ...]")
-        if self.call == len(self.streams):
-            keys = [np.random.SeedSequence((self.seed, i, self.call)) for i in self.index]
-            self.streams.append([np.random.Generator(np.random.SFC64(key)) for key in keys])
-        dtype = np.float64 if like.dtype == torch.float64 else np.float32
-        out = np.empty((B, K, *shape[2:]), dtype)
-        for row, stream in zip(out, self.streams[self.call], strict=True):
-            stream.standard_normal(dtype=dtype, out=row) if kind == "normal" else stream.random(dtype=dtype, out=row)
-        self.call += 1
-        return torch.from_numpy(out).transpose(0, 1).reshape(shape).to(like)
-
-
-def image_bits(image: int, what: str) -> np.random.BitGenerator:
-    """The bits of something fixed of an image, whatever the seed, apart from all noise of evaluations.
-
-    (numpy fills keys up with zeros: without what they are for, those of image i would be those of (seed i, image 0,
-    first call).)
-    """
-    return np.random.SFC64(np.random.SeedSequence((image, *what.encode())))
-
-
-def _normal_(noise: KeyedNoise, out: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: None = None) -> Tensor:
-    return out.copy_(noise.fill(out, "normal").mul_(std).add_(mean))
-
-
-def _uniform_(noise: KeyedNoise, out: Tensor, a: float = 0.0, b: float = 1.0, *, generator: None = None) -> Tensor:
-    return out.copy_(noise.fill(out, "uniform").mul_(b - a).add_(a))
-
-
-def _bernoulli(noise: KeyedNoise, x: Tensor, p: float | None = None, *, generator: None = None) -> Tensor:
-    return (noise.fill(x, "uniform") < (x if p is None else p)).to(x.dtype)
-
-
-def _normal(
-    noise: KeyedNoise, mean: Any, std: Any = 1.0, size: Any = None, *, generator: None = None, **options: Any
-) -> Tensor:
-    tensors = [t for t in (mean, std) if isinstance(t, Tensor)]
-    if size is not None:
-        like = torch.empty(size, **options)
-    else:
-        like = tensors[0].new_empty(torch.broadcast_shapes(*(t.shape for t in tensors)))
-    return noise.fill(like, "normal") * std + mean
-
-
-def _randn(noise: KeyedNoise, *shape: Any, generator: None = None, **options: Any) -> Tensor:
-    return noise.fill(torch.empty(*shape, **options), "normal")
-
-
-def _rand(noise: KeyedNoise, *shape: Any, generator: None = None, **options: Any) -> Tensor:
-    return noise.fill(torch.empty(*shape, **options), "uniform")
-
-
-_KEYED: dict[Callable, Callable[..., Tensor]] = {
-    Tensor.normal_: _normal_,
-    Tensor.uniform_: _uniform_,
-    Tensor.bernoulli: _bernoulli,
-    torch.bernoulli: _bernoulli,
-    torch.normal: _normal,
-    torch.randn: _randn,
-    torch.rand: _rand,
-    torch.randn_like: lambda noise, like, **options: noise.fill(torch.empty_like(like, **options), "normal"),
-    torch.rand_like: lambda noise, like, **options: noise.fill(torch.empty_like(like, **options), "uniform"),
-}

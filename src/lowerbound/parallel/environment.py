@@ -1,0 +1,117 @@
+"""Which process this is, by the variables that torchrun sets: as Slurm, Kubernetes, Ray and accelerate can too."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from lowerbound.errors import ConfigError, Ended, counted
+from lowerbound.parallel.world import ALONE, World
+
+NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+MEETING = 300  # seconds for all processes to come
+
+
+class Environment(NamedTuple):
+    """rank: of all processes; local: of those of this machine. restarts: how often they were all begun anew."""
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+    restarts: int = 0
+
+    @staticmethod
+    def read() -> "Environment":
+        """What the variables say; nothing of it: a process alone. Raises ConfigError for one that is missing or no
+        number."""
+        if not any(os.environ.get(name) for name in NEEDED[:2]):
+            return Environment()
+        if os.environ.get("WORLD_SIZE") == "1":
+            return Environment(restarts=_number("TORCHELASTIC_RESTART_COUNT", 0))
+        missing = [name for name in NEEDED if not os.environ.get(name)]
+        if missing:
+            there = ", ".join(f"{name}={os.environ[name]}" for name in NEEDED if name not in missing)
+            raise ConfigError(
+                f"{', '.join(missing)}: not set, though {there} is; start processes by torchrun or `--processes N`, "
+                f"or set all of {', '.join(NEEDED)}"
+            )
+        rank, size = _number("RANK"), _number("WORLD_SIZE")
+        if not 0 <= rank < size:
+            raise ConfigError(f"RANK={rank}: expected a number from 0 to WORLD_SIZE - 1, which is {size - 1}")
+        _number("MASTER_PORT")
+        return Environment(rank, size, _number("LOCAL_RANK", rank), _number("TORCHELASTIC_RESTART_COUNT", 0))
+
+    def device(self, asked: str) -> str:
+        """The device of this process, of what was asked for all. Raises ConfigError."""
+        if self.size == 1 or asked == "cpu":
+            return asked
+        if asked.startswith("cuda:"):
+            raise ConfigError(
+                f"--device {asked}: {self.size} processes take a GPU each, by their number; say --device cuda, or "
+                "CUDA_VISIBLE_DEVICES"
+            )
+        if asked == "auto" and not torch.cuda.is_available():
+            return "cpu"
+        there = torch.cuda.device_count()
+        if there and self.local >= there:
+            raise ConfigError(
+                f"process {self.local} of this machine has no GPU: {counted(there, 'CUDA device')} here; start "
+                f"{counted(there, 'process').replace('processs', 'processes')}, or --device cpu"
+            )
+        return f"cuda:{self.local}" if there else asked
+
+
+def _number(name: str, otherwise: int | None = None) -> int:
+    text = os.environ.get(name, "")
+    if not text and otherwise is not None:
+        return otherwise
+    if not text.isdigit():
+        raise ConfigError(f"{name}={text}: expected a whole number")
+    return int(text)
+
+
+@contextmanager
+def joined(environment: Environment, device: torch.device) -> Iterator[World]:
+    """Inside, the world of all processes; of one alone nothing is begun.
+
+    An error is raised by the process that met it first, and named by its number; by the others, Ended.
+    """
+    if environment.size == 1:
+        yield ALONE
+        return
+    world = _met(environment, device)
+    try:
+        yield world
+    except Ended:
+        raise
+    except Exception as e:
+        said = world.fail(e)
+        if said is e:
+            raise
+        raise said from e
+
+
+def _met(environment: Environment, device: torch.device) -> World:
+    rank, size = environment.rank, environment.size
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        waiting = timedelta(seconds=MEETING)
+        store, *_ = next(iter(rendezvous("env://", rank, size, timeout=waiting)))
+        store.set_timeout(waiting)
+        groups: dict[str, Any] = {"cpu": dist.ProcessGroupGloo(PrefixStore("cpu", store), rank, size, waiting)}
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            options = dist.ProcessGroupNCCL.Options()
+            groups["cuda"] = dist.ProcessGroupNCCL(PrefixStore("cuda", store), rank, size, options)
+    except (RuntimeError, dist.DistError, ValueError) as e:
+        reason = str(e).splitlines()[0]
+        raise ConfigError(
+            f"process {rank} of {size} has not met the others at MASTER_ADDR:MASTER_PORT {where} ({reason})"
+        ) from e
+    return World(rank, size, groups, store)

@@ -1,0 +1,41 @@
+"""Several processes train what one does: every model, and whatever looks at a whole batch at once."""
+
+from typing import Any
+
+import pytest
+
+from lowerbound import testing
+from lowerbound.config import components
+from lowerbound.model import Model
+from lowerbound.objectives import ELBO
+from lowerbound.objectives.adversaries import TotalCorrelation
+from lowerbound.objectives.disentangling import DIP1, DIP2, BetaTC, Capacity
+from lowerbound.space import Space
+from test_components import IMAGE, SMALL, vae
+from test_gan import VARIANTS as GANS
+from test_vqvae import VARIANTS as VQVAES
+
+
+@pytest.mark.parametrize("config", components(Model.Config), ids=lambda c: c.type_name())
+def test_every_model_is_trained_to_the_same_numbers_by_two_processes_and_by_one(config: type[Model.Config]):
+    testing.check_processes(config)
+
+
+BINARY = Space((1, 2, 2), levels=2)
+WHOLE: dict[str, tuple[Any, ...]] = {
+    "a KL held at a capacity": (vae(objective=Capacity(steps=3, capacity=1.0)), BINARY),
+    "a total correlation": (vae(objective=BetaTC()), IMAGE),
+    "a covariance of means": (vae(objective=DIP1()), BINARY),
+    "a covariance of draws": (vae(objective=DIP2()), BINARY),
+    "free bits of a level": (vae(objective=ELBO(free_bits_level=0.3)), BINARY),
+    "free bits of a dimension": (vae(objective=ELBO(free_bits_dimension=0.2)), BINARY),
+    "an adversary that mixes codes": (vae(adversary=TotalCorrelation.Config(network=SMALL)), BINARY),
+    "statistics of the batch in a network": GANS["convolutions given a label"],
+    "codebooks of two levels": VQVAES["two levels"],
+    "a codebook by gradient": VQVAES["a codebook by gradient"],
+}
+
+
+@pytest.mark.parametrize("variant", WHOLE)
+def test_what_is_of_a_whole_batch_is_of_all_rows(variant: str):
+    testing.check_processes(*WHOLE[variant])
