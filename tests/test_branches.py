@@ -25,7 +25,10 @@ REACHED = {  # what is measured of test images, its relation to the truth, and b
 }
 
 
-@pytest.mark.parametrize("recipe", REACHED)
+# A diffusion model alone takes as long as the four others together and more: with the slow ones.
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(r, marks=[pytest.mark.slow] * (r == "diffusion-digits")) for r in REACHED]
+)
 def test_a_recipe_reaches_what_it_says(recipe: str):
     right("train", recipe, "--out", "run")
     name, relation, low, high = REACHED[recipe]
