@@ -507,7 +507,9 @@ def test_a_mistake_is_said_in_a_sentence(words, expected, things, run, condition
     assert "Traceback" not in done.err
     assert "internal error" not in done.err
     assert not earlier
-    assert len(line) < 500
+    sentence, _, page = line.rpartition(" (lowerbound.errors/")
+    assert page.endswith(")"), line
+    assert len(sentence) < 500
     assert (tree(things), tree(run), tree(conditional)) == before, "something is left behind"
 
 

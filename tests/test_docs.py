@@ -1,8 +1,11 @@
 """The site is true: it builds strictly, its commands exist, its pictures are what its commands make."""
 
+import ast
 import io
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -139,3 +142,64 @@ def test_a_mark_leaves_the_picture(kind: str, tmp_path: Path):
     assert marks.mark(tmp_path / "a") == "recipe abc, lowerbound 0.1.0"
     with Image.open(tmp_path / "a") as a, Image.open(plain) as b:
         assert a.convert("RGB").tobytes() == b.convert("RGB").tobytes()
+
+
+def anchors() -> dict[str, set[str]]:
+    """Each page of docs/errors/ and its headings."""
+    home = ROOT / "docs" / "errors"
+    texts = {path: path.read_text(encoding="utf-8") for path in home.rglob("*.md")}
+    heading = re.compile(r"^## (\S+)$", re.MULTILINE)
+    return {p.relative_to(home).with_suffix("").as_posix(): {*heading.findall(text)} for p, text in texts.items()}
+
+
+def classes() -> Iterator[tuple[str, str]]:
+    """The page of every error of the package that has one of its own."""
+    for path in (ROOT / "src" / "lowerbound").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and (
+                node.name == "UserError" or "Error" in "".join(map(ast.unparse, node.bases))
+            ):
+                for line in node.body:
+                    targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
+                    if [getattr(t, "id", "") for t in targets] == ["page"]:
+                        yield node.name, ast.literal_eval(line.value)  # pyright: ignore
+
+
+def test_every_error_has_its_page():
+    there, found = anchors(), dict(classes())
+    assert {"UserError", "ConfigError", "DataError", "RunError", "ModelError", "TrainingError"} <= found.keys()
+    for name, where in [*found.items(), ("not enough memory", "memory")]:
+        page, _, anchor = where.partition("#")
+        assert page in there, f"{name}: no docs/errors/{page}.md"
+        assert not anchor or anchor in there[page], f"{name}: docs/errors/{page}.md has no heading {anchor}"
+
+
+def findings() -> Iterator[str]:
+    """The name of every check of doctor, with nothing in the place of a stage or a level."""
+    for path in (ROOT / "src" / "lowerbound" / "verbs" / "doctor").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Check", "self._named") and node.args:
+                name = node.args[0]
+                if isinstance(name, ast.Constant):
+                    yield name.value if "." in name.value else f"training..{name.value}"
+                elif isinstance(name, ast.JoinedStr):
+                    yield "".join(part.value for part in name.values if isinstance(part, ast.Constant))
+
+
+def test_every_finding_has_its_page():
+    there = {page.removeprefix("doctor/"): found for page, found in anchors().items() if page.startswith("doctor/")}
+    names = {*findings()}
+    assert len(names) > 35
+    for name in names:
+        part, what = name.partition(".")[0], name.rpartition(".")[2]
+        pages = [part] if part else ["codes", "prior"]
+        assert any(what in there[page] for page in pages), f"docs/errors/doctor/ tells nothing of {name}"
+    told = {what for found in there.values() for what in found}
+    assert told == {name.rpartition(".")[2] for name in names}, "a page tells of what doctor does not look for"
+
+
+def test_a_finding_names_its_page():
+    from lowerbound.verbs.doctor.check import Check
+
+    assert Check("codes.top.dead", 0, 0, True, "advice", "", "").page == "doctor/codes#dead"
+    assert Check("latents.collapsed", 0, 0, True, "problem", "", "").page == "doctor/latents#collapsed"

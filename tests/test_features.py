@@ -168,7 +168,7 @@ def test_encode_on_a_full_disk_is_one_sentence_and_leaves_nothing(run, here):
     """
     done = subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    assert done.stderr == "lowerbound: can't write z.npz: File too large\n"
+    assert done.stderr == "lowerbound: can't write z.npz: File too large (lowerbound.errors/usage)\n"
     assert tree(here) == set()
 
 

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "lowerbound"
 
+# --8<-- [start:floors]
 FLOORS = (  # ground first
     ("errors", "units", "noise", "progress", "processes", "waiting"),
     ("config", "space", "files", "devices", "directions", "parallel"),
@@ -27,6 +28,7 @@ FLOORS = (  # ground first
     ("cli", "__init__"),
     ("__main__",),
 )
+# --8<-- [end:floors]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
 LONGEST = 500  # lines of a file
 DOORS = {"cli", "__init__"}  # which import what is asked for when it is asked for

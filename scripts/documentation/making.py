@@ -50,7 +50,8 @@ def _output(step: Step, folder: Path) -> str:
         raise PageError(f"{step.block.where}: makes no {', '.join(missing)} (in {folder})")
     cpu, seconds = os.times().children_user - cpu, time.monotonic() - begun
     print(f"--- {seconds:.0f} s, {cpu:.0f} s of CPU time", flush=True)
-    output = "\n".join(line.rstrip() for line in done.stdout.splitlines()).strip("\n")
+    said = done.stdout.replace(f"{folder}/", "").replace(str(Path.home()), "~")
+    output = "\n".join(line.rstrip() for line in said.splitlines()).strip("\n")
     stamp.write_text(json.dumps({"output": output, "cpu_seconds": round(cpu, 1)}), encoding="utf-8")
     return output
 

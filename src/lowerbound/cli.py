@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from cyclopts import App, CycloptsError
 
-from lowerbound.errors import Ended, Interrupted, UserError
+from lowerbound.errors import Ended, Interrupted, UserError, more
 
 PACKAGE = Path(__file__).parent
 EXPLORE = PACKAGE / "explorer" / "explore.py"  # a verb on the floor above: it shows what others report
@@ -51,7 +51,8 @@ def app(words: list[str]) -> App:
     made = App(
         name="lowerbound",
         help="Train, measure and sample latent-variable models of images. "
-        "Every likelihood says whether it is exact (=) or a bound (<=).",
+        "Every likelihood says whether it is exact (=) or a bound (<=). "
+        "What is behind an error, as in (lowerbound.errors/data), is a page of the documentation: docs/errors/data.md.",
         version_flags=["--version"],
         suppress_keyboard_interrupt=False,  # main says what happened
     )
@@ -92,8 +93,10 @@ def main() -> None:
         status = app(words)(words, exit_on_error=False, print_error=False, result_action="return_value")
     except Ended as e:
         raise SystemExit(e.status) from None
-    except (UserError, CycloptsError) as e:
-        _fail(_plain(e), 2, debug)
+    except UserError as e:
+        _fail(f"{_plain(e)} {more(e.page)}", 2, debug)
+    except CycloptsError as e:
+        _fail(f"{_plain(e)} {more(UserError.page)}", 2, debug)
     except Interrupted as e:
         if not str(e) or not _speaks():  # another process has said so
             raise SystemExit(130) from None
@@ -108,7 +111,7 @@ def main() -> None:
         from lowerbound.devices import out_of_memory  # it imports torch
 
         if out_of_memory(e):
-            _fail(f"there is not enough memory: {_plain(e)}", 1, debug)
+            _fail(f"there is not enough memory: {_plain(e)} {more('memory')}", 1, debug)
         where = "".join(f" {note}" for note in getattr(e, "__notes__", ()))
         _fail(f"internal error{where}: {type(e).__name__}: {_plain(e)} (--debug shows where)", 1, debug)
     else:

@@ -1,4 +1,5 @@
-"""What can go wrong by a user's hand. Each message names the thing, the value and what would be right.
+"""What can go wrong by a user's hand. Each message names the thing, the value and what would be right, and each class a
+page of docs/errors/ that says more; the command line puts it behind the message.
 
 UserError            exit status 2, no traceback
 ├── ConfigError      a key, a value or a component of a configuration
@@ -10,30 +11,33 @@ UserError            exit status 2, no traceback
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import ClassVar
 
 
 class UserError(Exception):
     """A mistake of the user's, said in one or two sentences."""
 
+    page: ClassVar[str] = "usage"
+
 
 class ConfigError(UserError):
-    pass
+    page = "configuration"
 
 
 class DataError(UserError):
-    pass
+    page = "data"
 
 
 class RunError(UserError):
-    pass
+    page = "run"
 
 
 class ModelError(UserError):
-    pass
+    page = "model"
 
 
 class TrainingError(UserError):
-    pass
+    page = "training"
 
 
 class Ended(Exception):
@@ -46,6 +50,16 @@ class Ended(Exception):
 
 class Interrupted(KeyboardInterrupt):
     """The user pressed Ctrl-C, or the machine wants to stop; the state of the training is saved."""
+
+
+def more(page: str) -> str:
+    """Where a page of docs/errors/ is, behind a message.
+
+    Example:
+        >>> more("doctor/latents#collapsed")
+        '(lowerbound.errors/doctor/latents#collapsed)'
+    """
+    return f"(lowerbound.errors/{page})"
 
 
 def counted(n: int, what: str) -> str:

@@ -33,6 +33,8 @@ MOST_OF_A_BLOCK = 2**16
 class Damaged(DataError):
     """A file that is none of these, or no longer as it was written."""
 
+    page = "data#damaged"
+
 
 class Head(NamedTuple):
     """What a file says of itself."""

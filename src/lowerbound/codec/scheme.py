@@ -27,6 +27,8 @@ class Coded(NamedTuple):
 class Mismatch(UserError):
     """A message that did not come from these probabilities."""
 
+    page = "data#other-model"
+
 
 class Scheme(ABC):
     """Blocks of images of a model's space, uint8 or int64 [n, *shape], to messages and back.

@@ -80,6 +80,8 @@ class Folder:
 class SizesDiffer(DataError):
     """Images of several sizes, and no size to bring them to."""
 
+    page = "data#sizes-differ"
+
 
 class Files(Source):
     """Image files in a folder or archive. Their order is that of the hash of their paths, so any first few are mixed.

@@ -34,6 +34,8 @@ Inputs = Sequence[Tensor]
 class NotInFormat(ModelError):
     """A part has an operation that the format of the file lacks."""
 
+    page = "model#not-in-format"
+
 
 def check_format(path: Path) -> None:
     """Raise ConfigError where what writes and checks a file of this kind isn't installed."""

@@ -15,6 +15,8 @@ from lowerbound.stages import Pair, Stage, Turn
 class LabelError(ModelError):
     """What a density can't be fitted to of one label: `label`, which has a name elsewhere, and `why`."""
 
+    page = "model#label"
+
     def __init__(self, label: int, why: str):
         super().__init__(f"label {label}: {why}")
         self.label, self.why = label, why

@@ -53,6 +53,8 @@ class Place(ABC):
 class Missing(DataError):
     """A file that is not there."""
 
+    page = "data#missing"
+
 
 def is_url(source: str) -> bool:
     """Whether it names a place by its protocol, as s3://bucket/faces does.

@@ -27,6 +27,11 @@ class Check(NamedTuple):
     remedy: str  # a command, or KEY=VALUE to train with
     shows: Shows = nothing  # what can be looked at
 
+    @property
+    def page(self) -> str:
+        """Of docs/errors/: codes.top.dead is in doctor/codes, under dead."""
+        return f"doctor/{self.name.partition('.')[0]}#{self.name.rpartition('.')[2]}"
+
 
 def showing(checks: Iterable[Check], shows: Shows) -> list[Check]:
     """Checks that have the same to be looked at."""

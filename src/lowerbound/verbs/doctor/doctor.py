@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from lowerbound.errors import more
 from lowerbound.progress import Progress
 from lowerbound.runs.run import Run
 from lowerbound.verbs import tables
@@ -38,7 +39,7 @@ class Diagnosis(Report):
     """The findings, and what was looked at.
 
     A finding has a name (part.what), a severity (problem: the run does not do its work; advice: it could do better),
-    a message, a remedy, and the value that is beyond a threshold.
+    a message, a remedy, the value that is beyond a threshold, and a page of docs/errors/ that says more.
     """
 
     run: str
@@ -59,6 +60,7 @@ class Diagnosis(Report):
             table.add_row(
                 "", f"{tables.cell(f['value'])}, bound {tables.cell(f['threshold'])}", Text(f"do: {f['remedy']}")
             )
+            table.add_row("", "", more(f["page"]))
         names = ", ".join(dict.fromkeys(c["name"] for c in self.checked))
         n = ", ".join(f"{n:,} of {split}" for split, n in self.data["images"].items())
         looked = Text(f"checked{f' on {n} images of ' + self.data['name'] if n else ''}: {names}")
@@ -152,4 +154,4 @@ def _without_gradients(checks: Part, e: Examined) -> list[Check]:
 def finding(check: Check) -> dict[str, Any]:
     """As it stands in the report."""
     numbers = {"value": float(check.value), "threshold": float(check.threshold)}
-    return {k: v for k, v in check._asdict().items() if k not in ("wrong", "shows")} | numbers
+    return {k: v for k, v in check._asdict().items() if k not in ("wrong", "shows")} | numbers | {"page": check.page}
