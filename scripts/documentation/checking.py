@@ -22,7 +22,8 @@ def problems() -> Iterator[str]:
     """Everything that is wrong with the pages, a sentence each."""
     for page in sources():
         try:
-            yield from _links(page)
+            if not page.is_relative_to(DOCS):  # mkdocs looks at those
+                yield from _links(page)
             for block in blocks(page):
                 yield from code(block)
             if page.is_relative_to(DOCS):
@@ -35,8 +36,7 @@ def _links(page: Path) -> Iterator[str]:
     """Files that are linked to and aren't there."""
     text = re.sub(r"^```.*?^```|^    .*?$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for target in sorted(set(LINK.findall(re.sub(r"`[^`\n]*`", "", text)))):
-        there = (page.parent / target).exists() or target.startswith(("reference/", "../reference/"))
-        if not re.match(r"[a-z]+:", target) and not there:
+        if not re.match(r"[a-z]+:", target) and not (page.parent / target).exists():
             yield f"{page.relative_to(ROOT)}: links to {target}, which is not there"
 
 
@@ -51,7 +51,7 @@ def code(block: Block) -> Iterator[str]:
         done = subprocess.run(["bash", "-n"], input=block.code, capture_output=True, text=True)
         if done.returncode:
             yield f"{block.where}: {done.stderr.strip()}"
-        for words in calls(block.code):
+        for words in calls(re.sub(r"^.*\|\|.*$", "", block.code, flags=re.MULTILINE)):  # which may fail, on purpose
             if words[0] == "lowerbound":
                 yield from (f"{block.where}: {' '.join(words)}: {wrong}" for wrong in command(words[1:], block))
 

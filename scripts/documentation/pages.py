@@ -163,7 +163,8 @@ KEYWORDS = ("do", "then", "else", "time", "!", "{")
 def calls(code: str) -> Iterator[list[str]]:
     """The words of every command in a shell block that has at least two."""
     for line in code.replace("\\\n", " ").splitlines():
-        words = shlex.shlex(line.strip().removeprefix("$ "), posix=True, punctuation_chars=True)
+        plain = re.sub(r"\s\d?>>?\s*(&\d|\S+)", "", line.strip().removeprefix("$ "))  # where its output goes
+        words = shlex.shlex(plain, posix=True, punctuation_chars=True)
         words.whitespace_split = True
         call: list[str] = []
         for word in [*_words(words), ";"]:
