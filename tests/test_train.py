@@ -547,7 +547,7 @@ def test_a_configuration_with_an_unknown_key(tmp_path):
 @pytest.mark.parametrize("cut", [0, 5, 400, -10])
 def test_damaged_files(tmp_path, cut):
     out = train(tmp_path / "run", "train.steps=2").path
-    for name in ("model.safetensors", "state/model.safetensors"):
+    for name in ("model.safetensors", "state/model.safetensors", "state/model.before.safetensors"):
         (out / name).write_bytes((out / name).read_bytes()[:cut])
     with pytest.raises(RunError, match=r"model\.safetensors is damaged"):
         Run.open(out).load()
@@ -574,6 +574,30 @@ def test_no_weights_yet(tmp_path):
 
 
 # --- what can go wrong
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: data[:-1] + bytes([data[-1] ^ 1])]
+)
+def test_a_damaged_state_is_answered_by_the_one_before(tmp_path, damage):
+    """Cut off, and with one bit flipped."""
+    whole, out = train(tmp_path / "whole"), tmp_path / "run"
+    with pytest.raises(Died):
+        train(out, "train.save_seconds=1e-9", told=Told(dies=10))
+    last = out / "state/model.safetensors"
+    step = values(last)["step"]
+    last.write_bytes(damage(last.read_bytes()))
+    told = Told()
+    train(out, told=told, resume=True)
+    (said,) = [text for text in told.said if "is damaged (" in text]
+    assert said.endswith(f"going on from the state before it, of step {step - 1}")
+    assert_same_run(whole.path, out)
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
+    whole, hours = train(tmp_path / "whole"), iter(range(0, 10**6, 3600))
+    monkeypatch.setattr(time, "time", lambda: 1e9 - 3600 * next(hours))
+    assert_same_run(whole.path, train(tmp_path / "run", "train.save_seconds=1e-9").path)
 
 
 def test_a_full_disk_keeps_the_last_good_state(tmp_path, monkeypatch):

@@ -1,12 +1,25 @@
 """Several real processes train what one does, and say in one sentence what ends them."""
 
+import errno
+import os
+import shutil
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from command import call, some_digits
+from lowerbound import files, testing
+from lowerbound.errors import Ended, UserError
+from lowerbound.parallel import World
+from lowerbound.progress import Progress
+from lowerbound.runs.lock import held
+from lowerbound.training.train import train
 from worlds import Worlds, records, worlds
 
 TINY = [
@@ -49,15 +62,114 @@ def assert_alike(a: Path, b: Path, weights: float = 1e-4) -> None:
             assert value.double().sub(new[key].double()).abs().max() < weights, key
 
 
-def test_two_processes_train_to_the_numbers_of_one(world: Worlds, digits: Path, tmp_path: Path):
+@pytest.fixture(scope="module")
+def two(world: Worlds, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that two processes have trained, whose words are still there."""
+    out = tmp_path_factory.mktemp("two") / "run"
+    world.call(2, "train", "vae", *TINY, "--data", digits, "--out", out, "--json")
+    return out
+
+
+def test_two_processes_train_to_the_numbers_of_one(world: Worlds, two: Path, digits: Path, tmp_path: Path):
     """200 steps in float32, labels given, on a batch of 33: losses, validation, weights, and what is reported."""
-    for n, out in ((1, tmp_path / "one"), (2, tmp_path / "two")):
-        world.call(n, "train", "vae", *TINY, "--data", digits, "--out", out, "--json")
-    assert_alike(tmp_path / "one", tmp_path / "two")
     assert "step 200 of 200" in world.said(0)
     assert world.said(1) == ""
     assert world.said(1, 1) == ""
     assert '"metrics"' in world.said(0, 1)
+    world.call(1, "train", "vae", *TINY, "--data", digits, "--out", tmp_path / "one")
+    assert_alike(tmp_path / "one", two)
+
+
+# ---- what can go wrong
+
+
+def wait_for(run: Path, step: int) -> None:
+    """Until the log has come so far."""
+    deadline = time.monotonic() + 120
+    while not (run / "log.jsonl").is_file() or not any(r["step"] >= step for r in records(run)):
+        assert time.monotonic() < deadline, f"no step {step} within two minutes"
+        time.sleep(0.005)
+
+
+LONG = [word for word in TINY if "log_every" not in word] + ["train.log_every=1", "train.save_seconds=0.02"]
+
+
+def test_a_killed_process_costs_the_steps_since_the_last_state(world: Worlds, digits: Path, tmp_path: Path):
+    """As torchrun begins all anew, by the same command; then one process goes on with what two have begun."""
+    words = ["train", "vae", *LONG, "--data", digits]
+    world.call(2, *words, "--out", tmp_path / "whole")
+    out = tmp_path / "run"
+    pids = world.start(2, *words, "--out", out)
+    wait_for(out, 60)
+    os.kill(pids[1], signal.SIGKILL)
+    assert world.statuses() == [2, -signal.SIGKILL]
+    assert "lowerbound: process 1 of 2 is gone: it was killed, or its machine is. What was trained" in world.said(0)
+
+    pids = world.start(2, *words, "--out", out, TORCHELASTIC_RESTART_COUNT="1")
+    wait_for(out, 120)
+    os.kill(pids[1], signal.SIGINT)  # whichever is asked to stop, all do, after the same step
+    assert world.statuses() == [130, 130]
+    assert f"resuming {out} at step" in world.said(0)
+    assert f"stopped; {out} is saved" in world.said(0)
+    assert world.said(1) == ""
+
+    parts = tmp_path / "parts"
+    shutil.copytree(out, parts)
+    world.call(2, *words, "--out", out, "--resume")
+    for name in ("model.safetensors", "state/model.safetensors"):
+        a, b = load_file(tmp_path / "whole" / name), load_file(out / name)
+        assert all(torch.equal(t, b[k]) for k, t in a.items()), name
+    assert records(tmp_path / "whole") == records(out)
+    world.call(1, *words, "--out", parts, "--resume")
+    assert_alike(tmp_path / "whole", parts)
+
+
+def test_a_process_that_hangs_is_named(world: Worlds, digits: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    pids = world.start(2, "train", "vae", *LONG, "train.wait_seconds=3", "--data", digits, "--out", out)
+    wait_for(out, 20)
+    os.kill(pids[1], signal.SIGSTOP)
+    try:
+        deadline = time.monotonic() + 60
+        while "lowerbound:" not in world.said(0) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        os.kill(pids[1], signal.SIGKILL)
+    assert world.statuses() == [2, -signal.SIGKILL]
+    assert (
+        "process 1 of 2 has not answered for 3 seconds: it hangs, or is that slow (train.wait_seconds)" in world.said(0)
+    )
+
+
+def test_a_folder_that_another_training_has(world: Worlds, digits: Path, tmp_path: Path):
+    with held(tmp_path / "run", Progress()):
+        world.start(2, "train", "vae", *TINY, "--data", digits, "--out", tmp_path / "run")
+        assert sorted(world.statuses()) == [1, 2]
+    assert f"is being written by another training or fit: process {os.getpid()} on" in world.said(0)
+    assert "process 0: " in world.said(0)
+    assert world.said(1) == ""
+
+
+def test_a_full_disk_of_one_process_ends_all(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The first process writes; the others end without a word."""
+    replace, ends = os.replace, {}
+
+    def full(source: Any, target: Any) -> None:
+        if Path(target).parent.name == "state" and (tmp_path / "run/log.jsonl").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    def work(world: World) -> None:
+        try:
+            train("vae", data=digits, out=tmp_path / "run", changes=LONG, device="cpu", world=world)
+        except Exception as e:
+            ends[world.rank] = e
+            raise
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(UserError, match=r"process 0: can't write .*state/model\.safetensors: No space left on device"):
+        testing.in_threads(2, work)
+    assert isinstance(ends[1], Ended)
 
 
 def test_there_are_at_least_as_many_images_in_a_batch_as_processes(world: Worlds, digits: Path, tmp_path: Path):

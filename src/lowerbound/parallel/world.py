@@ -19,8 +19,12 @@ from torch._C._distributed_c10d import AllgatherOptions, Store
 from lowerbound.errors import Ended, TrainingError, UserError
 
 PATIENCE = 1800.0  # seconds that a process waits for the others, if nobody says anything
-GRACE = 5.0  # seconds in which processes say what has become of them, after one has failed
+GRACE = 3.0  # seconds in which processes say what has become of them, after one has failed
 _AS = {torch.bool: torch.uint8, torch.int16: torch.int32}  # types that groups have not, as ones that they have
+
+
+class Blamed(TrainingError):
+    """Another process is to blame, which this one names."""
 
 
 class World:
@@ -134,17 +138,17 @@ class World:
             if self._has_ended() or self.store.add("blamed", 1) > 1:
                 return Ended()
         except (RuntimeError, dist.DistError):  # whoever keeps the store is gone too
-            return TrainingError(f"process {self.rank}: the others are gone. {_RESUME}") if self.rank == 1 else Ended()
+            return Blamed(f"process {self.rank}: the others are gone. {_RESUME}") if self.rank == 1 else Ended()
         if not missing:
-            return TrainingError(f"processes can't reach each other any more ({str(error).splitlines()[0]}). {_RESUME}")
+            return Blamed(f"processes can't reach each other any more ({str(error).splitlines()[0]}). {_RESUME}")
         who = ", ".join(map(str, missing))
         late = "Timed out" in str(error) or "timeout" in str(error).lower()
         if late:
-            return TrainingError(
+            return Blamed(
                 f"process {who} of {self.size} has not answered for {self.patience:g} seconds: it hangs, or is that "
                 f"slow (train.wait_seconds). {_RESUME}"
             )
-        return TrainingError(f"process {who} of {self.size} is gone: it was killed, or its machine is. {_RESUME}")
+        return Blamed(f"process {who} of {self.size} is gone: it was killed, or its machine is. {_RESUME}")
 
     def _missing(self) -> list[int]:
         assert self.store is not None
@@ -157,8 +161,14 @@ class World:
 
     def fail(self, error: Exception) -> Exception:
         """An error of this process, as it is to be raised: the first one says it, and in whose number's name; where all
-        fail alike, nobody's."""
-        if self.store is None or isinstance(error, Ended):
+        fail alike, nobody's. It has left the world then, and the others' collectives fail."""
+        try:
+            return self._told(error)
+        finally:
+            self.groups.clear()
+
+    def _told(self, error: Exception) -> Exception:
+        if self.store is None or isinstance(error, Ended | Blamed):
             return error
         try:
             turn = self.store.add("failures", 1)

@@ -4,8 +4,9 @@ config.json           the whole configuration and what was found of the data; re
 model.safetensors     the weights every verb uses
 given.safetensors     the attributes of the training images, where the model is given some
 log.jsonl             one line per logged step
-state/                what resuming needs: one file for each stage, replaced atomically; and what images were turned
-                      into for later stages (prepared-train/, prepared-valid/); failed.json, what a training ended by
+state/                what resuming needs: one file for each stage, replaced atomically, and as NAME.before.safetensors
+                      the one it took the place of; what images were turned into for later stages (prepared-train/,
+                      prepared-valid/); failed.json, what a training ended by
 lock.json             who is writing into the run, while somebody is
 directions/           one file for each named direction of the latent vector: its step, and how it was learnt
 evaluation/           reports, and codes.safetensors: what editing needs to know of the codes of the valid images
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lowerbound.config import allowing, dump, parse
@@ -37,11 +38,12 @@ from lowerbound.files import UNFINISHED, replacing
 from lowerbound.model import Invertible, LatentModel, Model
 from lowerbound.noise import key, never_quick, seeded
 from lowerbound.progress import Progress
-from lowerbound.runs import lock, places
+from lowerbound.runs import lock, places, states
 from lowerbound.runs.conditions import NOTHING, Asked, Candidates
 from lowerbound.runs.facts import Facts
 from lowerbound.runs.log import Log
 from lowerbound.runs.recipes import Recipe
+from lowerbound.runs.states import load_tensors, save_tensors
 
 FORMAT = 1  # of config.json; a run of a higher one was made by a newer version
 
@@ -234,12 +236,12 @@ class Run:
 
     def save_given(self, values: np.ndarray) -> None:
         """Keep what the training images have of the factors that the model is given: [N, F]."""
-        _save(self.path / "given.safetensors", {"values": torch.from_numpy(values)}, {})
+        save_tensors(self.path / "given.safetensors", {"values": torch.from_numpy(values)}, {})
 
     # ---- weights
 
     def save_model(self, model: nn.Module) -> None:
-        _save(self.path / "model.safetensors", model.state_dict(), {})
+        save_tensors(self.path / "model.safetensors", model.state_dict(), {})
 
     # ---- the state that resuming needs
 
@@ -247,10 +249,10 @@ class Run:
         return self.path / "state" / f"{stage}.safetensors"
 
     def save_state(self, stage: str, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        _save(self._state(stage), tensors, {"values": json.dumps(values)})
+        states.save_state(self._state(stage), tensors, values)
 
     def has_state(self) -> bool:
-        return any(self._state("*").parent.glob("*.safetensors"))
+        return any(map(states.is_last, self._state("*").parent.glob("*.safetensors")))
 
     def tidy(self) -> None:
         """Remove the files that a killed process was writing."""
@@ -262,27 +264,26 @@ class Run:
 
     def forget_state(self, stage: str) -> None:
         """Remove a stage's state, so that it begins anew."""
-        self._state(stage).unlink(missing_ok=True)
+        for path in (self._state(stage), states.before(self._state(stage))):
+            path.unlink(missing_ok=True)
 
     def prepared(self, split: str) -> Path:
         """The folder for what the images of a split are turned into for later stages."""
         return self.path / "state" / f"prepared-{split}"
 
-    def load_state(self, stage: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The tensors and values of the last state; None before the first. Raises RunError where it is damaged."""
-        path = self._state(stage)
-        if not path.is_file():
-            return None
-        try:
-            return _load(path)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
-            raise RunError(f"{path} is damaged ({e}); start over with --overwrite") from None
+    def load_state(self, stage: str, said: states.Said | None = None) -> states.Loaded | None:
+        """The tensors and values of the last state; None before the first.
+
+        said: told where the last is damaged, and the one before it is what is given. Raises RunError where it is, and
+        nobody is told, or that one is damaged too.
+        """
+        return states.load_state(self._state(stage), said)
 
     def states(self) -> dict[str, dict[str, Any]]:
         """The values of the last state of every stage, without its tensors: {} where there are none to be read."""
         found: dict[str, dict[str, Any]] = {}
-        for path in sorted(self._state("*").parent.glob("[!.]*.safetensors")):
-            with suppress(SafetensorError, OSError, KeyError, TypeError, ValueError), safe_open(path, "pt") as file:
+        for path in sorted(filter(states.is_last, self._state("*").parent.glob("*.safetensors"))):
+            with suppress(*states.DAMAGE), safe_open(path, "pt") as file:
                 found[path.stem] = json.loads(file.metadata()["values"])
         return found
 
@@ -316,7 +317,7 @@ class Run:
         code = weights_code(model, prior=False) if paths else ""
         for path in paths:
             try:
-                tensors, values = _load(path)
+                tensors, values = load_tensors(path)
                 fresh = values["weights"] == code
                 found[path.stem] = Direction(path.stem, tensors["step"], values["report"], fresh)
             except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
@@ -328,7 +329,7 @@ class Run:
         """Store a direction of this model under its name, in place of an earlier one."""
         check_name(direction.name)
         values = {"weights": weights_code(model, prior=False), "report": direction.report}
-        _save(
+        save_tensors(
             self.path / "directions" / f"{direction.name}.safetensors",
             {"step": direction.step},
             {"values": json.dumps(values, allow_nan=False)},
@@ -337,12 +338,12 @@ class Run:
     def save_codes(self, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
         """Keep what was measured of the codes of the valid images, so that editing needs the data no more."""
         values = {"weights": weights_code(model)}
-        _save(self.path / "evaluation" / "codes.safetensors", tensors, {"values": json.dumps(values)})
+        save_tensors(self.path / "evaluation" / "codes.safetensors", tensors, {"values": json.dumps(values)})
 
     def load_codes(self, model: nn.Module) -> dict[str, Tensor] | None:
         """What was kept of the codes; None where nothing was, or the model has other weights since."""
         try:
-            tensors, values = _load(self.path / "evaluation" / "codes.safetensors")
+            tensors, values = load_tensors(self.path / "evaluation" / "codes.safetensors")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             return None
         return tensors if values.get("weights") == weights_code(model) else None
@@ -464,17 +465,6 @@ def _make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"can't write {path}: {e.strerror}") from None
-
-
-def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, metadata))
-
-
-def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors, and the JSON values saved beside them."""
-    with safe_open(path, "pt") as file:
-        return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["values"])  # noqa: SIM118
 
 
 def weights_code(model: nn.Module, *, prior: bool = True) -> str:

@@ -44,8 +44,7 @@ def in_threads(n: int, work: Callable[[World], T], patience: float = 60.0) -> li
     def run(rank: int) -> None:
         try:
             limit = timedelta(seconds=patience)
-            group = dist.ProcessGroupGloo(PrefixStore("cpu", store), rank, n, limit)
-            world = World(rank, n, {"cpu": group}, store)
+            world = World(rank, n, {"cpu": dist.ProcessGroupGloo(PrefixStore("cpu", store), rank, n, limit)}, store)
             world.patience = patience
             try:
                 found[rank] = work(world)

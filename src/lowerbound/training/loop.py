@@ -20,6 +20,7 @@ from lowerbound.processes import keep_freed
 from lowerbound.progress import Progress, Report
 from lowerbound.runs.recipes import Training
 from lowerbound.runs.run import Run
+from lowerbound.runs.states import Loaded
 from lowerbound.stages import Pair, Size, Stage
 from lowerbound.training.finite import first_not_finite
 from lowerbound.training.lines import Lines
@@ -313,7 +314,7 @@ class Loop:
 
     def _restore(self) -> None:
         """Take up the saved state; where there is none, save the beginning."""
-        saved = self.world.told(self.run.load_state(self.stage.name) if self.world.first else None)
+        saved = self.world.told(self._saved() if self.world.first else None)
         if saved is None:
             self._begin()
             self._save()
@@ -338,6 +339,9 @@ class Loop:
         if changed:
             self.progress.say(f"resuming elsewhere ({'; '.join(changed)}): the weights may differ in their last bits")
         self.progress.say(f"resuming {self.run.path} at step {self.step} of {self.steps}")
+
+    def _saved(self) -> Loaded | None:
+        return self.run.load_state(self.stage.name, self.progress.say)
 
     def _say_other_data(self) -> None:
         """What is done stays; raises RunError where there is something left to do."""
