@@ -1,11 +1,14 @@
 """How long the page of `lowerbound explore` takes from a slider that moves to the picture that it makes, in Chromium.
 
-python benchmarks/explore.py [RUN ...] [--points 60000] [--moves 200] [--threads 1] [--json FILE]
+python benchmarks/explore.py [RUN ...] [--pages] [--points 60000] [--moves 200] [--threads 1] [--json FILE]
 
 The server is a process of its own, as a user starts it. `slider to picture` is what passes in the page between the
 event of a slider and the picture on its canvas: the question, the decoder, the answer, the pixels; not what the screen
 takes to show them. One move at a time, each of another latent, the first ten left out. `pictures/s`: of a slider that
 moves on at every picture that came.
+
+`--pages`: the same of the pages that `export` writes of the runs, opened from the disk: their bytes, and the
+milliseconds from opening one to its first picture too (the median of five).
 
 `--points`: frames/s of a map of so many images, zoomed in and out for five seconds at 1280x900: a VAE of digits,
 repeated and with noise on them, so that there are enough. Needs Chromium (CHROMIUM says where) and
@@ -57,6 +60,11 @@ MOVE = """async (moves) => {
 }"""
 
 
+FIRST = """() => new Promise((done) => {
+    const look = () => (Number(document.querySelector('.panel')?.dataset.frames) > 0
+        ? done(performance.now()) : setTimeout(look, 5));
+    look();
+})"""
 ZOOM = """async () => {
     const panel = document.querySelector('.panel'), map = document.querySelector('#map');
     const before = Number(panel.dataset.frames), begun = performance.now();
@@ -105,7 +113,8 @@ def measured(page: Page, moves: int) -> dict[str, float]:
 
 def main() -> None:
     p = common.parser(__doc__)
-    p.add_argument("runs", type=Path, nargs="*")
+    p.add_argument("runs", nargs="*")
+    p.add_argument("--pages", action="store_true", help="of pages that are files")
     p.add_argument("--points", type=int, help="of a map, whose frames/s are measured")
     p.add_argument("--moves", type=int, default=200)
     options = p.parse_args()
@@ -113,10 +122,31 @@ def main() -> None:
     where = os.environ.get("CHROMIUM") or shutil.which("chromium")
     common.set_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
+        if options.pages:
+            browser = play.chromium.launch(executable_path=where, args=["--no-sandbox"])
+            return report(options, {"map": None, "runs": dict(written(browser, Path(folder), options))})
         own = [mapped(Path(folder), options.points)] if options.points else []
         with served([*options.runs, *own], options.threads) as address:
             look(play.chromium.launch(executable_path=where, args=["--no-sandbox"]), address, options, found)
     report(options, found)
+
+
+def written(browser: Any, folder: Path, options: Any) -> Iterator[tuple[str, dict[str, float]]]:
+    """Of each run's page what is measured."""
+    for run in options.runs:
+        name = Path(run.replace(":", "/")).name
+        file = folder / f"{name}.html"
+        lb.export(run, out=file)
+        firsts = []
+        for _ in range(5):
+            page = browser.new_page()
+            page.goto(file.as_uri())
+            firsts.append(page.evaluate(FIRST))
+            page.wait_for_selector("#draws button", timeout=120_000)
+            page.wait_for_timeout(1000)
+            last = measured(page, options.moves) if len(firsts) == 5 else {}
+            page.close()
+        yield name, last | {"bytes": file.stat().st_size, "first_ms": median(firsts)}
 
 
 def look(browser: Any, address: str, options: Any, found: dict[str, Any]) -> None:
@@ -129,10 +159,11 @@ def look(browser: Any, address: str, options: Any, found: dict[str, Any]) -> Non
         page.close()
     for run in options.runs:
         page = browser.new_page()
-        page.goto(f"{address}#run={run.name}&panel=latent")
+        name = Path(run).name
+        page.goto(f"{address}#run={name}&panel=latent")
         page.wait_for_selector("#draws button", timeout=120_000)
         page.wait_for_timeout(1000)
-        found["runs"][run.name] = measured(page, options.moves)
+        found["runs"][name] = measured(page, options.moves)
         page.close()
     browser.close()
 
@@ -145,7 +176,8 @@ def report(options: Any, found: dict[str, Any]) -> None:
     if found["runs"]:
         print(f"{'run':>16} {'slider to picture':>18} {'95 %':>9} {'pictures/s':>11}")
     for name, f in found["runs"].items():
-        print(f"{name:>16} {f['median_ms']:>15.1f} ms {f['p95_ms']:>6.1f} ms {f['per_second']:>11.0f}")
+        more = f" {f['bytes'] / 1e6:>6.2f} MB, first picture {f['first_ms']:.0f} ms" if "bytes" in f else ""
+        print(f"{name:>16} {f['median_ms']:>15.1f} ms {f['p95_ms']:>6.1f} ms {f['per_second']:>11.0f}{more}")
     if options.json:
         options.json.write_text(json.dumps({"machine": machine, **found}, indent=1) + "\n")
 

@@ -127,3 +127,10 @@ def tiny(folder: Path, *, label: bool = False) -> Run:
     words = ["model.latent=20", "train.steps=60", "train.valid_every=60", "train.batch=64"]
     words += ["data.label=true"] if label else []
     return train("vae", *words, data="digits", out=folder, device="cpu")
+
+
+def expect(what: Any) -> Any:
+    """Playwright's, which waits; it is imported where there is a browser."""
+    from playwright.sync_api import expect
+
+    return expect(what)

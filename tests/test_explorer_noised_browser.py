@@ -16,6 +16,7 @@ from noised import layered, noised, noised_latents
 from pages import Page, serving
 from test_explorer_browser import browser, context  # noqa: F401  (fixtures)
 from test_explorer_grids_browser import press, shown, told
+from test_given import write
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
 
@@ -37,6 +38,9 @@ def server(surroundings: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
         noised(folder / "noised"),
         noised_latents(folder / "latents"),
     ]
+    images = write(folder / "images")
+    given = (f"data.source={images.with_suffix('')}", f"data.attributes={images}", "data.given=light,turn,place")
+    runs += [layered(folder / "layered-given", *given), noised(folder / "noised-given", *given)]
     with serving(runs) as found:
         yield found
 
@@ -45,7 +49,7 @@ def opened(context: Any, server: Page, run: str, more: str = "") -> Any:  # noqa
     page = context.new_page()
     page.on("pageerror", lambda error: pytest.fail(f"the page failed: {error}"))
     page.on("request", lambda r: r.url.startswith((f"http://{server.host}", "blob:", "data:")) or pytest.fail(r.url))
-    panel = "hierarchies" if run == "layered" else "diffusion"
+    panel = "hierarchies" if run.startswith("layered") else "diffusion"
     page.goto(f"http://{server.host}/?token={server.token}#run={run}&panel={panel}{more}")
     page.wait_for_selector("#data button")
     waits = {"hierarchies": "looked === '4'", "diffusion": "done > 0"}
@@ -308,6 +312,26 @@ def test_files_of_the_way(steps: Any):
 
 
 # ---- for everybody
+
+
+@pytest.mark.parametrize("run", ["layered-given", "noised-given"])
+def test_attributes_are_given(context: Any, server: Page, run: str):  # noqa: F811
+    """A number and a circle as sliders, a category as a choice; the address keeps them."""
+    page = opened(context, server, run)
+    frames = "Number(document.querySelector('.panel').dataset.frames ?? document.querySelector('.panel').dataset.done)"
+    for name, value in (("light", "0.9"), ("turn", "123")):
+        before = page.evaluate(frames)
+        field = page.get_by_label(f"{name}, typed")
+        field.fill(value)
+        field.press("Enter")
+        page.wait_for_function(f"n => {frames} !== n", arg=before)
+    page.get_by_label("place", exact=True).select_option("right")
+    page.wait_for_timeout(300)
+    other = again(page, context, server, run)
+    for which in (page, other):
+        assert float(which.get_by_label("turn, typed").input_value()) == 123
+        assert float(which.get_by_label("light, typed").input_value()) == 0.9
+        assert which.get_by_label("place", exact=True).input_value() == "right"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

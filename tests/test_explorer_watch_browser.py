@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from PIL import Image
 import lowerbound as lb
 from lowerbound.runs.run import Run
 from lowerbound.training.train import train
-from pages import Page, serving, tiny
+from pages import Page, expect, serving, tiny
 from test_explorer_browser import browser, context  # noqa: F401  (fixtures)
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
@@ -93,24 +94,24 @@ def test_the_values_of_a_curve_are_read_out(context: Any, server: Page, runs: li
             record["elbo"], rel=1e-3
         )
     curve.press("Escape")
-    assert page.locator(".tip:visible").count() == 0
+    expect(page.locator(".tip:visible")).to_have_count(0)
     box = curve.bounding_box()
     page.mouse.move(box["x"] + box["width"] - 14, box["y"] + 60)
-    assert f"step {train_lines[-1]['step']}" in page.locator(".tip:visible").inner_text()
+    expect(page.locator(".tip:visible")).to_contain_text(f"step {train_lines[-1]['step']}")
 
 
 def test_curves_are_chosen_scaled_smoothed_and_kept_in_the_address(context: Any, server: Page):  # noqa: F811
     page = opened(context, server, "training", "staged")
     stages = page.get_by_role("group", name="Stage")
-    assert stages.get_by_role("radio").count() == 4
+    expect(stages.get_by_role("radio")).to_have_count(4)
     stages.get_by_role("radio", name="autoencoder").check()
     group = page.get_by_role("group", name="Which curves")
     before = page.locator(".curves").count()
     group.get_by_role("button", name="grad norm").click()
-    assert page.locator("#curve-grad_norm").is_visible()
-    assert page.locator(".curves").count() == before + 1
+    expect(page.locator("#curve-grad_norm")).to_be_visible()
+    expect(page.locator(".curves")).to_have_count(before + 1)
     group.get_by_role("button", name="loss", exact=True).click()
-    assert page.locator("#curve-loss").count() == 0
+    expect(page.locator("#curve-loss")).to_have_count(0)
     page.get_by_role("radio", name="time").check()
     page.get_by_label("logarithmic").check()
     page.get_by_label("Smoothing, typed").fill("0.5")
@@ -118,19 +119,19 @@ def test_curves_are_chosen_scaled_smoothed_and_kept_in_the_address(context: Any,
     curve = page.locator("#curve-grad_norm")
     curve.focus()
     curve.press("End")
-    assert "s: training, smoothed" in page.locator("figure:has(#curve-grad_norm) [role=status]").inner_text()
+    expect(page.locator("figure:has(#curve-grad_norm) [role=status]")).to_contain_text("s: training, smoothed")
     curve.press("+")
-    assert page.get_by_role("button", name="Show the whole training").is_visible()
+    expect(page.get_by_role("button", name="Show the whole training")).to_be_visible()
     written(page)
     for word in ("stage=autoencoder", "x=time", "log=1", "smooth=0.5", "grad_norm", "from="):
-        assert word in page.url
+        expect(page).to_have_url(re.compile(re.escape(word)))
     page.reload()
     page.wait_for_selector("#curve-grad_norm")
-    assert page.locator("#curve-loss").count() == 0
-    assert page.get_by_label("logarithmic").is_checked()
+    expect(page.locator("#curve-loss")).to_have_count(0)
+    expect(page.get_by_label("logarithmic")).to_be_checked()
     page.get_by_role("button", name="Show the whole training").click()
     written(page)
-    assert "from=" not in page.url
+    expect(page).not_to_have_url(re.compile("from="))
 
 
 def test_a_curve_is_looked_at_nearer_by_dragging(context: Any, server: Page):  # noqa: F811
@@ -141,10 +142,10 @@ def test_a_curve_is_looked_at_nearer_by_dragging(context: Any, server: Page):  #
     page.mouse.move(box["x"] + 350, box["y"] + 80, steps=4)
     page.mouse.up()
     written(page)
-    assert "from=" in page.url
+    expect(page).to_have_url(re.compile(re.escape("from=")))
     page.locator("#curve-elbo").dblclick()
     written(page)
-    assert "from=" not in page.url
+    expect(page).not_to_have_url(re.compile("from="))
 
 
 def test_runs_lie_over_one_another(context: Any, server: Page):  # noqa: F811
@@ -152,15 +153,15 @@ def test_runs_lie_over_one_another(context: Any, server: Page):  # noqa: F811
     lines_of = "() => Number(document.querySelector('#curve-elbo').getAttribute('aria-label').match(/(\\d+) line/)[1])"
     alone = page.evaluate(lines_of)
     legend = page.get_by_role("group", name="Runs", exact=True)
-    assert legend.get_by_role("button", name="digits, this run").is_disabled()
+    expect(legend.get_by_role("button", name="digits, this run")).to_be_disabled()
     other = legend.get_by_role("button", name="collapsed, beside it")
     other.focus()
     page.keyboard.press("Enter")
     page.wait_for_function(f"n => ({lines_of})() > n", arg=alone)
     assert other.get_attribute("aria-pressed") == "true"
-    assert legend.locator("svg").count() == 2
+    expect(legend.locator("svg")).to_have_count(2)
     written(page)
-    assert "with=collapsed" in page.url
+    expect(page).to_have_url(re.compile(re.escape("with=collapsed")))
     other.click()
     page.wait_for_function(f"n => ({lines_of})() === n", arg=alone)
 
@@ -170,7 +171,7 @@ def test_numbers_are_a_table_and_are_saved(context: Any, server: Page, runs: lis
     page.get_by_text("Numbers as a table").click()
     rows = page.locator(".scroll tbody tr")
     logged = lines(runs[1])
-    assert rows.count() == len(logged)
+    expect(rows).to_have_count(len(logged))
     with page.expect_download() as saved:
         page.get_by_role("button", name="Save the numbers as CSV").click()
     found = list(csv.DictReader(io.StringIO(Path(saved.value.path()).read_text())))
@@ -195,7 +196,7 @@ def test_a_run_in_progress_is_followed(context: Any, surroundings: None, tmp_pat
         page.on("pageerror", lambda error: pytest.fail(f"the page failed: {error}"))
         page.goto(f"http://{server.host}/?token={server.token}#panel=training")
         page.get_by_text("Nothing is logged yet").wait_for()
-        assert page.get_by_role("tab").count() == 2
+        expect(page.get_by_role("tab")).to_have_count(2)
         changes = [*QUICK, "train.steps=2500", "train.epochs=null", "train.log_every=10", "train.valid_every=250"]
         work = threading.Thread(
             target=lambda: train("vae", out=tmp_path / "run", changes=changes, overwrite=True, pictures=lb_pictures())
@@ -238,13 +239,13 @@ def test_runs_are_compared(context: Any, server: Page, runs: list[Run]):  # noqa
         cells = table.locator("tbody tr").filter(has_text=row["name"]).inner_text()
         assert f"{row['nll']['value']:.1f}"[:4] in cells
         assert f"{row['parameters']:,}" in cells
-    assert "?" in page.locator(".signs").inner_text()
+    expect(page.locator(".signs")).to_contain_text("?")
     page.get_by_label("Differences to").select_option("collapsed")
     page.wait_for_function("() => document.querySelector('.whole thead').textContent.includes('minus collapsed')")
     page.get_by_role("group", name="Runs to compare").get_by_role("button", name="digits").click()
     page.wait_for_function("() => document.querySelectorAll('.whole tbody tr').length === 1")
     written(page)
-    assert "to=collapsed" in page.url
+    expect(page).to_have_url(re.compile(re.escape("to=collapsed")))
     assert "digits" in page.url.partition("without=")[2]
     page.get_by_label("Part").select_option("valid")
     page.wait_for_function("() => document.querySelector('#measured').textContent.includes('valid')")
@@ -255,28 +256,28 @@ def test_runs_are_compared(context: Any, server: Page, runs: list[Run]):  # noqa
 def test_samples_and_one_image_through_all(context: Any, server: Page):  # noqa: F811
     page = opened(context, server, "compare", more="&n=100&draws=2")
     drawn = page.locator(".picturerow")
-    assert drawn.count() == 3
+    expect(drawn).to_have_count(3)
     assert drawn.first.get_attribute("aria-label") == "digits: 8 samples"
     before = page.evaluate("() => document.querySelector('.picturerow canvas').toDataURL()")
     page.get_by_role("button", name="Draw others").click()
     page.wait_for_function("b => document.querySelector('.picturerow canvas')?.toDataURL() !== b", arg=before)
     page.wait_for_function("() => document.querySelector('.panel').dataset.drawn === '2'")
     ones = page.locator("#through .one")
-    assert ones.count() == 3
-    assert "<=" in ones.first.inner_text()
-    assert ones.last.get_by_role("img").count() == 3
+    expect(ones).to_have_count(3)
+    expect(ones.first).to_contain_text("<=")
+    expect(ones.last.get_by_role("img")).to_have_count(3)
     page.locator("#data button").nth(3).focus()
     page.keyboard.press("Enter")
     page.wait_for_function("() => document.querySelector('.panel').dataset.looked === '2'")
     written(page)
-    assert "image=valid%3A3" in page.url
+    expect(page).to_have_url(re.compile(re.escape("image=valid%3A3")))
     file = io.BytesIO()
     Image.new("L", (8, 8), 90).save(file, "PNG")
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Choose a file").click()
     chooser.value.set_files({"name": "a.png", "mimeType": "image/png", "buffer": file.getvalue()})
     page.wait_for_function("() => document.querySelector('.panel').dataset.looked === '3'")
-    assert page.get_by_role("alert").count() == 0
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 # ---- doctor
@@ -289,16 +290,16 @@ def test_findings_are_shown_with_what_shows_them(context: Any, server: Page, run
     cards = page.get_by_role("article")
     assert cards.count() == len(report["findings"]) > 0
     for card, finding in zip(cards.all(), report["findings"], strict=True):
-        assert finding["remedy"] in card.inner_text()
+        expect(card).to_contain_text(finding["remedy"])
         assert finding["name"] in card.get_attribute("aria-label")
     collapsed = page.get_by_role("article", name="problem: latents.collapsed")
-    assert collapsed.locator("tbody tr").count() == 4
-    assert collapsed.locator(".cells canvas").count() == 4 * 7
+    expect(collapsed.locator("tbody tr")).to_have_count(4)
+    expect(collapsed.locator(".cells canvas")).to_have_count(4 * 7)
     page.get_by_text("What was checked").click()
-    assert page.locator(".checked li").count() == len(report["checked"])
+    expect(page.locator(".checked li")).to_have_count(len(report["checked"]))
     page.get_by_role("button", name="Examine again").click()
     page.wait_for_function("() => document.querySelector('.panel').dataset.whole === 'true'")
-    assert page.get_by_role("article").count() == len(report["findings"])
+    expect(page.get_by_role("article")).to_have_count(len(report["findings"]))
 
 
 def test_that_nothing_was_found_is_said(context: Any, tmp_path: Path, surroundings: None):  # noqa: F811

@@ -14,9 +14,12 @@ from PIL import Image
 
 import lowerbound as lb
 from lowerbound.editing.latents import codec
+from lowerbound.runs.conditions import NOTHING, Asked
 from lowerbound.runs.run import Run
 from lowerbound.units import to_bytes
+from pages import expect
 from test_explorer_browser import browser, context, first, settled, typed, values, written  # noqa: F401
+from test_given import write
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
 
@@ -39,7 +42,10 @@ def runs(surroundings: None, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     scales = '[{"factor": 4, "latent": 2, "blocks": 1}, {"factor": 2, "latent": 1, "blocks": 1}]'
     lb.train("hvae-mnist", *few, f"model.scales={scales}", "model.width=8", data="digits", out=folder / "levels")
     lb.train("gan-digits", *few, data="digits", out=folder / "gan")
-    return {name: Run.open(folder / name) for name in (*KINDS, "levels", "gan")}
+    table = write(folder / "images")
+    given = (f"data.source={folder / 'images'}", f"data.attributes={table}", "data.given=light,turn,place")
+    lb.train("vae", *SMALL, *given, "model.likelihood=families.DiscretizedNormal", out=folder / "given")
+    return {name: Run.open(folder / name) for name in (*KINDS, "levels", "gan", "given")}
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +92,8 @@ def code(page: Any) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(base64.urlsafe_b64decode(found[1] + "=="), np.float32).copy())
 
 
-def drawn_by_torch(run: Run, z: torch.Tensor, label: int | None = None) -> np.ndarray:
-    editor = codec(run, whole=True)
-    y = None if label is None else torch.tensor([label])
+def drawn_by_torch(run: Run, z: torch.Tensor, given: Asked = NOTHING) -> np.ndarray:
+    editor, y = codec(run, whole=True), run.typical(given) if given else None
     return to_bytes(editor.decode(z[None], y)[0].numpy(), editor.levels)[0]
 
 
@@ -98,13 +103,19 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
     return int(np.abs(a.astype(int) - b).max()) <= 1
 
 
-@pytest.mark.parametrize("name", ["digits", "labelled", "mixture", "levels", "gan"])
+@pytest.mark.parametrize("name", ["digits", "labelled", "given", "mixture", "levels", "gan"])
 def test_it_draws_what_torch_draws(context: Any, pages: Path, runs: dict[str, Run], name: str):  # noqa: F811
     """The first draw, another seed's, and where a slider takes it; asking nobody, which `opened` watches."""
-    page, label = opened(context, pages, name), 3 if name == "labelled" else None
-    if label is not None:
+    page, given = opened(context, pages, name), NOTHING
+    if name == "labelled":
+        given = Asked(label="3")
         page.get_by_label("Label").select_option("3")
-        settled(page)
+    elif name == "given":
+        given = Asked(attributes={"light": 0.9, "turn": 123.0, "place": "right"})
+        typed(page, "light", "0.9")
+        typed(page, "turn", "123")
+        page.get_by_label("place", exact=True).select_option("right")
+    settled(page)
     pictures = []
     for step in (None, "draw", "slide"):
         if step == "draw":
@@ -116,7 +127,7 @@ def test_it_draws_what_torch_draws(context: Any, pages: Path, runs: dict[str, Ru
                 slider.press("ArrowRight")
         settled(page)
         pictures.append(shown(page))
-        assert same(pictures[-1], drawn_by_torch(runs[name], code(page), label)), step
+        assert same(pictures[-1], drawn_by_torch(runs[name], code(page), given)), step
     assert not np.array_equal(pictures[0], pictures[1])
 
 
@@ -185,8 +196,6 @@ def test_the_picture_is_saved(page: Any):
 
 
 def test_a_browser_that_can_not_run_it_says_so(context: Any, pages: Path):  # noqa: F811
-    from playwright.sync_api import expect
-
     page = context.new_page()
     page.add_init_script("delete globalThis.WebAssembly")
     page.goto((pages / "digits.html").as_uri())

@@ -9,6 +9,7 @@ from lowerbound.data.attributes import Factor, decoded
 from lowerbound.editing.latents import Codec, Editor, codes
 from lowerbound.editing.values import values
 from lowerbound.errors import UserError
+from lowerbound.model import Model
 from lowerbound.runs.run import Run
 
 
@@ -40,8 +41,6 @@ def known(editor: Codec) -> Known:
 
 def controls(editor: Codec, found: Known) -> dict[str, Any]:
     """The sliders, the most used first, and whatever else moves the picture: JSON values."""
-    run, facts = editor.run, editor.run.facts
-    conditional = bool(editor.model.given)
     return {
         "size": editor.size,
         "values": editor.values,
@@ -52,10 +51,18 @@ def controls(editor: Codec, found: Known) -> dict[str, Any]:
         "use": [] if found.use is None else [round(float(found.use[d]), 5) for d in found.order],
         "use_name": found.use_name,
         "directions": directions(editor),
-        "classes": list(facts.classes or ()) if conditional and run.recipe.data.label else [],
-        "factors": [_factor(f) for f in facts.factors] if conditional else [],
-        "given": in_words(run, run.typical()) if conditional else {},
+        **conditions(editor.run, editor.model),
         "notes": [found.note] if found.note else [],
+    }
+
+
+def conditions(run: Run, model: Model) -> dict[str, Any]:
+    """What a model is given: the names of labels, the attributes, and what is typical of them."""
+    facts, given = run.facts, bool(model.given)
+    return {
+        "classes": list(facts.classes or ()) if given and run.recipe.data.label else [],
+        "factors": [_factor(f) for f in facts.factors] if given else [],
+        "given": in_words(run, run.typical()) if given else {},
     }
 
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lowerbound.editing.controls import in_words
+from lowerbound.editing.controls import conditions, in_words
 from lowerbound.errors import UserError
 from lowerbound.explorer.conditions import condition
 from lowerbound.explorer.messages import Answer
@@ -44,13 +44,12 @@ class Autoregressive(Panel):
     @action
     def about(self, shown: Shown) -> Answer:
         """The size of images, [H, W, C], and what they are given."""
-        model, facts = shown.model, shown.run.facts
+        model = shown.model
         C, H, W = model.space.shape
         said = {
             "shape": [H, W, C],
             "levels": model.space.levels,
-            "classes": list(facts.classes or ()) if model.given and shown.run.recipe.data.label else [],
-            "given": in_words(shown.run, shown.run.typical()) if model.given else {},
+            **conditions(shown.run, model),
         }
         return Answer(said)
 

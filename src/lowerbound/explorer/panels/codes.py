@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lowerbound.editing.controls import in_words
+from lowerbound.editing.controls import conditions, in_words
 from lowerbound.errors import UserError
 from lowerbound.explorer.conditions import condition
 from lowerbound.explorer.messages import Answer
@@ -41,7 +41,7 @@ class Codes(Panel):
 
         That is the mean of what their reconstructions show there; of a code that none has, what it decodes to alone.
         """
-        model, facts = _model(shown), shown.run.facts
+        model = _model(shown)
         books, note = _books(shown)
         levels = [
             {"name": name, "shape": [*space.shape], "codes": space.levels, "learned": learned}
@@ -50,8 +50,7 @@ class Codes(Panel):
         said = {
             "levels": levels,
             "draws": model.can_sample,
-            "classes": list(facts.classes or ()) if model.given and shown.run.recipe.data.label else [],
-            "given": in_words(shown.run, shown.run.typical()) if model.given else {},
+            **conditions(shown.run, model),
             "notes": [note] if note else [],
         }
         named = [*zip(model.levels, books, strict=True)]

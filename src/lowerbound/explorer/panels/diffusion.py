@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from lowerbound.config import components
-from lowerbound.editing.controls import in_words
+from lowerbound.editing.controls import conditions, in_words
 from lowerbound.errors import ModelError, UserError
 from lowerbound.explorer.conditions import condition
 from lowerbound.explorer.films import gif
@@ -73,16 +73,14 @@ class Diffusion(Panel):
     @action
     def about(self, shown: Shown) -> Answer:
         """The samplers and steps that there are, what the model is given, and log SNR at 101 times from 0 to 1."""
-        model, facts = _diffusing(shown), shown.run.facts
-        given = shown.model.given
+        model = _diffusing(shown)
         said = {
             "steps": len(model.gammas()) - 1,
             "most": MOST,
             "samplers": sorted(kind.__name__ for kind in components(Sampler)),
             "guided": _is_guided(model),
             "latent": model is not shown.model,
-            "classes": list(facts.classes or ()) if given and shown.run.recipe.data.label else [],
-            "given": in_words(shown.run, shown.run.typical()) if given else {},
+            **conditions(shown.run, shown.model),
         }
         return Answer(said, {"log_snr": -model.gammas(100).flip(0).float().cpu().numpy()})
 

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from lowerbound.editing.controls import in_words
+from lowerbound.editing.controls import conditions, in_words
 from lowerbound.errors import UserError
 from lowerbound.explorer.conditions import condition
 from lowerbound.explorer.messages import Answer
@@ -52,12 +52,11 @@ class Hierarchies(Panel):
     @action
     def about(self, shown: Shown) -> Answer:
         """The levels, the coarsest first, with the shapes of their latents."""
-        model, facts = _model(shown), shown.run.facts
+        model = _model(shown)
         levels = [{"name": n, "shape": [*s.shape]} for n, s in zip(model.levels, model.latents, strict=True)]
         said = {
             "levels": levels,
-            "classes": list(facts.classes or ()) if model.given and shown.run.recipe.data.label else [],
-            "given": in_words(shown.run, shown.run.typical()) if model.given else {},
+            **conditions(shown.run, model),
         }
         return Answer(said)
 

@@ -1,6 +1,7 @@
 // Latents pulled at: sliders, draws and directions, and the picture that follows them.
 
-import { button, choice, download, h, latest, number, section, sign, slider, toast } from "/static/dom.js";
+import { button, download, h, latest, number, section, sign, slider, toast } from "/static/dom.js";
+import { givenControls } from "/static/given.js";
 import { nth, picture, png, thumbnail } from "/static/pictures.js";
 
 const FIRST = 16; // sliders that are shown at once
@@ -14,8 +15,7 @@ const REACH = 3; // standard deviations to either side
 export async function latents(root, page, more = () => ({})) {
   const { said: about, arrays } = await page.ask("about");
   const { origin, scale } = arrays;
-  const typical = about.given;
-  const blank = () => ({ z: Float32Array.from(origin), strengths: {}, given: structuredClone(typical) });
+  const blank = () => ({ z: Float32Array.from(origin), strengths: {}, given: structuredClone(about.given) });
   let at = recalled(page, blank(), "") ?? blank(); // A: what the sliders show
   let other = recalled(page, blank(), "b"); // B
   let start = copied(at); // where the way begins
@@ -153,9 +153,10 @@ export async function latents(root, page, more = () => ({})) {
 
   // ---- what the model is given
 
-  const conditions = new Map();
-  const setGiven = async (change) => {
-    keep();
+  let given = false; // whether a slider of it is dragged
+  const setGiven = async (change, done) => {
+    if (!given) keep();
+    given = !done;
     const before = structuredClone(at.given);
     change(at.given);
     const z = await own.relabelled?.(at.z, before, at.given);
@@ -165,26 +166,13 @@ export async function latents(root, page, more = () => ({})) {
     }
     changed();
   };
-  const givenList = h("div", { class: "sliders" });
-  if (about.classes.length) {
-    const one = choice("Label", about.classes, typical.label, (label) => page.tell(setGiven((g) => { g.label = label; })));
-    conditions.set("label", one);
-    givenList.append(one.element);
-  }
-  for (const f of about.factors) {
-    const set = (v) => page.tell(setGiven((g) => { g.attributes[f.name] = v; }));
-    const one = f.kind === "categorical" ? choice(f.name, f.values, typical.attributes[f.name], set)
-      : slider({ name: f.name, low: f.low, high: f.high, origin: typical.attributes[f.name], note: f.unit, onmove: set });
-    conditions.set(f.name, one);
-    givenList.append(one.element);
-  }
+  const conditions = givenControls(about, at.given, (change, done) => page.tell(setGiven(change, done)));
 
   /** The controls as the state says. */
   const fill = () => {
     for (const [d, one] of sliders) { one.origin = start.z[d]; one.value = at.z[d]; }
     for (const [n, one] of directions) one.value = at.strengths[n] ?? 0;
-    if (about.classes.length) conditions.get("label").value = at.given.label;
-    for (const f of about.factors) conditions.get(f.name).value = at.given.attributes[f.name];
+    conditions.fill(at.given);
   };
 
   // ---- draws
@@ -219,7 +207,7 @@ export async function latents(root, page, more = () => ({})) {
           about.draws ? [button("Draw from the prior", "Draw from the prior", () => page.tell(next()), { class: "main", id: "draw" }), seed.element] : null,
           button("Mean", "The prior's mean", toMean)),
         about.draws ? [temperature.element, drawn] : null),
-      givenList.children.length ? section("Given", givenList) : null,
+      conditions.elements.length ? section("Given", h("div", { class: "sliders" }, conditions.elements)) : null,
       about.directions.length || own.teaching ? section("Directions", directionList, own.teaching) : null,
       section(about.use_name ? `Latents, the most used first: ${WAYS[about.use_name]}` : "Latents", list, rest)));
   showMore(FIRST);

@@ -3,6 +3,7 @@
 import { board, history, oneOf, packed, unpacked } from "/static/board.js";
 import { button, choice, download, h, latest, number, section, sign, slider, toast } from "/static/dom.js";
 import { Dropped } from "/static/failures.js";
+import { become, givenControls } from "/static/given.js";
 import { heated, picture, png, thumbnail } from "/static/pictures.js";
 import { dataStrip, imageDoor } from "/static/uploads.js";
 
@@ -187,14 +188,15 @@ export async function mount(root, page) {
   const door = imageDoor((which) => page.tell(open(which)), (message) => toast(message, "error"));
   const onPaste = (event) => door.take([...event.clipboardData.files][0]);
   document.addEventListener("paste", onPaste);
-  const label = about.classes.length ? choice("Label", about.classes, given.label, (name) => { given.label = name; look(); }) : null;
+  const conditions = givenControls(about, given, (change, done) => { change(given); if (done) look(); });
   const notes = h("p", { class: "notes" });
   const open = async (which, keepErased = false) => {
     const { said, arrays } = await page.ask("image", { image: which, given: which.startsWith("upload:") ? given : {} });
     if (!keepErased) { past.keep(); erased = new Uint8Array(H * W); }
     values = Uint8Array.from(arrays.values);
     notes.textContent = said.notes.join(" ");
-    if (said.given.label && label) label.value = given.label = said.given.label;
+    become(given, said.given);
+    conditions.fill(given);
     page.remember({ image: which });
     settle();
     changed();
@@ -215,7 +217,7 @@ export async function mount(root, page) {
         button("Lower half", "Erase the lower half", () => erase((i) => i >= H / 2)),
         button("All", "Erase all", () => erase(() => true)), button("None", "Erase nothing", () => erase(() => false))),
       size.element, inks.map((ink) => ink.element)),
-      section("Complete", h("div", { class: "row" }, seed.element, many.element, label?.element), temperature.element,
+      section("Complete", h("div", { class: "row" }, seed.element, many.element), conditions.elements, temperature.element,
         h("p", { class: "hint" }, "A pixel is drawn given those before it, row by row. Where pixels come later that are kept, several draws are weighed by them.")),
       section("What the model expects", expected, chart,
         h("div", { class: "row" }, button("Bits of each pixel", "Show the bits of each pixel, or the picture", () => page.tell(surprise()))), bits),

@@ -3,6 +3,7 @@
 import { board, history, oneOf, packed, tick, unpacked } from "/static/board.js";
 import { button, choice, download, h, latest, number, section, sign, slider, toast } from "/static/dom.js";
 import { Dropped } from "/static/failures.js";
+import { become, givenControls } from "/static/given.js";
 import { nth, paint, picture, png } from "/static/pictures.js";
 import { dataStrip, imageDoor } from "/static/uploads.js";
 
@@ -235,13 +236,14 @@ export async function mount(root, page) {
     original.paint(arrays.original);
     source.hidden = false;
     notes.textContent = said.notes.join(" ");
-    if (said.given.label && label) label.value = given.label = said.given.label;
+    become(given, said.given);
+    conditions.fill(given);
     moveTo(arrays);
   };
   const door = imageDoor((which) => page.tell(encode(which)), (message) => toast(message, "error"));
   const onPaste = (event) => door.take([...event.clipboardData.files][0]);
   document.addEventListener("paste", onPaste);
-  const label = about.classes.length ? choice("Label", about.classes, given.label, (name) => { given.label = name; }) : null;
+  const conditions = givenControls(about, given, (change) => change(given));
   const { strip, more, load, lost } = dataStrip(page, (which) => page.tell(encode(which)));
 
   // ---- the whole
@@ -256,7 +258,7 @@ export async function mount(root, page) {
         h("div", { class: "row" }, anew, seed.element, levels.length > 1 ? beneath.element : null),
         h("div", { class: "row" }, button("Choose all", "Choose all for the region", () => fill(1)), button("Choose none", "Choose none for the region", () => fill(0)))),
       section("Codebook", title, chosen, list, all),
-      section("Begin with", door.element, h("div", { class: "row" }, begin, label?.element), temperature.element)));
+      section("Begin with", door.element, h("div", { class: "row" }, begin), conditions.elements, temperature.element)));
   pickLevel(level.name);
   buttons();
   paintB();

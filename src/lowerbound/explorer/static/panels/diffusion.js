@@ -2,6 +2,7 @@
 
 import { button, choice, download, h, number, section, sign, slider, toast } from "/static/dom.js";
 import { Dropped } from "/static/failures.js";
+import { become, givenControls, givenFrom, givenWord } from "/static/given.js";
 import { nth, paint, picture, png, thumbnail } from "/static/pictures.js";
 import { dataStrip, imageDoor } from "/static/uploads.js";
 
@@ -14,7 +15,7 @@ const MANY = "1"; // draws
 
 export async function mount(root, page) {
   const { said: about, arrays: known } = await page.ask("about");
-  const given = about.classes.length ? { label: about.classes.includes(page.recall("dy")) ? page.recall("dy") : about.given.label } : {};
+  const given = givenFrom(about, page.recall("dy"));
   let image = page.recall("di"); // that noise is put on; null: it begins at noise
   let asTheDataSay = false; // whether the image is given its own label
   let frames = []; // {i, t, snr, z, x}: of each time that has come
@@ -115,7 +116,7 @@ export async function mount(root, page) {
   const addressed = () => page.remember({ di: image, dt: image ? time.value : null, ds: seed.value || null, dn: many.value === MANY ? null : many.value,
     dk: stepsOf.value === about.steps ? null : stepsOf.value, dm: sampler.value === OWN ? null : sampler.value,
     dg: !guidance || guidance.value === 1 ? null : guidance.value, dT: temperature.value === 1 ? null : temperature.value,
-    dy: !label || given.label === about.given.label ? null : given.label, dd: which || null });
+    dy: givenWord(about, given), dd: which || null });
   /** Noise is taken away, anew; `wanted`: the frame to be shown at the end. */
   const denoise = async (wanted = null) => {
     const own = ++run;
@@ -134,7 +135,8 @@ export async function mount(root, page) {
         source.hidden = !image;
         if (image) original.paint(arrays.original);
         notes.textContent = (said.notes ?? []).join(" ");
-        if (label && said.given.label) label.value = given.label = said.given.label;
+        become(given, said.given);
+        conditions.fill(given);
         return;
       }
       steps = said.of;
@@ -189,8 +191,8 @@ export async function mount(root, page) {
   const quietly = (onmove) => (_, done) => { if (done) onmove(); };
   const temperature = slider({ name: "Temperature", low: 0, high: 2, step: 0.01, origin: 1, value: Number(page.recall("dT") ?? 1), note: "times the noise", onmove: quietly(anew) });
   const guidance = about.guided ? slider({ name: "Guidance", low: 0, high: 8, step: 0.1, origin: 1, value: Number(page.recall("dg") ?? 1),
-    note: "times what the label changes", onmove: quietly(anew) }) : null;
-  const label = about.classes.length ? choice("Label", about.classes, given.label, (name) => { given.label = name; asTheDataSay = false; anew(); }) : null;
+    note: "times what is given changes", onmove: quietly(anew) }) : null;
+  const conditions = givenControls(about, given, (change, done) => { change(given); asTheDataSay = false; if (done) anew(); });
   const next = button("Another draw", "Another draw, by the next seed", () => { seed.value = (seed.value + 1) % 2 ** 31; anew(); }, { class: "main", id: "draw" });
   const leave = button("From noise", "Leave the image, and begin at noise", () => { image = null; asTheDataSay = false; anew(); });
 
@@ -249,8 +251,8 @@ export async function mount(root, page) {
         button("GIF", "Save the way of the first draw as GIF", () => page.tell(saveGif()))),
       draws, source, notes),
     h("div", { class: "controls" },
-      section("Noise taken away", h("div", { class: "row" }, seed.element, stepsOf.element, sampler.element, many.element, label?.element),
-        guidance?.element, temperature.element,
+      section("Noise taken away", h("div", { class: "row" }, seed.element, stepsOf.element, sampler.element, many.element),
+        conditions.elements, guidance?.element, temperature.element,
         about.latent ? h("p", { class: "hint" }, "Noise is on latents; both pictures are what they decode to.") : null),
       section("Noise of time t put on an image, and taken away again", time.element,
         left,

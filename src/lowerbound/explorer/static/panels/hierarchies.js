@@ -3,6 +3,7 @@
 import { oneOf } from "/static/board.js";
 import { button, choice, download, h, latest, number, section, slider, toast } from "/static/dom.js";
 import { Dropped } from "/static/failures.js";
+import { become, givenControls, givenFrom, givenWord } from "/static/given.js";
 import { heated, nth, paint, picture, png, thumbnail } from "/static/pictures.js";
 import { dataStrip, imageDoor } from "/static/uploads.js";
 
@@ -14,7 +15,7 @@ export async function mount(root, page) {
   const { said: about } = await page.ask("about");
   const names = about.levels.map((level) => level.name);
   const L = names.length;
-  const given = about.classes.length ? { label: about.classes.includes(page.recall("hy")) ? page.recall("hy") : about.given.label } : {};
+  const given = givenFrom(about, page.recall("hy"));
   let a = page.recall("ha");
   let b = page.recall("hb");
   let of = levelsFrom(page.recall("hl"), L, b) ?? [..."A".repeat(L)];
@@ -54,7 +55,7 @@ export async function mount(root, page) {
   const show = latest(() => page.tell(mix()));
   const changed = () => {
     page.remember({ ha: a, hb: b, hl: of.every((o) => o === "A") ? null : of.join(""), hs: seed.value || null,
-      hn: many.value === "8" ? null : many.value, ht: temperature.value === 1 ? null : temperature.value, hy: given.label === about.given.label ? null : given.label });
+      hn: many.value === "8" ? null : many.value, ht: temperature.value === 1 ? null : temperature.value, hy: givenWord(about, given) });
     for (const row of rows) row.fill();
     keep.value = prefix(of);
     for (const one of [swapAll, dropB]) one.disabled = !b;
@@ -80,7 +81,8 @@ export async function mount(root, page) {
         if (isImage) own.paint(arrays.original);
         allCaption.textContent = isImage ? "reconstruction" : `draw of seed ${source.split(":")[1]}`;
         notes.textContent = said.notes.join(" ");
-        if (said.given.label && label) label.value = given.label = said.given.label;
+        become(given, said.given);
+        conditions.fill(given);
         measured(said, arrays);
         ladder.replaceChildren();
         if (before !== a) changed();
@@ -170,7 +172,7 @@ export async function mount(root, page) {
 
   // ---- where it begins
 
-  const label = about.classes.length ? choice("Label", about.classes, given.label, (name) => { given.label = name; changed(); }) : null;
+  const conditions = givenControls(about, given, (change) => { change(given); changed(); });
   const door = imageDoor((which) => page.tell(open(which)), (message) => toast(message, "error"));
   const onPaste = (event) => door.take([...event.clipboardData.files][0]);
   document.addEventListener("paste", onPaste);
@@ -191,7 +193,7 @@ export async function mount(root, page) {
       notes),
     h("div", { class: "controls" },
       section("Kept, and drawn anew below", keep.element,
-        h("div", { class: "row" }, seed.element, many.element, label?.element), temperature.element),
+        h("div", { class: "row" }, seed.element, many.element), temperature.element, conditions.elements),
       section("What each level is of, the coarsest first", h("div", { class: "levels" }, rows.map((row) => row.element)), total),
       section("The first levels of A alone, the others at the means of their priors", ladder),
       section("Begin with", door.element, h("div", { class: "row" }, begin)),
@@ -204,11 +206,16 @@ export async function mount(root, page) {
     if (error instanceof Dropped) throw error;
     lost(error);
   }
-  const [first, other] = [a, b];
+  const [first, other, asked] = [a, b, structuredClone(given)];
   a = b = null;
   const fallback = strip.isConnected ? "valid:0" : "prior:0";
   await page.tell(open(first ?? fallback));
   if (!a && opened === 1 && first) await page.tell(open(fallback)); // an upload that is gone
+  else if (first) { // the address says what it is given, the image's own or another
+    become(given, asked);
+    conditions.fill(given);
+    changed();
+  }
   if (other && !(await page.tell(setB(other))) && !b) set(of.map((o) => (o === "B" ? "A" : o)));
   return {
     unmount: () => document.removeEventListener("paste", onPaste),
