@@ -318,7 +318,7 @@ class _Slow(Panel):
         return "slow"
 
     def fits(self, shown) -> bool:
-        return False
+        return True
 
     @action
     def wait(self, shown, *, n: int) -> Answer:
@@ -513,6 +513,7 @@ def test_a_run_without_weights_says_so(run: Run, tmp_path: Path):
     (tmp_path / "run" / "model.safetensors").unlink()
     with serving([Run.open(tmp_path / "run")]) as page:
         (said,) = page.ask("", "runs").said["runs"]
+        assert "no weights yet" in page.ask("latent", "about").error
     assert "no weights yet" in said["problem"]
     assert "latent" not in [p["name"] for p in said["panels"]]
 
@@ -543,8 +544,9 @@ def test_the_newest_run_is_shown(run: Run, tmp_path: Path):
         at = time.time() - age
         os.utime(tmp_path / name / "model.safetensors", (at, at))
     assert newest(tmp_path).path.name == "new"
-    with serving([newest(tmp_path / "nothing")]) as page:  # what comes with the package
+    with serving([newest(tmp_path / "nothing"), newest(tmp_path)]) as page:  # what comes with the package
         assert page.ask("latent", "about").said
+        assert [said["name"] for said in page.ask("", "runs").said["runs"]] == ["pretrained:vae-mnist", "new"]
 
 
 @pytest.mark.parametrize(("words", "why"), [(["--port", "0"], "1 to 65535"), (["nowhere"], "no such run")])

@@ -295,8 +295,10 @@ def test_ways_that_there_are_not_are_said(page: Page, run: int, given: dict[str,
 
 
 def test_a_run_without_the_role_has_nothing_to_answer(page: Page):
-    assert "layered takes no noise away" in page.ask("diffusion", "denoise", LAYERED, how={}).error
-    assert "has not several levels" in page.ask("hierarchies", "look", LATENTS, source="valid:0").error
+    assert "Diffusion is not for layered" in page.ask("diffusion", "denoise", LAYERED, how={}).error
+    assert "Hierarchies is not for latents" in page.ask("hierarchies", "look", LATENTS, source="valid:0").error
+    for panel in ("codes", "autoregressive"):
+        assert "is not for noised" in page.ask(panel, "about", NOISED).error
 
 
 # ---- noise

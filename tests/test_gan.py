@@ -36,6 +36,7 @@ from lowerbound.training.loop import Loop
 from lowerbound.training.movers import Movers
 from lowerbound.training.validation import Validation
 from lowerbound.verbs.doctor import adversarial
+from pages import serving
 from test_train import Died, assert_same_run, tensors
 
 pytestmark = pytest.mark.usefixtures("surroundings")
@@ -291,6 +292,20 @@ def play(out: Path, *changes: str, **options: Any) -> Run:
 def run(tmp_path_factory) -> Run:
     """Trained for a moment."""
     return play(tmp_path_factory.mktemp("gan") / "run")
+
+
+def test_its_noise_is_pulled_at_on_a_page_and_no_image_has_a_code(run: Run):
+    with serving([run]) as page:
+        (said,) = page.ask("", "runs").said["runs"]
+        about = page.ask("latent", "about").said
+        drawn = page.ask("latent", "draw", seed=1, count=2).arrays
+        again = page.ask("latent", "decode", z=drawn["z"][1].tolist()).arrays["picture"]
+        refused = page.ask("latent", "encode", image="valid:0").error
+    assert [p["name"] for p in said["panels"] if p["name"] in ("latent", "map")] == ["latent"]
+    assert about["draws"]
+    assert not about["encodes"]
+    np.testing.assert_array_equal(again, drawn["pictures"][1])
+    assert "GAN" in refused
 
 
 def test_the_weights_whose_samples_are_nearest_are_kept(run: Run):

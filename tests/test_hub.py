@@ -128,6 +128,8 @@ def test_a_run_comes_back_bit_for_bit(hub: Hub, run: Path, tmp_path: Path, monke
     assert same(lb.load(run), theirs := lb.load(HF))
     assert theirs.directions["high"].fresh
     assert same(theirs, lb.from_pretrained(HF))
+    opened = Run.open(HF)
+    assert (opened.title, opened.place, opened.again().title) == (HF, HF, HF)  # not the cache's folder
     hub.asked.clear()
     right(*DRAW, HF)
     assert not any("/lfs/" in said for said in hub.asked)  # once is enough

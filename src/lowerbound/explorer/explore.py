@@ -57,12 +57,12 @@ def explore(
     address = f"http://{HOST}:{found}/"
 
     def ready() -> None:
-        progress.say(f"{', '.join(str(run.path) for run in shown)}: {address}?token={token}")
+        progress.say(f"{', '.join(run.place for run in shown)}: {address}?token={token}")
         if open and not webbrowser.open(f"{address}?token={token}"):
             progress.say("--open: there is no browser to be opened; open the address yourself")
 
     Service(shown, device, at, token, ready).run()
-    return Ended(address, [str(run.path) for run in shown])
+    return Ended(address, [run.place for run in shown])
 
 
 def newest(folder: Path) -> Run:

@@ -54,7 +54,11 @@ class Desk:
         panel = all_panels().get(question.panel)
         if panel is None or question.do not in panel.actions:
             raise UserError(f"no {question.panel}.{question.do}")
-        return panel.actions[question.do](panel, self.shelf[question.run], question.given)
+        shown = self.shelf[question.run]
+        if not panel.fits(shown):
+            _ = shown.model  # where there is none, that is why, and said
+            raise UserError(f"the panel {panel.title} is not for {shown.name}")
+        return panel.actions[question.do](panel, shown, question.given)
 
     def _about(self, place: int) -> dict[str, Any]:
         """A run, as the page shows it, and the panels that fit."""

@@ -182,10 +182,10 @@ class Shelf:
 
 
 def _name(run: Run, others: Sequence[Run]) -> str:
-    """The folder's name; where two runs share it, with the folder above."""
-    alike = [o for o in others if o.path.name == run.path.name]
+    """What it is asked for by, or the folder's name; where two runs share it, with the folder above."""
+    alike = [o for o in others if o.title == run.title]
     path = run.path.resolve()
-    return path.name if len(alike) == 1 else f"{path.parent.name}/{path.name}"
+    return run.title if len(alike) == 1 else f"{path.parent.name}/{path.name}"
 
 
 def _stamp(run: Run) -> tuple[int, ...]:

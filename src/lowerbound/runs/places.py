@@ -38,17 +38,6 @@ def said(path: str | Path) -> str:
     return str(hub.Place.of(text)) if text.startswith("hf:") else text
 
 
-def called(path: Path) -> str:
-    """What a run's folder is opened by at other times: pretrained:NAME, of one that comes with the package.
-
-    Example:
-        >>> called(Path("runs/vae"))
-        'runs/vae'
-    """
-    name, _, _ = path.name.rpartition("-")
-    return f"pretrained:{name}" if path.parent == root() / "pretrained" and name in pretrained() else str(path)
-
-
 def pretrained() -> list[str]:
     """The names of the models that come with the package."""
     return sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))

@@ -10,7 +10,6 @@ from lowerbound.codec.contents import table_of
 from lowerbound.codec.images import Values, found, read
 from lowerbound.codec.tiles import Layout, Tiles
 from lowerbound.errors import counted
-from lowerbound.runs.places import called
 from lowerbound.runs.run import Run
 from lowerbound.verbs.base import Files, Option, Report, SomeWhole, Told, verb
 
@@ -77,7 +76,7 @@ def compress(
     pictures = found(images)
     layout = Layout([p.size for p in pictures], run.facts.shape)
     tiles = Tiles(layout, lambda i: read(pictures[i], values))
-    names, place = (None, None) if no_names else ([p.name for p in pictures], called(run.path))
+    names, place = (None, None) if no_names else ([p.name for p in pictures], run.place)
     table = table_of(layout.sizes, run.facts.shape, names, place)
     written = archive.write(
         Path(out),

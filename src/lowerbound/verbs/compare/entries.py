@@ -96,15 +96,15 @@ def check_runs(runs: Sequence[Run]) -> None:
         place = run.path.resolve()
         if place in seen:
             raise RunError(
-                f"{run.path} is given twice{'' if seen[place].path == run.path else f', {seen[place].path}'}"
+                f"{run.place} is given twice{'' if seen[place].place == run.place else f', {seen[place].place}'}"
             )
         seen[place] = run
 
 
 def opened(runs: Sequence[Run], terms: Terms, progress: Progress) -> list[Entry]:
     """The models of runs and the images they are measured on. Raises RunError unless the pixels are the same."""
-    names = [run.path.resolve().name for run in runs]
-    names = names if len(set(names)) == len(names) else [str(run.path) for run in runs]
+    names = [run.title for run in runs]
+    names = names if len(set(names)) == len(names) else [run.place for run in runs]
     entries = [_opened(run, name, terms, progress) for run, name in zip(runs, names, strict=True)]
     codes = [_pixel_code(entry, terms.limit) for entry in entries]
     for entry, code in zip(entries, codes, strict=True):

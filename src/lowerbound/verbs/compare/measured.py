@@ -41,7 +41,7 @@ def growing(entry: Entry, terms: Terms, progress: Progress, counts: Sequence[int
     try:
         saved = _saved(entry, names, terms) if names else {}
     except RunError as e:
-        progress.say(f"{entry.run.path}: measured now, on {entry.count(terms.limit):,} images ({e})")
+        progress.say(f"{entry.run.place}: measured now, on {entry.count(terms.limit):,} images ({e})")
     for n in counts:
         if saved is None:
             more = _anew(entry, names, terms, progress, done, n)
@@ -97,7 +97,7 @@ def _anew(
         world = World(entry.model, batches, entry.run, seed=terms.seed, advance=advance)
         values = measure(world, names=names, options={"draws": terms.draws})
     except ModelError as e:
-        raise ModelError(f"{entry.run.path}: {e}") from None
+        raise ModelError(f"{entry.run.place}: {e}") from None
     for name, value in values.items():
         assert value.each is not None
         found[name] = value.each

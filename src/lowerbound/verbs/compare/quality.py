@@ -20,12 +20,12 @@ def quality(entry: Entry, terms: Terms, progress: Progress) -> dict[str, Any] | 
     reports them; None where they are not asked for, or nothing can be drawn."""
     if not terms.quality or not entry.model.can_sample or isinstance(entry.model, Viewing):
         return None
-    progress.say(f"{entry.run.path}: drawing samples to be compared with images")
+    progress.say(f"{entry.run.place}: drawing samples to be compared with images")
     world = World(entry.model, entry.batches.head(terms.limit), entry.run, terms.data, terms.seed, progress)
     try:
         found = measure(world, names=NAMES, options={"extractor": terms.extractor})
     except ModelError as e:
-        raise ModelError(f"{entry.run.path}: {e}") from None
+        raise ModelError(f"{entry.run.place}: {e}") from None
     return {name: value.entry() for name, value in found.items()}
 
 

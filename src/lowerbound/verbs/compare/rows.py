@@ -65,7 +65,7 @@ def _row(
     parts = {name: getattr(model.config, name, None) for name in ("network", "objective")}
     return {
         "name": entry.name,
-        "run": str(run.path),
+        "run": run.place,
         "recipe": run.name,
         "model": model.config.type_name(),
         **{name: part.type_name() if isinstance(part, Component) else None for name, part in parts.items()},
