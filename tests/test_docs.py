@@ -14,7 +14,7 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "scripts"))
 
-from documentation import checking, making, marks, pages  # noqa: E402
+from documentation import checking, making, marks, notebooks, pages  # noqa: E402
 
 
 def test_the_site():
@@ -203,3 +203,27 @@ def test_a_finding_names_its_page():
 
     assert Check("codes.top.dead", 0, 0, True, "advice", "", "").page == "doctor/codes#dead"
     assert Check("latents.collapsed", 0, 0, True, "problem", "", "").page == "doctor/latents#collapsed"
+
+
+def test_a_page_is_a_notebook(docs: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(notebooks, "DOCS", docs)
+    (docs / "page.md").write_text(PAGE)
+    cells = notebooks.notebook(docs / "page.md")["cells"]
+    kinds = [cell["cell_type"] for cell in cells]
+    assert kinds == ["markdown", "markdown", "code", "code", "code"], "title, what it needs, the dot, its picture, ls"
+    text = ["".join(cell["source"]) for cell in cells]
+    assert text[0] == "# Page"
+    assert text[3].endswith('display(Image("runs/a/dot.png"))')
+    assert text[4].startswith("%%bash\nls runs/a")
+    assert "```" not in "".join(text), "what a page printed is no part of its notebook"
+
+
+QUICK = "index"  # 8 s: a training of four steps and an evaluation, each of which imports torch
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, marks=[] if p.stem == QUICK else pytest.mark.slow, id=p.stem) for p in notebooks.course()]
+)
+def test_notebooks_run(page: Path, tmp_path: Path):
+    """With trainings of a few steps: that every cell is there, and in order, not what it shows."""
+    notebooks.run(notebooks.notebook(page), tmp_path, quick=True)

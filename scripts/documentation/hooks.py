@@ -10,8 +10,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from documentation import notebooks
 from documentation.equations import drawn
-from documentation.pages import RECIPES, ROOT
+from documentation.pages import DOCS, RECIPES, ROOT
 from documentation.reference import generated
 
 ELSEWHERE = {  # page of the site: file of the repository
@@ -28,12 +29,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, name, content=text))
     for name, text in generated().items():
         files.append(File.generated(config, name, content=text))
+    for page in notebooks.course():
+        files.append(File.generated(config, f"course/{page.stem}.ipynb", content=notebooks.text(page)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     here = page.file.src_uri
-    return markdown if page.file.generated_by else _relinked(markdown, f"docs/{here}", here)
+    if page.file.generated_by:
+        return markdown
+    if DOCS / here in notebooks.course():
+        markdown += f"\n\n[This page as a notebook]({Path(here).stem}.ipynb)\n"
+    return _relinked(markdown, f"docs/{here}", here)
 
 
 def on_page_content(html: str, **_: Any) -> str:
