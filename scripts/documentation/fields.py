@@ -23,6 +23,7 @@ class Key(NamedTuple):
     meaning: str
 
 
+@functools.cache
 def components() -> dict[type[Component], list[type[Component]]]:
     """Every component of the package by its kind: the class below Component that it is one of."""
     import lowerbound

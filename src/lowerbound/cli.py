@@ -1,6 +1,7 @@
 """The command line: list the verbs, parse, print."""
 
 import ast
+import functools
 import importlib
 import json
 import os
@@ -28,9 +29,14 @@ class Command(NamedTuple):
     help: str
 
 
-def commands() -> Iterator[Command]:
+@functools.cache
+def commands() -> tuple[Command, ...]:
     """Every function that is marked `@verb` in the file, or the main file of the folder, of a name; found by reading
     them, since importing takes seconds. A file's own name is the verb's, that of another function goes before it."""
+    return tuple(_found())
+
+
+def _found() -> Iterator[Command]:
     for path in sorted([*(PACKAGE / "verbs").iterdir(), EXPLORE], key=lambda path: path.name):
         path = path if path.suffix == ".py" else path / f"{path.name}.py"
         if not path.is_file():
