@@ -66,7 +66,9 @@ def command(words: list[str], block: Block) -> Iterator[str]:
     first = dict(re.findall(r"^\s*for (\w+) in (\S+)", block.code, re.MULTILINE))  # what a loop's variable is at first
     words = [re.sub(r"\$\{?(\w+)\}?", lambda variable: first.get(variable[1], "0"), word) for word in words]
     try:
-        function, given, _ = _app(*words[: 2 if words[0] == "data" else 1]).parse_args(words, exit_on_error=False, print_error=False)
+        function, given, _ = _app(*words[: 2 if words[0] == "data" else 1]).parse_args(
+            words, exit_on_error=False, print_error=False
+        )
     except CycloptsError as e:
         yield " ".join(str(e).split())
         return
