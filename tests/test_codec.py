@@ -20,7 +20,7 @@ from lowerbound.codec import archive, exact, numerics
 from lowerbound.codec.archive import Archive
 from lowerbound.codec.bits_back import BitsBack
 from lowerbound.codec.channel import AT_ONCE, WORD, Message, Reading, Writing, intervals
-from lowerbound.codec.choice import scheme_of, why_not
+from lowerbound.codec.choice import PLAINLY, Way, scheme_of, why_not
 from lowerbound.codec.container import BLOCK, Container
 from lowerbound.codec.elementary import exp, logistic, logistic_table, normal
 from lowerbound.codec.scheme import Mismatch, Settings
@@ -32,7 +32,7 @@ from lowerbound.errors import ModelError, UserError
 from lowerbound.families import Categorical as CategoricalFamily
 from lowerbound.families import DiscretizedNormal as NormalFamily
 from lowerbound.families import LogisticMixture as MixtureFamily
-from lowerbound.model import LatentModel, Model, Ordered
+from lowerbound.model import Diffusing, LatentModel, Model, Ordered
 from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.vae import VAE
 from lowerbound.networks.made import MADE
@@ -106,6 +106,15 @@ def test_any_weights_are_coded(rows: list[list[float]], random):
     message.push(channel.spans)
     assert np.array_equal(message.pop(edges), x)
     assert message.is_empty
+
+
+def test_how_edges_lie_in_memory_changes_nothing():
+    edges = intervals(np.asfortranarray(np.random.default_rng(0).random((50, 6)).cumsum(1)))
+    x = np.arange(50) % 5
+    channel, message = Writing(), Message()
+    channel.symbols(edges, x)
+    message.push(channel.spans)
+    assert np.array_equal(message.pop(np.asfortranarray(edges)), x)
 
 
 def spread(*shape: int) -> torch.Tensor:
@@ -240,7 +249,7 @@ def test_a_file_is_as_long_as_the_exact_likelihood_says(name: str):
         x = model.sample(400)
         said = -model.log_density(x).double().sum().item() / np.log(2)
     with numerics.repeatable():
-        scheme = scheme_of(model)(model, Settings(400, 400, 0))
+        scheme = scheme_of(model).kind(model, Settings(400, 400, 0))
         bits = WORD * len(scheme.encode(x.numpy()).words)
     assert bits == pytest.approx(said, rel=1e-3, abs=64)
 
@@ -286,16 +295,18 @@ def test_the_first_images_of_a_chain_take_the_initial_bits_of_one():
 def test_every_model_compresses_or_says_why_not(config: type[Model.Config], tmp_path: Path):
     case = ModelCase.of(config)
     model = case.build()
+    y = case.y(7)
+    labels = y.numpy() if isinstance(y, torch.Tensor) else None
     if reason := why_not(model):
         assert reason[-1] not in ".;"
         with pytest.raises(ModelError, match="can't compress"):
             archive.write(tmp_path / "a.lb", model, case.x(3).numpy(), {})
         assert not [*tmp_path.iterdir()]
         return
-    x = case.x(7).numpy()
-    archive.write(tmp_path / "a.lb", model, x, {}, block=5)
+    x, diffuses = case.x(7).numpy(), isinstance(model, Diffusing) and model.config.steps is None
+    archive.write(tmp_path / "a.lb", model, x, {}, y=labels, way=Way(steps=2) if diffuses else PLAINLY, block=5)
     with Container(tmp_path / "a.lb") as container:
-        assert np.array_equal(Archive(container, model)[0:7], x)
+        assert np.array_equal(Archive(container, model, labels)[0:7], x)
 
 
 # ---- the same bits everywhere
@@ -308,7 +319,7 @@ def test_the_portable_path_needs_no_batch_and_no_threads(name: str):
     model, spread = built(*MODELS[name], scale=0.1 if "vae" in name else 0.3), 0.0  # posteriors within the bins
     with torch.no_grad(), seeded(0):
         x = model.sample(9).numpy()
-    own, kind, settings = exact.portable(model), scheme_of(model), Settings(40, 40, 2)
+    own, kind, settings = exact.portable(model), scheme_of(model).kind, Settings(40, 40, 2)
     with exact.computing():
         words = kind(own, settings, filled=False).encode(x).words
     torch.set_num_threads(2)
@@ -392,7 +403,7 @@ def test_sums_are_exact_in_any_order():
     [
         *(torch.exp, torch.sigmoid, torch.tanh, torch.nn.functional.silu, torch.nn.functional.gelu),
         *(torch.nn.functional.elu, torch.nn.functional.relu, lambda x: torch.softmax(x, 0)),
-        *(torch.nn.functional.softplus, torch.nn.functional.logsigmoid, torch.sin, torch.cos, torch.expm1),
+        *(torch.nn.functional.softplus, torch.nn.functional.logsigmoid, torch.sin, torch.cos, torch.expm1, torch.erf),
         *(lambda x: torch.log(x.exp()), lambda x: torch.log_softmax(x, 0), lambda x: torch.logsumexp(x, 0)),
         *(lambda x: 1e-4 ** (x / 9), lambda x: x**2, lambda x: x.mean(0), lambda x: (1 + x**2).rsqrt()),
     ],
@@ -593,7 +604,7 @@ def test_threads_of_the_caller_change_nothing(written, tmp_path: Path):
 def test_nothing_is_left_where_a_file_does_not_decode(written, tmp_path: Path, monkeypatch):
     model, x, _ = written
     right = BitsBack.decode
-    monkeypatch.setattr(BitsBack, "decode", lambda self, words, n: 1 - right(self, words, n))
+    monkeypatch.setattr(BitsBack, "decode", lambda self, words, n, y: 1 - right(self, words, n, y))
     with pytest.raises(RuntimeError, match="block 0 does not decode to its images"):
         archive.write(tmp_path / "a.lb", model, x, {})
     assert not [*tmp_path.iterdir()]

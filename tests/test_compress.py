@@ -13,6 +13,7 @@ from lowerbound.codec.container import Container
 from lowerbound.codec.images import targets
 from lowerbound.data.base import Data
 from lowerbound.errors import UserError
+from lowerbound.training.train import train as run_training
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 
@@ -140,7 +141,9 @@ def test_mistakes(digits: Path, here: Path):
         (["compress", "pretrained:vae", "nowhere.png", "--out", "a.lb"], "nowhere.png: No such file"),
         (["compress", "pretrained:vae", here, "--out", "a.lb"], "no images in this folder"),
         (["compress", "pretrained:vae", digits, "--out", "a.lb", "--block", "0"], "--block 0: expected 1 to"),
-        (["compress", "pretrained:diffusion-mnist", digits, "--out", "a.lb"], "Diffusion can't compress: "),
+        (["compress", "pretrained:vae", digits, "--out", "a.lb", "--steps", "5"], "those of a diffusion model"),
+        (["compress", "pretrained:vae", digits, "--out", "a.lb", "--lossy"], "the codes of a VQ-VAE alone"),
+        (["compress", "pretrained:vae", digits, "--out", "a.lb", "--label", "3"], "is not conditional"),
         (["compress", "pretrained:vae", digits / "1.png", digits / "1.png", "--out", "a.lb"], "both be called 1.png"),
         (["decompress", "a.lb", "--out", "b"], "a.lb: No such file"),
         (["decompress", digits / "1.png", "--out", "b"], "is no file that `lowerbound compress` wrote"),
@@ -175,3 +178,39 @@ def test_names_that_lead_out_of_the_folder_are_refused(name: str):
 def test_names_become_those_of_png_files_apart():
     assert [*map(str, targets(["a/b.jpg", "c.png"]))] == ["a/b.png", "c.png"]
     assert [*map(str, targets(["b.jpg", "b.png"]))] == ["b.jpg.png", "b.png"]
+
+
+@pytest.fixture(scope="module")
+def codes(tmp_path_factory: pytest.TempPathFactory, surroundings) -> Path:
+    """A VQ-VAE-2 of digits given the label, trained for nothing but to be there."""
+    few = ["train.steps=5", "train.valid_every=5", "train.stages.prior.steps=5"]
+    return run_training("vqvae2-digits", out=tmp_path_factory.mktemp("runs") / "codes", changes=few).run.path
+
+
+def test_labels_come_from_folders_and_stay_in_the_file(codes: Path, digits: Path, here: Path):
+    for i, (label, name) in enumerate([("3", "a"), ("3", "b"), ("7", "c")]):
+        (here / "in" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(digits / f"{i}.png", here / "in" / label / f"{name}.png")
+    right("compress", codes, "in", "--out", "a.lb")
+    right("decompress", "a.lb", "--out", "back")
+    expect_same(here / "in", here / "back")
+    with Container(here / "a.lb") as container:
+        assert container.head.table["labels"] == [3, 3, 7]
+    right("compress", codes, digits / "0.png", "--label", "5", "--out", "b.lb")
+    right("decompress", "b.lb", "--out", "one")
+    expect_same(here / "one", digits)
+    done = call("compress", codes, digits / "0.png", "--out", "c.lb")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "0.png: the model is given what each image is (0, 1, 2, ...); say it of all by --label" in done.err
+
+
+def test_a_lossy_file_says_so_wherever_it_is_looked_at(codes: Path, digits: Path, here: Path):
+    words = ("compress", codes, digits, "--label", "5", "--lossy", "--out", "a.lb")
+    assert "LOSSY: other pixels come back, PSNR" in right(*words).out
+    report = right(*words, "--json").json
+    assert report["lossy"] is True
+    assert report["bytes"] < right(*words[:-3], "--out", "b.lb", "--json").json["bytes"]
+    assert right("decompress", "a.lb", "--list", "--json").json[0]["kept"] == "nearly (lossy)"
+    assert "kept" not in right("decompress", "b.lb", "--list", "--json").json[0]
+    assert "not the pixels that went in" in right("decompress", "a.lb", "--out", "back").out
+    assert tree(here / "back") == tree(digits)

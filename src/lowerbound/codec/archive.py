@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from lowerbound.codec import exact, numerics
-from lowerbound.codec.choice import scheme_of
+from lowerbound.codec.choice import PLAINLY, Way, scheme_of
 from lowerbound.codec.container import BLOCK, MOST, MOST_OF_A_BLOCK, Container, Damaged, Head, block_of
 from lowerbound.codec.scheme import Mismatch, Scheme
 from lowerbound.errors import ModelError, UserError
@@ -39,6 +39,7 @@ class Written(NamedTuple):
     framing: int  # the head, and the length and checksum of each block
     initial: int
     blocks: int
+    squared_error: int = 0  # of what comes back, in pixel values, summed: 0 but where the file is lossy
 
     @property
     def net(self) -> int:
@@ -51,6 +52,8 @@ def write(
     x: Sliced,
     table: dict[str, Any],
     *,
+    y: np.ndarray | None = None,
+    way: Way = PLAINLY,
     block: int | None = None,
     float32: bool = False,
     verify: bool = True,
@@ -60,6 +63,8 @@ def write(
 
     Args:
         table: what the file says of them
+        y: the label of each, int64 [n], where the model is given it; `table` keeps it
+        way: what is asked for of the file
         block: images of a block; None: as many as suit
         float32: by the model as it is, for machines that compute the same last bits (`numerics`), rather than by sums
             that are exact (`exact`)
@@ -68,7 +73,8 @@ def write(
 
     Raises ModelError for a model that can't compress, UserError for a file that can't be written.
     """
-    kind, n = scheme_of(model), len(x)
+    n = len(x)
+    kind, by, way = scheme_of(model, way)
     most = min(MOST_OF_A_BLOCK, max(1, MOST_PIXELS // model.space.dims))
     if block is not None and not 1 <= block <= most:
         raise UserError(f"--block {block}: expected 1 to {most:,} images of a block")
@@ -76,27 +82,33 @@ def write(
         raise UserError(f"a file holds 1 to {MOST:,} images of the model's size, and these are {n:,}")
     passes = 1 + verify
     own, path = fingerprint(model), _Path(float32)
-    model = path.of(model)
+    by, table = path.of(by), table | way.entries
     with path.computing(), replacing(out) as temporary, temporary.open("wb") as file:
-        settings = kind.settings_for(model, x[0 : min(n, TRIED)], n, block)
+        settings = kind.settings_for(by, x[0 : min(n, TRIED)], n, block, _rows(y, slice(0, TRIED)))
         settings = settings._replace(block=min(settings.block, most))
         head = Head(not float32, settings, n, own, path.numerics, table)
-        scheme, checks, initial = kind(model, settings, filled=float32), [], 0
+        scheme, checks, initial, error = kind(by, settings, filled=float32), [], 0, 0
         packed = head.packed()
         file.write(packed)
         for part in _blocks(head):
             images = x[part]
-            coded = scheme.encode(images)
+            coded = scheme.encode(images, _rows(y, part))
             file.write(block_of(coded.words))
             initial += coded.initial
-            checks.append(_check(images))
+            back = images if coded.x is None else coded.x
+            error += int(np.square(back.astype(np.int64) - images).sum())
+            checks.append(_check(back))
             told(part.stop, passes * n)
         size = file.tell()
         file.flush()
         if verify:
-            _verify(temporary, scheme, checks, lambda done: told(n + done, passes * n))
+            _verify(temporary, scheme, checks, y, lambda done: told(n + done, passes * n))
     framing = 8 * (len(packed) - _length(head) + BLOCK.size * head.blocks)
-    return Written(n, 8 * size, 8 * _length(head), framing, initial, head.blocks)
+    return Written(n, 8 * size, 8 * _length(head), framing, initial, head.blocks, error)
+
+
+def _rows(y: np.ndarray | None, part: slice) -> np.ndarray | None:
+    return None if y is None else y[part]
 
 
 class _Path(NamedTuple):
@@ -120,11 +132,11 @@ def _length(head: Head) -> int:
     return len(head.packed()) - len(head._replace(table={}).packed())
 
 
-def _verify(path: Path, scheme: Scheme, checks: list[int], told: Any) -> None:
+def _verify(path: Path, scheme: Scheme, checks: list[int], y: np.ndarray | None, told: Any) -> None:
     """Raise an error, which no user can have made, unless every block gives its images."""
     with Container(path) as container:
         for i, part in enumerate(_blocks(container.head)):
-            x = scheme.decode(container.words(i), part.stop - part.start)
+            x = scheme.decode(container.words(i), part.stop - part.start, _rows(y, part))
             if _check(x) != checks[i]:
                 raise RuntimeError(f"block {i} does not decode to its images; nothing was written")
             told(part.stop)
@@ -143,11 +155,12 @@ class Archive:
     """The images of a file, by the model that wrote it. Raises ModelError for another model, or where this machine does
     not compute what that of the encoder did."""
 
-    def __init__(self, container: Container, model: Model):
+    def __init__(self, container: Container, model: Model, y: np.ndarray | None = None):
+        """y: the label of each image of the model's size, where the model is given it."""
         self.container, self.head, path = container, container.head, container.path
         if self.head.model != fingerprint(model):
             raise ModelError(f"{path} was written with another model, or with other weights of this one")
-        self._path = _Path(not self.head.portable)
+        self.y, self._path = y, _Path(not self.head.portable)
         other = {} if self.head.portable else numerics.differing(self.head.numerics)
         if other:
             here = "; ".join(f"another {name} (here {what})" for name, what in other.items())
@@ -156,8 +169,8 @@ class Archive:
             )
         if self.head.settings.block * model.space.dims > MOST_PIXELS:
             raise Damaged(f"{path}: its head is damaged: its blocks are larger than any that are written")
-        kind = scheme_of(model)
-        self.scheme = kind(self._path.of(model), self.head.settings, filled=self._path.float32)
+        kind, by, _ = scheme_of(model, Way.of(container))
+        self.scheme = kind(self._path.of(by), self.head.settings, filled=self._path.float32)
         self._last: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -178,7 +191,8 @@ class Archive:
             size, words = self.head.settings.block, self.container.words(i)
             try:
                 with self._path.computing():
-                    x = self.scheme.decode(words, min(size, self.head.n - i * size))
+                    part = slice(i * size, min((i + 1) * size, self.head.n))
+                    x = self.scheme.decode(words, part.stop - part.start, _rows(self.y, part))
             except (Mismatch, ValueError) as e:
                 raise Damaged(
                     f"{self.container.path}: block {i} is no message of this model on this machine: {e}"

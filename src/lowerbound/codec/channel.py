@@ -90,11 +90,11 @@ class Message:
         sizes = np.stack([left, width, right], 1)
         sizes[symbol == 0] = np.stack([width, np.ones_like(width), right - 1], 1)[symbol == 0]
         sizes[symbol == 2] = np.stack([np.ones_like(width), left - 1, width], 1)[symbol == 2]
-        self._coder.encode_reverse(symbol.astype(np.int32), self._table, (sizes - 1).astype(np.float64))
+        self._coder.encode_reverse(symbol.astype(np.int32), self._table, _told(sizes))
 
     def pop(self, edges: np.ndarray) -> np.ndarray:
         """A symbol for each row of edges [n, K + 1]: int64 [n]."""
-        return self._coder.decode(self._table, (np.diff(edges) - 1).astype(np.float64)).astype(np.int64)
+        return self._coder.decode(self._table, _told(np.diff(edges))).astype(np.int64)
 
     def pop_even(self, n: int, bits: int) -> np.ndarray:
         """n symbols that are all alike, of so many bits each: int64 [n]."""
@@ -154,6 +154,11 @@ class Reading(Channel):
 
     def even(self, n: int, bits: int, known: np.ndarray | None) -> np.ndarray:
         return self.message.pop_even(n, bits)
+
+
+def _told(sizes: np.ndarray) -> np.ndarray:
+    """As constriction is told of them: rows lie together, for it takes another order of the numbers for this one."""
+    return np.ascontiguousarray(sizes - 1, np.float64)
 
 
 def _constriction() -> Any:

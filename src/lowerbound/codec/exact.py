@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from lowerbound.codec import elementary
 from lowerbound.errors import ModelError
@@ -63,6 +63,13 @@ class Exactly(TorchDispatchMode):
 def computing() -> Iterator[None]:
     """Inside, `portable` networks are computed exactly, without gradients."""
     with torch.no_grad(), torch.autocast("cpu", enabled=False), Exactly():
+        yield
+
+
+@contextlib.contextmanager
+def freely() -> Iterator[None]:
+    """Inside `computing`, networks compute as they do outside: what need not be the same bits."""
+    with _disable_current_modes():
         yield
 
 
@@ -161,33 +168,30 @@ def _checked(x: Tensor, terms: int) -> Tensor:
 # ---- normalizations
 
 
-def _normalized(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Of rows [N, n]: (x - mean) / sqrt(variance + eps), the mean, and 1 / sqrt(variance + eps).
+def _normalized(x: Tensor, eps: float) -> Tensor:
+    """Of rows [N, n]: (x - mean) / sqrt(variance + eps).
 
     What is squared is first divided by a power of 2 above all of its row, which rounds nothing, so that few digits
     are lost however large or small the row is. Square roots are rounded in one way by IEEE 754, as quotients are.
     """
-    mean = _mean(x, 1, True)
-    x = x - mean
+    x = x - _mean(x, 1, True)
     power = torch.from_numpy(np.ldexp(1.0, np.frexp(x.abs().amax(1, keepdim=True).numpy())[1]))
     deviation = (_mean((_rounded(x / power)).square(), 1, True) * power.square() + eps).sqrt()
-    return x / deviation, mean, 1.0 / deviation
+    return x / deviation
 
 
 def _layer_norm(x: Tensor, shape: Any, weight: Any, bias: Any, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    outer = x.shape[: x.dim() - len(shape)]
-    found, mean, inverse = _normalized(x.reshape(-1, math.prod(shape)), eps)
-    ones = (*outer, *[1] * len(shape))
-    return _affine(found.view(x.shape), weight, bias), mean.view(ones), inverse.view(ones)
+    """And what only a gradient needs, as of all normalizations."""
+    found = _normalized(x.reshape(-1, math.prod(shape)), eps).view(x.shape)
+    return _affine(found, weight, bias), x.new_empty(0), x.new_empty(0)
 
 
 def _group_norm(
     x: Tensor, weight: Any, bias: Any, N: int, C: int, area: int, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    found, mean, inverse = _normalized(x.reshape(N * groups, -1), eps)
-    shape = (1, C, *[1] * (x.dim() - 2))
+    found, shape = _normalized(x.reshape(N * groups, -1), eps).view(x.shape), (1, C, *[1] * (x.dim() - 2))
     weight, bias = (part if part is None else part.view(shape) for part in (weight, bias))
-    return _affine(found.view(x.shape), weight, bias), mean.view(N, groups), inverse.view(N, groups)
+    return _affine(found, weight, bias), x.new_empty(0), x.new_empty(0)
 
 
 def _batch_norm(x: Tensor, weight: Any, bias: Any, mean: Tensor, variance: Tensor, *how: Any) -> tuple[Tensor, ...]:
@@ -304,6 +308,8 @@ REPLACED: Mapping[Any, Callable[..., Any]] = {
     aten.rsqrt: lambda x: 1.0 / x.sqrt(),
     aten.sin: _by(elementary.sin),
     aten.cos: _by(lambda x: elementary.sin(x, 0.25)),
+    aten.erf: _by(lambda x: 2.0 * elementary.normal()(x * math.sqrt(2.0)) - 1.0),
+    aten.special_ndtr: lambda x: _by(elementary.normal())(x),
     aten.softplus: _softplus,
     aten.log_sigmoid_forward: lambda x: (-_softplus(-x), x.new_empty(0)),
     aten.sigmoid: _by(_sigmoid),

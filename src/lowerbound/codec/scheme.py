@@ -4,9 +4,12 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lowerbound.errors import UserError
 from lowerbound.model import Model
+from lowerbound.space import Y
 
 
 class Settings(NamedTuple):
@@ -22,6 +25,7 @@ class Coded(NamedTuple):
 
     words: np.ndarray  # uint32
     initial: int = 0  # bits of it that were there before its first image, and are there again once it is decoded
+    x: np.ndarray | None = None  # what comes back, where that is not what went in
 
 
 class Mismatch(UserError):
@@ -31,7 +35,8 @@ class Mismatch(UserError):
 
 
 class Scheme(ABC):
-    """Blocks of images of a model's space, uint8 or int64 [n, *shape], to messages and back.
+    """Blocks of images of a model's space, uint8 or int64 [n, *shape], to messages and back. y: the label of each,
+    int64 [n], where the model is given it.
 
     filled: whether a network always sees `settings.rows` images, in the same places, whatever is coded.
     """
@@ -41,14 +46,16 @@ class Scheme(ABC):
 
     @classmethod
     @abstractmethod
-    def settings_for(cls, model: Model, x: np.ndarray, n: int, block: int | None) -> Settings:
+    def settings_for(
+        cls, model: Model, x: np.ndarray, n: int, block: int | None, y: np.ndarray | None = None
+    ) -> Settings:
         """What suits n images, of which x are the first: [k, *shape]. block: as many as were asked for."""
 
     @abstractmethod
-    def encode(self, x: np.ndarray) -> Coded: ...
+    def encode(self, x: np.ndarray, y: np.ndarray | None = None) -> Coded: ...
 
     @abstractmethod
-    def decode(self, words: np.ndarray, n: int) -> np.ndarray:
+    def decode(self, words: np.ndarray, n: int, y: np.ndarray | None = None) -> np.ndarray:
         """n events, int64 [n, *shape]. Raises Mismatch unless the message ends where it began."""
 
     def seen(self, n: int) -> int:
@@ -60,3 +67,11 @@ class Scheme(ABC):
         padded = np.zeros((self.seen(len(x)), *x.shape[1:]), x.dtype)
         padded[: len(x)] = x
         return padded
+
+    def given(self, y: np.ndarray | None) -> Y:
+        """The labels, filled up."""
+        return None if y is None else torch.from_numpy(self.padded(y)).to(self.model.device)
+
+    def events(self, x: np.ndarray) -> Tensor:
+        """As the model takes them, filled up."""
+        return torch.from_numpy(self.padded(x)).to(self.model.space.dtype).to(self.model.device)

@@ -15,14 +15,14 @@ from torch.distributions import Distribution
 
 from lowerbound.codec.channel import Channel, intervals
 from lowerbound.codec.elementary import Increasing, exp, logistic, logistic_table, normal
-from lowerbound.distributions import Bernoulli, Categorical, DiscretizedNormal, LogisticMixture
+from lowerbound.distributions import Bernoulli, Blurred, Categorical, DiscretizedNormal, LogisticMixture
 from lowerbound.errors import ModelError
 from lowerbound.units import to_unit
 
 MOST = 2**21  # probabilities that are held at once
 BINS = 14  # bits: a real latent is one of 2^14 bins, all alike under its prior
 ALL = slice(None)
-CODABLE = (Bernoulli, Categorical, DiscretizedNormal, LogisticMixture)
+CODABLE = (Bernoulli, Blurred, Categorical, DiscretizedNormal, LogisticMixture)
 
 
 def coded(p: Distribution, channel: Channel, n: int, x: np.ndarray | None = None, only: slice = ALL) -> np.ndarray:
@@ -31,7 +31,7 @@ def coded(p: Distribution, channel: Channel, n: int, x: np.ndarray | None = None
     x: the events, where they are known and written. only: these of the D elements, where they are independent. Raises
     ModelError for a distribution whose values have no known probabilities.
     """
-    held = math.prod(p.event_shape) * (p.levels + 1 if isinstance(p, Categorical) else 64)
+    held = math.prod(p.event_shape) * (p.levels + 1 if isinstance(p, Blurred | Categorical) else 64)
     rows = max(1, MOST // held)
     parts = (slice(start, min(start + rows, n)) for start in range(0, n, rows))
     return np.concatenate([_coded(p, channel, part, None if x is None else x[part], only) for part in parts])
@@ -54,6 +54,14 @@ def _(p: Categorical, channel: Channel, rows: slice, x: np.ndarray | None, only:
     weights = exp(logits - logits.max(1, keepdims=True))
     below = np.concatenate([np.zeros_like(weights[:, :1]), np.cumsum(weights, 1)], 1)
     return _each(channel, below.transpose(0, 2, 1), x)
+
+
+@_coded.register
+def _(p: Blurred, channel: Channel, rows: slice, x: np.ndarray | None, only: slice) -> np.ndarray:
+    u = (_flat(p.centre, rows)[:, only, None] - np.arange(p.levels)) / float(p.r)
+    weights = exp(-0.5 * (u * u - (u * u).min(-1, keepdims=True)))
+    below = np.concatenate([np.zeros_like(weights[..., :1]), np.cumsum(weights, -1)], -1)
+    return _each(channel, below, x)
 
 
 @_coded.register
@@ -158,12 +166,17 @@ def in_bin(index: np.ndarray) -> np.ndarray:
     return _marks()[1::2][index]
 
 
+def edges_of_bins(k: np.ndarray) -> np.ndarray:
+    """Of N(0, 1): where bin k begins, and, of the last one's number and 1, where that ends; -8 and 8 at the ends."""
+    return _marks()[::2][k]
+
+
 def coded_in_bins(mean: np.ndarray, scale: np.ndarray, channel: Channel, known: np.ndarray | None = None) -> np.ndarray:
     """Bins of N(0, 1), alike under it, with the masses that N(mean, scale²) has in them: int64 [n]."""
-    edges, half = _marks()[::2], 1 << (BINS // 2)
+    half = 1 << (BINS // 2)
 
     def below(k: np.ndarray) -> np.ndarray:
-        found = normal()((edges[k] - mean[:, None]) / scale[:, None])
+        found = normal()((edges_of_bins(k) - mean[:, None]) / scale[:, None])
         return np.where(k <= 0, 0.0, np.where(k >= half * half, 1.0, found))
 
     return channel.in_two_steps(below, (half, half), known)

@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lowerbound.codec.archive import Archive
+from lowerbound.codec.choice import Way
 from lowerbound.codec.container import Container
 from lowerbound.codec.contents import Contents
 from lowerbound.codec.images import Values, targets
@@ -25,11 +26,13 @@ class Decompressed(Report):
 
     out: str
     images: int
+    lossy: bool  # whether the file holds codes alone, and the images are what these decode to
     seconds: float
     mb_per_second: float  # of pixel values
 
     def shown(self) -> str:
-        return f"{counted(self.images, 'image')} in {self.out}, {self.mb_per_second:.2g} MB/s"
+        like = ", not the pixels that went in but what their codes decode to (lossy)" if self.lossy else ""
+        return f"{counted(self.images, 'image')} in {self.out}{like}, {self.mb_per_second:.2g} MB/s"
 
 
 @verb
@@ -57,17 +60,18 @@ def decompress(
     """
     with Container(Path(file)) as container:
         if listing:
-            return _listed(Contents.of(container))
+            return _listed(Contents.of(container), Way.of(container))
         if out is None:
             raise UserError("--out: say the folder for the images, or --list to see which there are")
-        begun, run = time.monotonic(), _run_of(container, run)
+        begun, run, lossy = time.monotonic(), _run_of(container, run), Way.of(container).lossy
         model = run.load()
         values = Values(model.space, run.recipe.data.levels is None)
         contents = Contents.of(container)
         layout = contents.layout(container, run.facts.shape)
         wanted = _wanted(contents.names, only)
         paths = targets(contents.names)
-        archive, told, done = Archive(container, model), progress.count("decompressing"), 0
+        y = contents.labels_of(container, layout, model.given)
+        archive, told, done = Archive(container, model, y), progress.count("decompressing"), 0
         for k, i in enumerate(wanted):
             part = layout.tiles(i)
             x = values.back(layout.joined(i, archive[part.start : part.stop]))
@@ -75,13 +79,14 @@ def decompress(
             done += x.size
             told(k + 1, len(wanted))
     seconds = time.monotonic() - begun
-    return Decompressed(str(out), len(wanted), seconds, done / seconds / 1e6)
+    return Decompressed(str(out), len(wanted), lossy, seconds, done / seconds / 1e6)
 
 
-def _listed(contents: Contents) -> Rows:
+def _listed(contents: Contents, way: Way) -> Rows:
     sizes = contents.sizes or [None] * len(contents.names)
     rows = zip(contents.names, sizes, strict=True)
-    return Rows([{"name": name, "width": size and size[1], "height": size and size[0]} for name, size in rows])
+    kept = {"kept": "nearly (lossy)"} if way.lossy else {}
+    return Rows([{"name": name, "width": size and size[1], "height": size and size[0]} | kept for name, size in rows])
 
 
 def _run_of(container: Container, run: Run | None) -> Run:
