@@ -37,6 +37,7 @@ class World:
     def __init__(self, rank: int = 0, size: int = 1, groups: dict[str, Any] | None = None, store: Store | None = None):
         self.rank, self.size, self.groups, self.store = rank, size, groups or {}, store
         self.patience = PATIENCE
+        self.told_bytes = 0  # that collectives were given, so far
 
     @property
     def first(self) -> bool:
@@ -120,6 +121,7 @@ class World:
         """Do a collective of a group on tensors like t."""
         options = args[-1]
         options.timeout = timedelta(seconds=self.patience)
+        self.told_bytes += t.numel() * t.element_size()
         try:
             getattr(self.groups[t.device.type], name)(*args).wait()
         except RuntimeError as e:

@@ -1,0 +1,106 @@
+"""The examples set what processes read, and what is computed of their bytes is what they send."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.run import parse_args
+
+from command import right
+from lowerbound import testing
+from lowerbound.models.vae import VAE
+from lowerbound.networks.mlp import MLP
+from lowerbound.parallel import World, sharing
+from lowerbound.parallel.environment import NEEDED, Environment
+from lowerbound.runs.recipes import Training
+from lowerbound.space import Space
+from lowerbound.training.movers import Movers
+from worlds import records
+
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "benchmarks"))
+from scale import NUMBER, Volume, seconds  # noqa: E402
+
+SMALL: Any = MLP.Config(hidden=(8,))
+
+
+def test_two_processes_send_the_bytes_that_are_computed():
+    """One pass over the gradients; beside them a few numbers: the loss, its terms, and what processes ask."""
+
+    def told(world: World) -> tuple[int, int]:
+        model = VAE.Config(latent=(2,), encoder=SMALL, decoder=SMALL).build(Space((1, 4, 4), levels=2))
+        movers = Movers(model, model.stages()[0], Training(steps=1, batch=5), 1, torch.device("cpu"), world=world)
+        with sharing(world, 5) as rows:
+            movers.step([(torch.ones(rows.n, 1, 4, 4, dtype=torch.uint8), None)], 0)
+        return world.told_bytes, sum(p.numel() for p in model.parameters())
+
+    for sent, parameters in testing.in_threads(2, told):
+        assert NUMBER * parameters < sent <= NUMBER * (parameters + 8)
+        assert Volume(parameters).summed(2) == NUMBER * parameters  # of a ring of two each sends half, twice
+
+
+def test_a_step_of_many_is_its_part_and_what_is_said():
+    assert Volume(100).summed(4) == 2 * 3 / 4 * 400
+    assert Volume(100).sharded(4) == 3 * 3 / 4 * 400
+    assert seconds(1.0, 10, 0.0, 1.0, 4) == pytest.approx(3, abs=1e-4)  # the largest part of ten images
+    assert seconds(0.0, 1, 8.0, 2.0, 1) == 4
+
+
+FAKES = {
+    "scontrol": "echo alpha; echo beta",
+    "srun": 'shift; for r in 0 1; do SLURM_PROCID=$r SLURM_LOCALID=0 "$@"; done',
+    "lowerbound": 'env | grep -E "^(RANK|WORLD_SIZE|LOCAL_RANK|MASTER_ADDR|MASTER_PORT)="; echo "words $*"',
+}
+
+
+def test_the_slurm_script_says_who_each_process_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, text in FAKES.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"JOB_NODELIST": "x", "JOB_ID": "41234", "NTASKS": "2", "CPUS_PER_TASK": "3"}
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment |= {f"SLURM_{name}": value for name, value in slurm.items()}
+    script = ROOT / "examples/slurm.sh"
+    done = subprocess.run(["bash", script, "vae", "--out", "a b"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.split("words train vae --out a b --resume\n")[:2]
+    for rank, said in enumerate((first, second)):
+        for line in said.split():
+            monkeypatch.setenv(*line.split("="))
+        assert Environment.read() == Environment(rank, 2, 0, 0)
+        assert os.environ["MASTER_ADDR"] == "alpha"
+        assert 20000 <= int(os.environ["MASTER_PORT"]) < 40000
+
+
+def test_the_job_of_kubernetes_is_a_command_of_torchrun():
+    text = (ROOT / "examples/kubernetes.yaml").read_text()
+    lines = re.search(r"command:\n((?: +- .*\n)+)", text)
+    assert lines
+    words = [line.strip().removeprefix("- ") for line in lines.group(1).splitlines()]
+    assert words[0] == "torchrun"
+    asked = parse_args([word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in words[1:]])
+    assert (asked.nnodes, asked.nproc_per_node, asked.node_rank, asked.max_restarts) == ("2", "8", 1, 3)
+    assert (asked.module, asked.training_script) == (True, "lowerbound")
+    assert asked.training_script_args[0] == "train"
+    assert "--resume" in asked.training_script_args
+
+
+@pytest.mark.slow  # starts Python five times
+@pytest.mark.parametrize("by", ["torchrun", "--processes"])
+def test_four_processes_by_the_command_line(by: str, tmp_path: Path):
+    words = ["train", "vae", "train.steps=60", "train.batch=34", "--out", str(tmp_path / "run"), "--device", "cpu"]
+    begin = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4", "-m", "lowerbound", *words]
+    if by == "--processes":
+        begin = [sys.executable, "-m", "lowerbound", *words, "--processes", "4"]
+    environment = {k: v for k, v in os.environ.items() if k not in NEEDED} | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(begin, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("bits_per_dim") == 1
+    right("train", *words[1:4], "--out", tmp_path / "one", "--device", "cpu")
+    for one, four in zip(records(tmp_path / "one"), records(tmp_path / "run"), strict=True):
+        assert one == {k: pytest.approx(v, rel=1e-5) if isinstance(v, float) else v for k, v in four.items()}
