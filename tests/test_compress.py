@@ -169,7 +169,9 @@ def test_a_run_that_lies_elsewhere_is_asked_for(digits: Path, here: Path):
     expect_same(digits, here / "back")
 
 
-@pytest.mark.parametrize("name", ["../a.png", "/etc/a.png", "a/../../b.png", "c:\\a.png", "a\0.png", ""])
+@pytest.mark.parametrize(
+    "name", ["../a.png", "/etc/a.png", "a/../../b.png", "c:\\a.png", "a\0.png", "", "\ud800.png", 300 * "a"]
+)
 def test_names_that_lead_out_of_the_folder_are_refused(name: str):
     with pytest.raises(UserError, match="which is no name within a folder"):
         targets(["b.png", name])

@@ -14,6 +14,7 @@ from lowerbound.errors import DataError, UserError
 from lowerbound.space import Space
 from lowerbound.units import to_bytes
 
+LONGEST = 240  # bytes of a name, to which a suffix may come
 PLAIN = ("1", "L", "P", "RGB")  # modes of which nothing is lost
 
 
@@ -121,7 +122,9 @@ class _named:
 def safe(name: str) -> PurePosixPath:
     """A name out of a file as a path within a folder. Raises UserError for one that would lead out of it."""
     path = PurePosixPath(name)
-    if path.is_absolute() or not path.parts or ".." in path.parts or any(c in name for c in "\0\\:"):
+    sound = all(ord(c) < 0xD800 or ord(c) > 0xDFFF for c in name)  # halves of characters, which no file system takes
+    sound = sound and all(len(part.encode()) <= LONGEST for part in path.parts)
+    if not sound or path.is_absolute() or not path.parts or ".." in path.parts or any(c in name for c in "\0\\:"):
         raise UserError(f"the file holds an image called {name!r}, which is no name within a folder")
     return path
 

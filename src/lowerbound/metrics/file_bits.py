@@ -63,7 +63,7 @@ class FileBits(Metric):
         }
         of = {"given": world.given, "remark": _said(made, by.way)}
         values = {name: Value(n / x.size, None, BITS, r, len(x), 1, **of) for name, (n, r) in parts.items()}
-        return values | {"file_bits.bound": _bound(own)}
+        return values | {"file_bits.bound": bound(own)}
 
 
 def _said(made: archive.Written, way: Way) -> str:
@@ -71,7 +71,9 @@ def _said(made: archive.Written, way: Way) -> str:
     return f"{made.n:,} images in a file of {made.bits // 8:,} bytes{steps}, read back and compared"
 
 
-def _bound(world: World) -> Value:
+@torch.no_grad()
+def bound(world: World) -> Value:
+    """What the model says of all images, by draws that are averaged, as those of a file are."""
     model, found = world.model, []
     draws = DRAWS if isinstance(model, LatentModel) and model.noisy else 1
     for batch, chunks in keyed_chunks(model, world.batches, draws, world.seed):

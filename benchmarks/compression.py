@@ -1,0 +1,155 @@
+"""Likelihoods as files: their real bytes beside the bound, and beside PNG, WebP and JPEG XL of the same pixels.
+
+    python benchmarks/compression.py RUN ... [--images 1000] [--float32] [--data DATA] [--json FILE]
+
+For every run, on the first test images: bits/dim of the file that `compress` writes, of its messages alone, and of the
+bound of the same images; MB/s of pixel values in (without verification) and out, in one process, with --float32 on the
+float path. Every image is decoded and compared. Then the general codecs on the same pixels in the same run, as a file
+for each image with and without what a file of one pixel of the kind takes (its headers), and all tiled into one sheet.
+JPEG XL where pillow-jxl-plugin is installed (pip install pillow-jxl-plugin).
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import lowerbound as lb
+from common import machine
+from lowerbound.codec import archive
+from lowerbound.codec.archive import Archive
+from lowerbound.codec.choice import Way, scheme_of
+from lowerbound.codec.container import Container
+from lowerbound.errors import UserError
+from lowerbound.metrics.base import World
+from lowerbound.metrics.file_bits import bound
+from lowerbound.runs.inputs import as_batches, open_data
+from lowerbound.runs.run import Run
+from lowerbound.verbs.compare.anchors import sheet
+
+CODECS: dict[str, dict[str, Any]] = {
+    "PNG": {"optimize": True},
+    "WebP": {"lossless": True, "quality": 100, "method": 4},
+    "JXL": {"lossless": True, "effort": 7},
+}
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("runs", nargs="+", metavar="RUN")
+    p.add_argument("--images", type=int, default=1000, help="the first so many test images")
+    p.add_argument("--data", help="a data set in the place of each run's own")
+    p.add_argument("--steps", type=int, help="in which a diffusion model is coded")
+    p.add_argument("--float32", action="store_true", help="the float path, not the portable one")
+    p.add_argument("--no-codecs", action="store_true", help="the runs alone")
+    p.add_argument("--json", type=Path, metavar="FILE")
+    options = p.parse_args()
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {"machine": machine(1), "runs": [], "codecs": []}
+    print(found["machine"])
+    shown: set[bytes] = set()
+    for name in options.runs:
+        run = lb.Run.open(name)
+        images = open_data(run, "test", options.data).head(options.images)
+        batches = as_batches(run, images, torch.device("cpu"))
+        x = np.concatenate([batch.x.numpy() for batch in batches.in_order(1024)])
+        row = measured(name, run, batches, x, options)
+        found["runs"].append(row)
+        print(f"| {' | '.join(map(cell, row.values()))} |", flush=True)
+        if not options.no_codecs and x.tobytes() not in shown:
+            shown.add(x.tobytes())
+            for anchor in codecs(x, run.facts.space.levels or 256):
+                found["codecs"].append(anchor)
+                print(f"| {' | '.join(map(cell, anchor.values()))} |", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def cell(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def measured(name: str, run: Run, batches: Any, x: np.ndarray, options: argparse.Namespace) -> dict[str, Any]:
+    model, y = run.load("cpu"), None
+    if model.given:
+        y = np.concatenate([batch.y.numpy() for batch in batches.in_order(1024)])
+    by, dims = scheme_of(model, Way(steps=options.steps)), x.size
+    with tempfile.TemporaryDirectory() as folder:
+        path, begun = Path(folder, "a.lb"), time.monotonic()
+        how = {"y": y, "way": Way(steps=options.steps), "float32": options.float32}
+        made = archive.write(path, model, x, {}, verify=False, **how)
+        encoding, begun = time.monotonic() - begun, time.monotonic()
+        with Container(path) as container:
+            back = Archive(container, model, y)[0 : len(x)]
+        decoding = time.monotonic() - begun
+    assert np.array_equal(back, x), name
+    said = bound(World(by.model, batches))
+    return {
+        "run": name,
+        "images": len(x),
+        "file": made.bits / dims,
+        "messages": made.net / dims,
+        "bound": said.value,
+        "stderr": said.stderr,
+        "initial bytes": made.initial // 8,
+        "encode MB/s": dims / encoding / 1e6,
+        "decode MB/s": dims / decoding / 1e6,
+    }
+
+
+def codecs(x: np.ndarray, levels: int) -> list[dict[str, Any]]:
+    with contextlib.suppress(ImportError):
+        import pillow_jxl  # noqa: F401  # pyright: ignore[reportMissingImports]  # optional
+    found = []
+    for codec, how in CODECS.items():
+        try:
+            head = len(written(x[0, :, :1, :1], codec, how, levels))
+        except (KeyError, OSError, ValueError) as e:
+            print(f"{codec}: not measured ({e})")
+            continue
+        begun = time.monotonic()
+        files = [written(image, codec, how, levels) for image in x]
+        encoding, begun = time.monotonic() - begun, time.monotonic()
+        for file in files:
+            np.asarray(Image.open(io.BytesIO(file)))
+        decoding, size = time.monotonic() - begun, sum(map(len, files))
+        sheets = [sheet(x[i : i + 2500]) for i in range(0, len(x), 2500)]
+        together = sum(len(written(each, codec, how, levels)) for each in sheets)
+        found.append(
+            {
+                "codec": codec,
+                "images": len(x),
+                "a file each": 8 * size / x.size,
+                "without headers": 8 * (size - head * len(x)) / x.size,
+                "sheets": 8 * together / x.size,
+                "encode MB/s": x.size / encoding / 1e6,
+                "decode MB/s": x.size / decoding / 1e6,
+            }
+        )
+    return found
+
+
+def written(x: np.ndarray, codec: str, how: dict[str, Any], levels: int) -> bytes:
+    """An image [C, H, W] as a file; of two levels with 1 bit a pixel where the format has that."""
+    picture = Image.fromarray(x[0] if len(x) == 1 else np.ascontiguousarray(x.transpose(1, 2, 0)))
+    if levels == 2 and len(x) == 1:
+        picture = picture.point(lambda value: 255 * value)
+        picture = picture.convert("1") if codec == "PNG" else picture
+    file = io.BytesIO()
+    picture.save(file, format=codec, **how)
+    return file.getvalue()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as e:
+        raise SystemExit(f"compression.py: {e}") from None
