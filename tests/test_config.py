@@ -295,7 +295,7 @@ def test_a_class_is_abstract_or_final():
 
 
 def test_another_kind_of_component_is_refused():
-    with pytest.raises(ConfigError, match=r"objective: expected a Objective, got families\.Bernoulli"):
+    with pytest.raises(ConfigError, match=r"objective: expected an Objective, got families\.Bernoulli"):
         parse(VAE.Config, {"objective": Bernoulli()})
 
 

@@ -9,6 +9,8 @@ FOUND = re.compile(r'<(span|div) class="arithmatex">\s*(?:\\\((.*?)\\\)|\\\[(.*?
 
 WORD = re.compile(r"<mi>(log|ln|exp|det|min|max|sin|cos)</mi>(?=<m(?:i|n|sub|sup|subsup|frac|over|mover)>)")
 
+LONG = 40  # characters of TeX, from which on a narrow page may have to scroll
+
 
 def drawn(page: str) -> str:
     """The HTML of a page with MathML where pymdownx.arithmatex left TeX."""
@@ -20,4 +22,6 @@ def _drawn(found: re.Match[str]) -> str:
     block = found[3] is not None
     math = convert(tex.strip(), display="block" if block else "inline")
     math = WORD.sub(r'<mi>\1</mi><mspace width="0.17em"/>', math)  # as TeX does
-    return f'<{found[1]} class="equation">{math}</{found[1]}>' if block else math
+    if block:
+        return f'<div class="equation">{math}</div>'
+    return f'<span class="equation">{math}</span>' if len(tex) > LONG else math

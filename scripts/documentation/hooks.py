@@ -20,12 +20,13 @@ ELSEWHERE = {  # page of the site: file of the repository
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
+ITEM = re.compile(r"([-*+]|\d+\.) ")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, source in ELSEWHERE.items():
-        text = _relinked((ROOT / source).read_text(encoding="utf-8"), source, name)
+        text = _indented(_relinked((ROOT / source).read_text(encoding="utf-8"), source, name))
         files.append(File.generated(config, name, content=text))
     for name, text in generated().items():
         files.append(File.generated(config, name, content=text))
@@ -40,7 +41,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return markdown
     if DOCS / here in notebooks.course():
         markdown += f"\n\n[This page as a notebook]({Path(here).stem}.ipynb)\n"
-    return _relinked(markdown, f"docs/{here}", here)
+    return _indented(_relinked(markdown, f"docs/{here}", here))
 
 
 def on_page_content(html: str, **_: Any) -> str:
@@ -74,3 +75,16 @@ def _relinked(text: str, source: str, name: str) -> str:
         fenced ^= line.lstrip().startswith("```")
         lines.append(line if fenced else LINK.sub(link, line))
     return "\n".join(lines)
+
+
+def _indented(text: str) -> str:
+    """What is inside of items of lists by four spaces, as Python-Markdown reads it; the sources have two, as GitHub
+    does."""
+    done, item, fenced = [], False, False
+    for line in text.split("\n"):
+        fenced ^= line.startswith("```")
+        if line[:1].strip():
+            item = not fenced and bool(ITEM.match(line))
+        inner = len(line) - len(line.lstrip())
+        done.append(" " * inner + line if item and inner and not fenced else line)
+    return "\n".join(done)

@@ -210,8 +210,7 @@ def _recipe(name: str, text: str) -> Iterator[str]:
         head.append(line.removeprefix("#").removeprefix(" "))
     yield f"## `{name}` {{ #{name} }}\n"
     yield "\n".join(head) + "\n"
-    yield "| | |\n|---|---|"
     for key in ("model", "time", "reached"):
-        yield f"| {key} | {html.escape(about.get(key, 'not measured'), quote=False)} |"
-    yield f"| data | `{values.get('data', {}).get('source', 'digits')}` |\n"
+        yield f"- {key}: {html.escape(about.get(key, 'not measured'), quote=False)}"
+    yield f"- data: `{values.get('data', {}).get('source', 'digits')}`\n"
     yield f'<details markdown="1"><summary>The recipe</summary>\n\n```toml\n{text.strip()}\n```\n\n</details>\n'

@@ -93,14 +93,14 @@ class Component(BaseModel):
     def _resolve(cls, value: Any, handler: Any) -> Self:
         if isinstance(value, Component):
             if not isinstance(value, cls):
-                raise _problem(f"expected a {_kind(cls)}, got {value.type_name()}")
+                raise _problem(f"expected {_article(_kind(cls))}, got {value.type_name()}")
             return value
         if isinstance(value, str):
             if not cls.abstract and cls.__mro__[1] is Component:
-                raise _problem(f"expected a {_kind(cls)} as a table of keys, got {value!r}{cls.hint(value)}")
+                raise _problem(f"expected {_article(_kind(cls))} as a table of keys, got {value!r}{cls.hint(value)}")
             value = {"type": value}
         if not isinstance(value, dict):
-            raise _problem(f"expected a {_kind(cls)} as a table of keys, got {value!r}")
+            raise _problem(f"expected {_article(_kind(cls))} as a table of keys, got {value!r}")
         value = dict(value)
         target = resolve(value.pop("type"), cls) if "type" in value else cls
         if target.abstract:
@@ -194,7 +194,7 @@ def resolve(name: Any, base: type[C]) -> type[C]:
         raise _problem(f"{name} is abstract{did_you_mean(name, [c.type_name() for c in components(base)])}")
     if not issubclass(found, base):
         known = ", ".join(sorted(c.type_name() for c in components(base)))
-        raise _problem(f"{name} is not a {_kind(base)}; known: {known}")
+        raise _problem(f"{name} is not {_article(_kind(base))}; known: {known}")
     return found
 
 
@@ -345,6 +345,11 @@ def _kind(cls: type[Component]) -> str:
     return cls.__qualname__.removesuffix(".Config")
 
 
+def _article(kind: str) -> str:
+    """With it before."""
+    return f"an {kind}" if kind[0] in "AEIO" else f"a {kind}"
+
+
 def _plain(annotation: Any) -> Any:
     """`X | None` -> X."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
@@ -375,7 +380,7 @@ def described(field: FieldInfo) -> str:
     elif typing.get_origin(annotation) is tuple:
         words = f"a list of {_MANY.get(typing.get_args(annotation)[0], 'values')}"
     elif inspect.isclass(annotation) and issubclass(annotation, Component):
-        words = f"a {_kind(annotation)}"
+        words = _article(_kind(annotation))
     else:
         words = str(annotation)
     nothing = " or null" if annotation is not field.annotation else ""
