@@ -325,6 +325,23 @@ def test_the_address_holds_the_whole_state(page: Any, context: Any, server: Page
     assert values(page)[first(page)] == -1.5
 
 
+def test_two_tabs_go_their_own_ways(page: Any, context: Any, server: Page):
+    """Each shows its own code, and one goes on when the other is closed."""
+    other, name = opened(context, server), first(page)
+    for tab, keys in ((page, 5), (other, 12)):
+        tab.get_by_role("slider", name=re.compile(f"^{name}")).focus()
+        for _ in range(keys):
+            tab.keyboard.press("ArrowRight")
+    for tab in (page, other):
+        settled(tab)
+        written(tab)
+        np.testing.assert_array_equal(pixels(tab), decoded(server, tab))
+    assert values(page)[name] != values(other)[name]
+    page.close()
+    typed(other, name, "1")
+    np.testing.assert_array_equal(pixels(other), decoded(server, other))
+
+
 def test_an_address_of_nonsense_shows_the_page(context: Any, server: Page):
     page = opened(context, server, "#run=nothing&panel=none&z=%%%&d={&y=1&t=abc&seed=x")
     assert pixels(page).any()

@@ -60,6 +60,34 @@ def test_a_place_is_chosen_by_the_mouse_with_its_neighbours_and_taken_to_the_lat
     assert map_.url.partition("&z=")[2].partition("&")[0] == code
 
 
+def test_a_browser_without_webgl_shows_it(context: Any, server: Page):  # noqa: F811
+    context.add_init_script(
+        "const plain = HTMLCanvasElement.prototype.getContext;"
+        "HTMLCanvasElement.prototype.getContext = function (kind, ...more) {"
+        " if (kind.startsWith('webg')) { window.asked = true; return null; } return plain.call(this, kind, ...more); }"
+    )
+    page = opened(context, server)
+    ink = "() => [...document.querySelectorAll('.mapframe canvas')].some(c => { const d = c.getContext('2d')"
+    ink += ".getImageData(0, 0, c.width, c.height).data; return d.some(v => v > 0) })"
+    assert page.evaluate(ink)
+    assert not page.evaluate("window.asked")
+
+
+def test_the_wheel_and_a_drag_go_nearer_and_elsewhere(map_: Any):
+    look = "() => document.querySelector('.mapframe canvas').toDataURL()"
+    before = map_.evaluate(look)
+    map_.mouse.move(*middle(map_))
+    map_.mouse.wheel(0, -400)
+    map_.wait_for_function(f"before => ({look})() !== before", arg=before)
+    nearer = map_.evaluate(look)
+    x, y = middle(map_)
+    map_.mouse.move(x, y)
+    map_.mouse.down()
+    map_.mouse.move(x + 60, y + 30, steps=4)
+    map_.mouse.up()
+    map_.wait_for_function(f"before => ({look})() !== before", arg=nearer)
+
+
 def test_what_lies_under_the_pointer_is_shown_there(map_: Any):
     x, y = middle(map_)
     map_.mouse.move(x + 5, y + 5)

@@ -404,6 +404,8 @@ def test_what_is_given_of_an_image_is_said(surroundings: None, tmp_path: Path):
         _, answer = page.upload(file.getvalue())
         other = page.ask("compare", "through", image=answer["image"], draws=2)
         drawn = page.ask("compare", "draw", seed=1, count=4)
+        unknown = page.ask("latent", "draw", seed=0, given={"label": "cat"}).error
+    assert unknown.startswith("--label cat: no such class; known: 0, 1")
     assert own.said["given"] == {"label": images.classes[images.y[3]]}
     assert own.said["nll"]["given"] == "label"
     assert other.said["given"]["label"] in images.classes

@@ -52,7 +52,7 @@ def controls(editor: Codec, found: Known) -> dict[str, Any]:
         "use_name": found.use_name,
         "directions": directions(editor),
         **conditions(editor.run, editor.model),
-        "notes": [found.note] if found.note else [],
+        "notes": ["The latents stand in the order of their numbers, not of their use."] if found.note else [],
     }
 
 

@@ -203,7 +203,9 @@ class Codec(ABC):
 
     def check_dimension(self, d: int, option: str) -> None:
         if not 0 <= d < self.size:
-            raise UserError(f"{option}: expected a dimension from 0 to {self.size - 1}, the latents of {self.run.path}")
+            raise UserError(
+                f"{option}: expected a dimension from 0 to {self.size - 1}, the latents of {self.run.place}"
+            )
 
 
 def codec(
@@ -258,7 +260,7 @@ class NoiseCodec(Codec):
         return _is_gaussian(self.generator.base) and _is_round(self.generator.base)
 
     def encode(self, x: Tensor, y: Tensor | None = None, draw: int | None = None) -> Tensor:
-        raise ModelError(f"{self.run.path}: {self.model.why_no_code()}")
+        raise ModelError(f"{self.run.place}: {self.model.why_no_code()}")
 
     def _decoded(self, z: Tensor, y: Tensor | None) -> Tensor:
         return self.generator.generated(z.float(), y)
@@ -283,7 +285,7 @@ class Editor(Codec):
     ):
         model = run.load(device)
         if not isinstance(model, LatentModel):
-            raise ModelError(f"{run.path}: {model.why_no_code()}")
+            raise ModelError(f"{run.place}: {model.why_no_code()}")
         self.run, self.model = run, model
         self.values = model.latents[0].levels if whole and is_of_values(model) else None  # that each variable takes
         self.device, self.progress = torch.device(device), progress or Progress()
@@ -299,7 +301,7 @@ class Editor(Codec):
             y = None if not self.model.given else self.run.typical()
             return int(self._posterior(x, None if y is None else y.to(self.device)).event_shape[0])
         except ModelError as e:
-            raise ModelError(f"{self.run.path}: {e}") from None
+            raise ModelError(f"{self.run.place}: {e}") from None
 
     def _posterior(self, x: Tensor, y: Tensor | None) -> Distribution:
         return self.model.vector_posterior(x, y) if self.values is None else self.model.posteriors(x, y)[0]

@@ -66,7 +66,7 @@ def _spaces(model: Model) -> tuple[Space, ...]:
     if isinstance(model, Generating):
         return (Space(tuple(model.base.event_shape)),)
     if not isinstance(model, LatentModel) or any(space.levels is not None for space in model.latents):
-        raise ModelError(f"{type(model).__name__} has no latents of real numbers, and a page pulls at those")
+        raise ModelError(f"{type(model).__name__} has no latents of real numbers, which a page pulls at")
     return model.latents
 
 

@@ -1,6 +1,6 @@
 """Write a model for programs that have no lowerbound: ONNX, a program of torch.export, or a web page."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from lowerbound.exporting.parts import Part, parts
 from lowerbound.model import Model
 from lowerbound.runs import lock
 from lowerbound.runs.run import Run
-from lowerbound.verbs.base import Out, Report, Told, verb
+from lowerbound.verbs.base import Out, Report, Told, called, verb
 from lowerbound.verbs.export.page import write_page
 
 KINDS = (".onnx", ".pt2", ".html")
@@ -20,12 +20,13 @@ KINDS = (".onnx", ".pt2", ".html")
 @dataclass(frozen=True, eq=False)
 class Exported(Report):
     """files: of each part its path, bytes, inputs, outputs and the largest difference to torch. left_out: part -> why
-    it is in no file."""
+    it is in no file. notes: what else is to be said of it."""
 
     run: str
     model: str
     files: dict[str, dict[str, Any]]
     left_out: dict[str, str]
+    remarks: list[str] = field(default_factory=list, metadata=called("notes"))
 
     def shown(self) -> str:
         return "\n".join(f"{f['path']}: {self._about(f)}" for f in self.files.values())
@@ -35,7 +36,7 @@ class Exported(Report):
         return f"{' -> '.join(ports)}; {file['bytes'] / 1e6:.1f} MB, within {file['difference']:.1g} of torch"
 
     def notes(self) -> list[str]:
-        return [f"{name} is left out: {why}" for name, why in self.left_out.items()]
+        return [*self.remarks, *(f"{name} is left out: {why}" for name, why in self.left_out.items())]
 
 
 @verb
@@ -80,7 +81,7 @@ def _page(run: Run, path: Path, part: str | None) -> Exported:
     if part is not None:
         raise UserError(f"--part {part}: a page has the decoder alone; leave it out")
     said = write_page(run, path)
-    return Exported(str(run.path), run.recipe.model.type_name(), {"page": _file(path, said)}, {})
+    return Exported(str(run.path), run.recipe.model.type_name(), {"page": _file(path, said)}, {}, said["notes"])
 
 
 def _checked(out: Any) -> Path:

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lowerbound.editing.controls import controls, known
+from lowerbound.editing.controls import Known, controls, known
 from lowerbound.editing.latents import Codec, codec
 from lowerbound.errors import ModelError
 from lowerbound.exporting import graphs
@@ -19,14 +19,19 @@ LARGEST = 25_000_000  # bytes of a page
 
 
 def write_page(run: Run, path: Path) -> dict[str, Any]:
-    """What is said of the file, as of others. Raises ModelError for a model that no page can run, or one too large."""
+    """What is said of the file, as of others, and in `notes` what else. Raises ModelError for a model that no page can
+    run, or one too large."""
+    try:
+        part = pulled(run.load("cpu"))
+    except ModelError as e:
+        raise ModelError(f"{run.place}: {e}") from None
     editor = codec(run, "cpu", whole=True)
-    part = pulled(editor.model)
+    found = known(editor)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "page.onnx"
         said = graphs.write(editor.model, part, file, told(run, editor.model), half=True)
         graph = file.read_bytes()
-    text = bundle.page(about(run, editor), graph, _facts(run, editor), version("lowerbound")).encode()
+    text = bundle.page(about(run, editor, found), graph, _facts(run, editor), version("lowerbound")).encode()
     if len(text) > LARGEST:
         raise ModelError(
             f"--out {path}: the page would have {len(text) / 1e6:.0f} MB, more than the {LARGEST / 1e6:.0f} MB that "
@@ -34,15 +39,15 @@ def write_page(run: Run, path: Path) -> dict[str, Any]:
         )
     with replacing(path) as temporary:
         temporary.write_bytes(text)
-    return said
+    return said | {"notes": [found.note] if found.note else []}
 
 
-def about(run: Run, editor: Codec) -> dict[str, Any]:
+def about(run: Run, editor: Codec, found: Known) -> dict[str, Any]:
     """What the scripts are told: JSON values."""
-    found = known(editor)
     said = controls(editor, found)
     steps = {d.name: d.step.tolist() for d in editor.directions.values() if d.fresh}
-    notes = ["There is no draw: no graph says the prior."] if editor.can_draw and not can_draw(editor.model) else []
+    without = "There are no draws: the prior is no function of noise that a page can compute."
+    notes = [without] if editor.can_draw and not can_draw(editor.model) else []
     return said | {
         "name": run.title.removeprefix("pretrained:").removeprefix("hf://"),
         "pixels": editor.levels,
