@@ -26,9 +26,12 @@ def test_the_site():
 @pytest.fixture
 def docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of pages, with nothing in it."""
-    for module in (pages, making, checking):
+    for module in (pages, checking):
         monkeypatch.setattr(module, "DOCS", tmp_path / "docs")
+    for module in (pages, making, checking):
         monkeypatch.setattr(module, "ROOT", tmp_path)
+    for module in (pages, making):
+        monkeypatch.setattr(module, "EXAMPLES", tmp_path / "examples")
     monkeypatch.setattr(pages, "PICTURES", tmp_path / "docs" / "pictures")
     monkeypatch.setattr(making, "WORK", tmp_path / "work")
     monkeypatch.setattr(pages, "version", lambda: "1.2.3")
@@ -98,6 +101,29 @@ def test_a_page_goes_on_from_another(docs: Path):
     (before,) = [step.fingerprint for step in pages.recipe(docs / "next.md")]
     (docs / "page.md").write_text(PAGE.replace("7", "8"))
     assert before != pages.recipe(docs / "next.md")[0].fingerprint
+
+
+EXAMPLE = """<!-- run: makes a.png -->
+```bash
+python draw.py
+```
+
+![A dot](a.png)
+"""
+
+
+def test_an_example_has_its_files(docs: Path, tmp_path: Path):
+    page = tmp_path / "examples" / "dot" / "README.md"
+    page.parent.mkdir(parents=True)
+    (page.parent / "draw.py").write_text("from PIL import Image\nImage.new('L', (2, 2), 7).save('a.png')")
+    page.write_text(EXAMPLE)
+    making.make(page)
+    assert [*checking.made(page)] == []
+    with Image.open(page.parent / "a.png") as picture:
+        assert picture.getpixel((0, 0)) == 7
+    (page.parent / "draw.py").write_text("from PIL import Image\nImage.new('L', (2, 2), 8).save('a.png')")
+    (wrong,) = checking.made(page)
+    assert "a.png was made by another recipe" in wrong
 
 
 def test_a_recipe_of_the_library_counts(docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

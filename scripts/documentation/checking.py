@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import marks
+from . import marks, pages
 from .pages import DOCS, ROOT, Block, PageError, blocks, calls, picture, recipe, sources
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def problems() -> Iterator[str]:
                 yield from _links(page)
             for block in blocks(page):
                 yield from code(block)
-            if page.is_relative_to(DOCS):
+            if page in pages.runnable():
                 yield from made(page)
         except PageError as e:
             yield str(e)
@@ -74,9 +74,10 @@ def command(words: list[str], block: Block) -> Iterator[str]:
         return
     if words[0] == "train":
         name = given.args[0]
+        beside = block.page.parent / name
         try:
-            if Path(name).suffix not in (".toml", ".json"):
-                recipes.load(name, given.args[1:])
+            if beside.is_file() or Path(name).suffix not in (".toml", ".json"):
+                recipes.load(str(beside) if beside.is_file() else name, given.args[1:])
         except ConfigError as e:
             yield str(e)
     if words[0] == "train":  # its seed is the recipe's
@@ -109,7 +110,7 @@ def made(page: Path) -> Iterator[str]:
                     f"{step.block.where}: {shown} was made by another recipe ({told}); this one is "
                     f"{step.fingerprint}. Make it anew with: {again}"
                 )
-            if f"pictures/{kept.name}" not in text:
+            if not re.search(rf"[(/]{re.escape(kept.name)}\b", text):
                 yield f"{step.block.where}: makes {shown}, which the page doesn't show"
         if step.output and step.output.says != step.fingerprint:
             yield f"{step.output.where}: was printed by other commands. Make it anew with: {again}"

@@ -9,19 +9,21 @@ import time
 from pathlib import Path
 
 from . import marks, pages
-from .pages import DOCS, ROOT, PageError, Step, before, calls, picture, recipe
+from .pages import EXAMPLES, ROOT, PageError, Step, before, calls, files, picture, recipe, stem
 
 WORK = ROOT / ".pages"  # a folder for each page; what was run in it isn't run again
 
 
 def make(page: Path, fresh: bool = False) -> Path:
     """Run what has changed since the last time; pictures and outputs are replaced. Gives the page's folder."""
-    folder = WORK / "-".join(page.relative_to(DOCS).with_suffix("").parts)
+    folder = WORK / (f"examples-{page.parent.name}" if page.is_relative_to(EXAMPLES) else stem(page))
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
     if earlier := before(page):
         shutil.copytree(make(earlier, fresh), folder, dirs_exist_ok=True)
     (folder / ".made").mkdir(parents=True, exist_ok=True)
+    for file in files(page):
+        shutil.copy(file, folder)
     for step in recipe(page):
         output = _output(step, folder)
         for name in step.block.makes:
@@ -41,9 +43,7 @@ def _output(step: Step, folder: Path) -> str:
         shutil.rmtree(folder / run, ignore_errors=True)
     begun, cpu = time.monotonic(), os.times().children_user
     command = ["bash", "-euo", "pipefail", "-c"] if step.block.language in ("bash", "sh") else [sys.executable, "-c"]
-    done = subprocess.run(
-        [*command, step.block.code], cwd=folder, env=_environment(), stdout=subprocess.PIPE, text=True
-    )
+    done = subprocess.run([*command, step.block.code], cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise PageError(f"{step.block.where}: exit status {done.returncode}\n{done.stdout}")
     if missing := [name for name in step.block.makes if not (folder / name).is_file()]:
@@ -67,7 +67,7 @@ def _trained(code: str) -> list[str]:
     return found
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     source = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
     return os.environ | {"PATH": path, "PYTHONPATH": source, "COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}

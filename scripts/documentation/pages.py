@@ -6,7 +6,8 @@ A comment in the line before a fence says what the block is (CONTRIBUTING.md, "P
     <!-- run: makes samples.png -->     and samples.png is then docs/pictures/PAGE-samples.png
     <!-- output -->                     what the run block before it printed
 
-and `<!-- after: course/bound.md -->` anywhere in a page, that its commands begin where those of another one ended.
+and `<!-- after: course/bound.md -->` anywhere in a page, that its commands begin where those of another one ended. The
+README.md of a folder of examples/ is such a page too, whose files and pictures lie beside it.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
 PICTURES = DOCS / "pictures"
+EXAMPLES = ROOT / "examples"
 RECIPES = ROOT / "src" / "lowerbound" / "recipes"
 FENCE = re.compile(r"^( *)(`{3,}|~{3,})\s*(\w*)")
 MARKER = re.compile(r"^\s*<!--\s*(run|output)\b(?::\s*(.*?))?\s*-->\s*$")
@@ -60,13 +62,25 @@ class Block:
 
 
 def sources() -> list[Path]:
-    """The pages that are checked: those of docs/, and those in the root."""
+    """The pages that are checked: those of docs/ and of examples/, and those in the root."""
     return [
-        *sorted(DOCS.rglob("*.md")),
+        *runnable(),
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",
         ROOT / "benchmarks" / "README.md",
     ]
+
+
+def runnable() -> list[Path]:
+    """The pages whose blocks may be run."""
+    return [*sorted(DOCS.rglob("*.md")), *sorted(EXAMPLES.glob("*/README.md"))]
+
+
+def files(page: Path) -> list[Path]:
+    """What lies beside a page of examples/ for its commands: recipes and scripts."""
+    if not page.is_relative_to(EXAMPLES):
+        return []
+    return sorted(p for p in page.parent.iterdir() if p.suffix in (".toml", ".py"))
 
 
 def blocks(page: Path) -> list[Block]:
@@ -132,19 +146,32 @@ def recipe(page: Path) -> list[Step]:
 
 
 def picture(page: Path, name: str) -> Path:
-    """Where a file that a page makes is kept: docs/course/bound.md's samples.png in course-bound-samples.png."""
-    stem = "-".join(page.relative_to(DOCS).with_suffix("").parts)
-    return PICTURES / f"{stem}-{Path(name).name}"
+    """Where a file that a page makes is kept: docs/course/bound.md's samples.png in course-bound-samples.png.
+
+    That of an example lies beside its page.
+    """
+    if page.is_relative_to(EXAMPLES):
+        return page.parent / Path(name).name
+    return PICTURES / f"{stem(page)}-{Path(name).name}"
+
+
+def stem(page: Path) -> str:
+    """A page of docs/ as one word: docs/course/bound.md is course-bound."""
+    return "-".join(page.relative_to(DOCS).with_suffix("").parts)
 
 
 def fingerprint(run: list[Block]) -> str:
-    """Of commands, the recipes that they name, and the version of the library: 12 hexadecimal digits.
+    """Of commands, the recipes and files that they name, and the version of the library: 12 hexadecimal digits.
 
     Comments, and what recipes say of themselves, don't count.
     """
     said = [re.sub(r"(^|\s+)#.*$", "", block.code, flags=re.MULTILINE).strip() for block in run]
     named = {words[2] for block in run for words in calls(block.code) if words[:2] == ["lowerbound", "train"]}
-    recipes = {name: _asked(RECIPES / f"{name}.toml") for name in sorted(named) if (RECIPES / f"{name}.toml").is_file()}
+    library = {name: RECIPES / f"{name}.toml" for name in sorted(named)}
+    recipes: dict[str, object] = {name: _asked(file) for name, file in library.items() if file.is_file()}
+    beside = {file.name: file for block in run for file in files(block.page) if file.name in block.code}
+    recipes |= {name: _asked(file) for name, file in beside.items() if file.suffix == ".toml"}
+    recipes |= {name: file.read_text(encoding="utf-8") for name, file in beside.items() if file.suffix == ".py"}
     text = json.dumps({"version": version(), "commands": said, "recipes": recipes}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
