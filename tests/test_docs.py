@@ -170,6 +170,19 @@ def test_a_mark_leaves_the_picture(kind: str, tmp_path: Path):
         assert a.convert("RGB").tobytes() == b.convert("RGB").tobytes()
 
 
+@pytest.mark.parametrize(
+    ("html", "many"),
+    [
+        ('<script src="https://cdn.example/a.js"></script>', 1),
+        ('<link rel="stylesheet" href="//fonts.example/a.css">', 1),
+        ('<a href="https://arxiv.org/abs/1312.6114">paper</a><script src="a.js"></script><img src="a.png">', 0),
+    ],
+)
+def test_what_is_fetched_from_elsewhere_is_named(html: str, many: int, tmp_path: Path):
+    (tmp_path / "a.html").write_text(html)
+    assert len([*checking.outside(tmp_path)]) == many
+
+
 def anchors() -> dict[str, set[str]]:
     """Each page of docs/errors/ and its headings."""
     home = ROOT / "docs" / "errors"

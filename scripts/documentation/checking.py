@@ -15,6 +15,9 @@ from .pages import DOCS, ROOT, Block, PageError, blocks, calls, picture, recipe,
 if TYPE_CHECKING:
     from cyclopts import App
 
+FETCHED = re.compile(
+    r'<(?:script|img|iframe|source)\b[^>]*\bsrc="?(?:https?:)?//[^>]*>|<link\b[^>]*\bstylesheet[^>]*//[^>]*>'
+)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
 
 
@@ -30,6 +33,13 @@ def problems() -> Iterator[str]:
                 yield from made(page)
         except PageError as e:
             yield str(e)
+
+
+def outside(site: Path) -> Iterator[str]:
+    """What pages of the built site would fetch from elsewhere."""
+    for page in sorted(site.rglob("*.html")):
+        for tag in sorted(set(FETCHED.findall(page.read_text(encoding="utf-8")))):
+            yield f"{page.relative_to(site)}: fetches from the network: {tag}"
 
 
 def _links(page: Path) -> Iterator[str]:
