@@ -1,6 +1,7 @@
 """Several real processes train what one does, and say in one sentence what ends them."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -78,6 +79,22 @@ def test_two_processes_train_to_the_numbers_of_one(world: Worlds, two: Path, dig
     assert '"metrics"' in world.said(0, 1)
     world.call(1, "train", "vae", *TINY, "--data", digits, "--out", tmp_path / "one")
     assert_alike(tmp_path / "one", two)
+
+
+def test_an_evaluation_of_two_processes_is_that_of_one(world: Worlds, two: Path):
+    """Every image once."""
+    for n in (1, 2):
+        world.call(n, "evaluate", two, "--split", "valid", "--draws", "20", "--json")
+        report = json.loads(world.said(0, 1))
+        if n == 1:
+            alone, kept = report, json.loads((two / "evaluation/valid.json").read_text())
+    assert world.said(1, 1) == ""
+    assert report["data"] == alone["data"]
+    for name, value in alone["metrics"].items():
+        assert report["metrics"][name] == {
+            k: pytest.approx(v, rel=1e-9) if isinstance(v, float) else v for k, v in value.items()
+        }
+    assert json.loads((two / "evaluation/valid.json").read_text())["fingerprint"] == kept["fingerprint"]
 
 
 # ---- what can go wrong

@@ -8,7 +8,8 @@ import torch
 
 from lowerbound.data.batches import Batch, Shuffled
 from lowerbound.model import Model
-from lowerbound.noise import KeyedNoise
+from lowerbound.noise import KeyedNoise, Rows
+from lowerbound.parallel import ALONE, team, together
 from lowerbound.processes import keep_freed
 
 Advance = Callable[[int], None]  # told how many images are done
@@ -50,8 +51,15 @@ def log_density(
 ) -> np.ndarray:
     """log p(x) of every image, or its bound with this many draws, in nats: float64 [N].
 
-    limit, start: only of the images before, and from, these places.
+    limit, start: only of the images before, and from, these places. Processes that work `together` share them out.
     """
+    world = team()
+    if world.size > 1:
+        n = len(images) if limit is None else min(limit, len(images))
+        own = Rows.of(world.rank, world.size, n - start)
+        with together(ALONE):
+            part = log_density(model, images, draws, seed, start + own.stop, advance, start + own.start)
+        return world.gather(torch.from_numpy(part)).numpy()
     found = [np.zeros(0)]
     for batch, chunks in keyed_chunks(model, images, draws, seed, limit, start):
         total, seen = None, 0

@@ -11,6 +11,7 @@ from lowerbound.chunks import Advance
 from lowerbound.data.base import Images
 from lowerbound.errors import ModelError
 from lowerbound.metrics.base import World, check_names, measure
+from lowerbound.parallel import team
 from lowerbound.progress import Progress
 from lowerbound.runs.inputs import Held, as_batches, open_data
 from lowerbound.runs.run import Run, weights_code
@@ -61,7 +62,7 @@ def evaluated(
     images = images if limit is None else images.head(limit)
     batches = as_batches(run, images, torch.device(device))
     world = World(model, batches, run, data, seed, progress, _counter(progress, images))
-    return _report(run, world, metrics, options, save=limit is None and metrics is None)
+    return _report(run, world, metrics, options, save=limit is None and metrics is None and team().first)
 
 
 def _report(

@@ -2,7 +2,19 @@
 
 from lowerbound.parallel.environment import Environment, joined
 from lowerbound.parallel.launch import launch
-from lowerbound.parallel.rows import all_rows, own_rows, processes, sharing
+from lowerbound.parallel.rows import all_rows, own_rows, processes, sharing, team, together
 from lowerbound.parallel.world import ALONE, World
 
-__all__ = ["ALONE", "Environment", "World", "all_rows", "joined", "launch", "own_rows", "processes", "sharing"]
+__all__ = [
+    "ALONE",
+    "Environment",
+    "World",
+    "all_rows",
+    "joined",
+    "launch",
+    "own_rows",
+    "processes",
+    "sharing",
+    "team",
+    "together",
+]

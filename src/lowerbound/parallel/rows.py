@@ -29,6 +29,7 @@ class _Shared(NamedTuple):
 
 class _Thread(threading.local):
     shared: _Shared | None = None
+    team: World = ALONE
 
 
 _thread = _Thread()
@@ -47,6 +48,21 @@ def sharing(world: World, whole: int) -> Iterator[Rows]:
             yield rows
     finally:
         _thread.shared = before
+
+
+@contextmanager
+def together(world: World) -> Iterator[None]:
+    """Inside, all processes do the same, and what is long is shared out: each does its part of the images."""
+    before, _thread.team = _thread.team, world
+    try:
+        yield
+    finally:
+        _thread.team = before
+
+
+def team() -> World:
+    """Those among whom what is long is shared out."""
+    return _thread.team
 
 
 def processes() -> World:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from lowerbound.devices import pick_device
 from lowerbound.metrics.report import evaluated
+from lowerbound.parallel import Environment, joined, together
 from lowerbound.runs.run import Run
 from lowerbound.verbs import tables
 from lowerbound.verbs.base import (
@@ -93,15 +95,18 @@ def evaluate(
         "chains": chains,
         "refinement": refinement,
     }
-    report = evaluated(
-        run,
-        data=data,
-        split=split,
-        metrics=metrics,
-        limit=limit,
-        options=options,
-        seed=seed,
-        device=device,
-        progress=progress,
-    )
+    environment = Environment.read()
+    where = pick_device(environment.device(str(device)))
+    with joined(environment, where) as world, together(world):
+        report = evaluated(
+            run,
+            data=data,
+            split=split,
+            metrics=metrics,
+            limit=limit,
+            options=options,
+            seed=seed,
+            device=where,
+            progress=progress if world.first else None,
+        )
     return Evaluation(**report)
