@@ -125,3 +125,32 @@ def test_few_labels_are_enough(tmp_path: Path):
 def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image, np.float64).ravel()
+
+
+@pytest.mark.slow
+def test_tiles_are_as_the_texture(tmp_path: Path):
+    """Five minutes of a core. Against the other texture, and against the crops with their pixels shuffled."""
+    ran("textures", tmp_path)
+    names = ("leaves", "petals")
+    drawn = {name: statistics(tmp_path / name) for name in names}
+    crops = {name: statistics(tmp_path / "crops" / name) for name in names}
+    for name, other in (names, names[::-1]):
+        assert apart(drawn[name][0], crops[name][0]) < 0.3 * apart(drawn[name][0], crops[other][0])  # colours
+        assert abs(drawn[name][1] - crops[name][1]) < 0.5 * (1 - crops[name][1]) + 0.2  # of shuffled pixels it is 0
+        with Image.open(tmp_path / f"floor-{name}.png") as image:
+            x = np.asarray(image, np.float64)
+        inside = np.abs(np.diff(x, axis=0)).mean()
+        assert np.abs(x[0] - x[-1]).mean() < 1.5 * inside  # the floor repeats without a seam
+        assert np.abs(x[:, 0] - x[:, -1]).mean() < 1.5 * np.abs(np.diff(x, axis=1)).mean()
+
+
+def statistics(folder: Path) -> tuple[np.ndarray, float]:
+    """Mean and deviation of each channel, [2C], and the correlation of neighbouring pixels."""
+    files = sorted(folder.glob("*.png"))[:100]
+    x = np.stack([np.asarray(Image.open(p), np.float64) for p in files])
+    left, right = x[:, :, :-1] - x.mean((1, 2), keepdims=True), x[:, :, 1:] - x.mean((1, 2), keepdims=True)
+    return np.concatenate([x.mean((0, 1, 2)), x.std((0, 1, 2))]), float((left * right).mean() / (left**2).mean())
+
+
+def apart(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a - b))
