@@ -27,7 +27,7 @@ WHOLE: dict[str, tuple[Any, ...]] = {
     "a total correlation": (vae(objective=BetaTC()), IMAGE),
     "a covariance of means": (vae(objective=DIP1()), BINARY),
     "a covariance of draws": (vae(objective=DIP2()), BINARY),
-    "free bits of a level": (vae(objective=ELBO(free_bits_level=0.3)), BINARY),
+    "free bits of a level": (vae(objective=ELBO(free_bits_level=0.8)), BINARY),
     "free bits of a dimension": (vae(objective=ELBO(free_bits_dimension=0.2)), BINARY),
     "an adversary that mixes codes": (vae(adversary=TotalCorrelation.Config(network=SMALL)), BINARY),
     "statistics of the batch in a network": GANS["convolutions given a label"],
