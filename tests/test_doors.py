@@ -124,7 +124,7 @@ def test_training_and_measuring_go_by_without_a_check(monkeypatch: pytest.Monkey
         model, x, y = case.build(), case.x(6), case.y(6)
         prepared = [(x, y) if s.prepare is None else s.prepare.given(s.prepare.make(x, y), y) for s in model.stages()]
         one = Batch(x, y, np.arange(6))
-        measured = SimpleNamespace(in_order=lambda rows, limit=None, one=one: [one])
+        measured = SimpleNamespace(in_order=lambda rows, limit=None, start=0, one=one: [one])
         with monkeypatch.context() as m:
             for name in ("taken", "taken_events", "taken_conditions"):
                 m.setattr(Model, name, closed)

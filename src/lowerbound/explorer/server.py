@@ -56,7 +56,8 @@ class Desk:
             raise UserError(f"no {question.panel}.{question.do}")
         shown = self.shelf[question.run]
         if not panel.fits(shown):
-            _ = shown.model  # where there is none, that is why, and said
+            shown.run.again()
+            _ = shown.model  # where there is neither, that is why, and said
             raise UserError(f"the panel {panel.title} is not for {shown.name}")
         return panel.actions[question.do](panel, shown, question.given)
 

@@ -182,7 +182,7 @@ class _One(Shuffled):
     def training(self, step: int, size: int, seed: int) -> tuple[Tensor, Any]:
         return self.batch.x, self.batch.y
 
-    def in_order(self, size: int, limit: int | None = None) -> Iterator[Batch]:
+    def in_order(self, size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
         yield self.batch
 
 
