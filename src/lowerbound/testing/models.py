@@ -113,8 +113,9 @@ def model_gradients_reach_every_parameter(case: ModelCase) -> None:
 
 @torch.no_grad()
 def _prepared(stage: Stage, x: Tensor, y: Y) -> tuple[Tensor, Y]:
-    """Events and their condition as a stage takes them."""
-    return (x, y) if stage.prepare is None else stage.prepare.given(stage.prepare.make(x, y), y)
+    """Events and their condition as a stage takes them; what is drawn for it is the same each time."""
+    with seeded("prepared"):
+        return (x, y) if stage.prepare is None else stage.prepare.given(stage.prepare.make(x, y), y)
 
 
 def model_loss_is_of_float32_in_half_precision(case: ModelCase) -> None:
