@@ -38,6 +38,7 @@ from lowerbound.training import loop
 from lowerbound.training import train as training
 from lowerbound.training.loop import Loop
 from lowerbound.training.validation import Validation
+from worlds import Worlds, records, worlds
 
 pytestmark = pytest.mark.usefixtures("surroundings")
 
@@ -98,8 +99,7 @@ def values(path: Path) -> dict[str, Any]:
 
 def log(run: Path) -> list[str]:
     """The lines, without the two numbers that time decides."""
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [json.dumps({k: v for k, v in line.items() if k not in ("seconds", "images_per_second")}) for line in lines]
+    return [json.dumps(line) for line in records(run)]
 
 
 def assert_same_run(a: Path, b: Path, stages: tuple[str, ...] = ("model",)) -> None:
@@ -120,79 +120,10 @@ def assert_same_run(a: Path, b: Path, stages: tuple[str, ...] = ("model",)) -> N
 # --- killed and resumed: real processes
 
 
-SERVER = """
-import json, os, signal, sys
-import torch, torch._dynamo, matplotlib.figure, matplotlib.backends.backend_agg
-torch.set_num_threads(1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
-from lowerbound import cli
-from lowerbound.verbs import evaluate, train
-print("ready", flush=True)
-for line in sys.stdin:
-    words, errors = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
-        sink = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(sink, 1)
-        os.dup2(sink, 2)
-        sys.argv = ["lowerbound", *words]
-        cli.main()
-        os._exit(0)
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
-class Server:
-    """Runs the command line in processes of its own that need not import torch anew."""
-
-    def __init__(self, folder: Path):
-        self.errors = folder / "errors"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        assert self._line() == "ready"
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def start(self, *words: str) -> int:
-        """The process of `lowerbound words`."""
-        self.errors.unlink(missing_ok=True)
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([words, str(self.errors)]) + "\n")
-        self.process.stdin.flush()
-        return int(self._line())
-
-    def status(self) -> int:
-        """Wait for the exit status, minus the signal for a process that was killed."""
-        return int(self._line())
-
-    def said(self) -> str:
-        return self.errors.read_text()
-
-    def call(self, *words: str) -> None:
-        self.start(*words)
-        assert self.status() == 0, self.said()
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait(60)
-        self.process.stdout.close()
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(tmp_path_factory.mktemp("server"))
-    yield running
-    running.close()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worlds]:
+    with worlds(tmp_path_factory.mktemp("server")) as running:
+        yield running
 
 
 LONG = ["train", "vae", *TINY, "train.steps=600", "train.valid_every=100", "train.save_seconds=0.05"]
@@ -200,9 +131,9 @@ LONG += ["train.optimizer.type=optimization.AdamW", "train.schedule.warmup=50", 
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(server: Worlds, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    server.call(*LONG, "--out", str(out))
+    server.call(1, *LONG, "--out", str(out))
     return out
 
 
@@ -225,13 +156,13 @@ def wait_for(run: Path, step: int) -> None:
 def test_killed_at_random_moments_it_ends_with_the_same_bits(server, uninterrupted, tmp_path):
     out, chance = tmp_path / "run", random.Random(0)
     for step in (0, 1, 60, 150, 260, 380, 500):
-        pid = server.start(*LONG, "--out", str(out), "--resume")
+        (pid,) = server.start(1, *LONG, "--out", str(out), "--resume")
         wait_for(out, step)
         time.sleep(chance.uniform(0, 0.08))
         os.kill(pid, signal.SIGKILL)
-        assert server.status() == -signal.SIGKILL, server.said()
-    server.call(*LONG, "--out", str(out), "--resume")
-    assert "resuming" in server.said()
+        assert server.statuses() == [-signal.SIGKILL], server.said(0)
+    server.call(1, *LONG, "--out", str(out), "--resume")
+    assert "resuming" in server.said(0)
     assert_same_run(uninterrupted, out)
     old, new = (json.loads((run / "evaluation/valid.json").read_text()) for run in (uninterrupted, out))
     assert old["metrics"] == new["metrics"]
@@ -269,25 +200,25 @@ def test_what_a_killed_process_was_writing_is_cleared(tmp_path, name: str):
 def test_ctrl_c_saves_and_says_how_to_go_on(server, uninterrupted, tmp_path):
     out = tmp_path / "run"
     options = [*LONG, "train.save_seconds=1000", "--out", str(out)]
-    pid = server.start(*options)
+    (pid,) = server.start(1, *options)
     wait_for(out, 400)
     os.kill(pid, signal.SIGINT)
-    assert server.status() == 130
-    assert "is saved" in server.said()
-    words = server.said().split("Go on with: lowerbound ")[1].split()
+    assert server.statuses() == [130]
+    assert "is saved" in server.said(0)
+    words = server.said(0).split("Go on with: lowerbound ")[1].split()
     assert "--resume" in words
     assert values(out / "state/model.safetensors")["step"] >= 400
     assert not (out / "evaluation").exists()
-    server.call(*LONG, "--out", str(out), "--resume")
+    server.call(1, *LONG, "--out", str(out), "--resume")
     assert_same_run(uninterrupted, out)
 
 
 def test_ctrl_c_in_another_verb(server, uninterrupted):
-    pid = server.start("evaluate", str(uninterrupted), "--draws", "10000000")
+    (pid,) = server.start(1, "evaluate", str(uninterrupted), "--draws", "10000000")
     time.sleep(1.5)
     os.kill(pid, signal.SIGINT)
-    assert server.status() == 130
-    assert server.said() == "lowerbound: stopped\n"
+    assert server.statuses() == [130]
+    assert (server.said(0), server.said(0, 1)) == ("lowerbound: stopped\n", "")
 
 
 # --- resuming, in this process

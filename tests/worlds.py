@@ -15,7 +15,7 @@ SERVER = """
 import json, os, signal, sys
 import torch, torch._dynamo, torch.distributed, matplotlib.figure, matplotlib.backends.backend_agg
 torch.set_num_threads(1)
-signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 from lowerbound import cli
 from lowerbound.verbs import evaluate, train
 print("ready", flush=True)
@@ -61,15 +61,17 @@ class Worlds:
 
     def start(self, n: int, *words: str | Path, **more: str) -> list[int]:
         """The processes of `lowerbound words`; more: of their environment."""
-        store = dist.TCPStore("127.0.0.1", 0, None, True, timeout=timedelta(seconds=60), wait_for_workers=False)
-        self.stores.append(store)
-        shared = {
-            "WORLD_SIZE": str(n),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(store.port),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",
-        }
-        world = [{**shared, **more, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(n)] if n > 1 else [more]
+        world = [more]
+        if n > 1:
+            store = dist.TCPStore("127.0.0.1", 0, None, True, timeout=timedelta(seconds=60), wait_for_workers=False)
+            self.stores.append(store)
+            shared = {
+                "WORLD_SIZE": str(n),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(store.port),
+                "TORCHELASTIC_USE_AGENT_STORE": "True",
+            }
+            world = [{**shared, **more, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(n)]
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps([[*map(str, words)], str(self.folder / "said"), world]) + "\n")
         self.process.stdin.flush()
