@@ -134,3 +134,31 @@ def expect(what: Any) -> Any:
     from playwright.sync_api import expect
 
     return expect(what)
+
+
+def expect_accessible(page: Any) -> None:
+    """axe finds nothing in a page of Playwright's as it stands, and it is no wider than the screen."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the screen"
+
+
+def expect_reached(page: Any) -> None:
+    """The key Tab comes to every control that is seen and not disabled."""
+    count = page.evaluate(
+        "() => [...document.querySelectorAll('button, input, select, a')]"
+        ".filter(e => e.checkVisibility() && !e.disabled && e.tabIndex >= 0).length"
+    )
+    seen = set()
+    page.evaluate("document.body.focus()")
+    for _ in range(count + 2):
+        page.keyboard.press("Tab")
+        seen.add(
+            page.evaluate(
+                "() => { const e = document.activeElement; e.dataset.seen ??= Math.random(); return e === document.body"
+                " ? '' : e.dataset.seen }"
+            )
+        )
+    assert len(seen - {""}) >= count

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from lowerbound.runs.run import Run
-from pages import Page, serving, tiny
+from pages import Page, expect_accessible, expect_reached, serving, tiny
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
 
@@ -550,33 +550,15 @@ def test_a_server_that_was_started_anew_is_found_again(context: Any, runs: list[
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_nothing(browser: Any, server: Page, scheme: str, width: int):
-    from axe_playwright_python.sync_playwright import Axe
-
     context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
     for run in ("digits", "labelled"):
         page = opened(context, server, f"#run={run}")
         page.get_by_role("button", name="Keep as B").click()
         page.get_by_role("button", name="Teach a direction").click()
         page.locator("#data button").first.click()
-        found = Axe().run(page)
-        assert found.violations_count == 0, found.generate_report()
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the screen"
+        expect_accessible(page)
     context.close()
 
 
 def test_the_keyboard_reaches_every_control(page: Any):
-    count = page.evaluate(
-        "() => [...document.querySelectorAll('button, input, select, a')]"
-        ".filter(e => e.checkVisibility() && !e.disabled && e.tabIndex >= 0).length"
-    )
-    seen = set()
-    page.evaluate("document.body.focus()")
-    for _ in range(count + 2):
-        page.keyboard.press("Tab")
-        seen.add(
-            page.evaluate(
-                "() => { const e = document.activeElement; e.dataset.seen ??= Math.random(); return e === document.body"
-                " ? '' : e.dataset.seen }"
-            )
-        )
-    assert len(seen - {""}) >= count
+    expect_reached(page)

@@ -13,7 +13,7 @@ from PIL import Image
 from grids import DRAWN
 from lowerbound.runs.run import Run
 from noised import layered, noised, noised_latents
-from pages import Page, serving
+from pages import Page, expect_accessible, serving
 from test_explorer_browser import browser, context  # noqa: F401  (fixtures)
 from test_explorer_grids_browser import press, shown, told
 from test_given import write
@@ -338,14 +338,10 @@ def test_attributes_are_given(context: Any, server: Page, run: str):  # noqa: F8
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("run", ["layered", "noised", "latents"])
 def test_axe_finds_nothing(browser: Any, server: Page, scheme: str, width: int, run: str):  # noqa: F811
-    from axe_playwright_python.sync_playwright import Axe
-
     own = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
     more = "&ha=valid:1&hb=valid:2&hl=ABd" if run == "layered" else "&di=valid:1&dn=4&dk=12"
     page = opened(own, server, run, more)
     page.wait_for_selector("#draws button")
-    found = Axe().run(page)
-    assert found.violations_count == 0, found.generate_report()
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the screen"
+    expect_accessible(page)
     assert page.evaluate(LOW) == [], "too low for a finger"
     own.close()

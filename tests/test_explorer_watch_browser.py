@@ -17,7 +17,7 @@ from PIL import Image
 import lowerbound as lb
 from lowerbound.runs.run import Run
 from lowerbound.training.train import train
-from pages import Page, expect, serving, tiny
+from pages import Page, expect, expect_accessible, serving, tiny
 from test_explorer_browser import browser, context  # noqa: F401  (fixtures)
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
@@ -320,15 +320,11 @@ def test_that_nothing_was_found_is_said(context: Any, tmp_path: Path, surroundin
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("panel", ["training", "compare", "doctor"])
 def test_axe_finds_nothing(browser: Any, server: Page, panel: str, scheme: str, width: int):  # noqa: F811
-    from axe_playwright_python.sync_playwright import Axe
-
     own = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
     for run in ("collapsed", "staged"):
         page = opened(own, server, panel, run, "&n=100&draws=2&with=digits")
         page.evaluate("() => { for (const d of document.querySelectorAll('details')) d.open = true }")
         page.wait_for_timeout(800)
-        found = Axe().run(page)
-        assert found.violations_count == 0, found.generate_report()
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the screen"
+        expect_accessible(page)
         page.close()
     own.close()
