@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 
 from command import call, some_digits
 from lowerbound import files, testing
-from lowerbound.errors import Ended, UserError
+from lowerbound.errors import ConfigError, Ended, UserError
 from lowerbound.parallel import World
+from lowerbound.parallel.environment import Environment
 from lowerbound.progress import Progress
 from lowerbound.runs.lock import held
 from lowerbound.training.train import train
@@ -224,6 +225,33 @@ def test_a_variable_that_is_missing_or_wrong_is_named(environment: str, words: s
     assert words in done.err
 
 
-def test_processes_that_are_no_number_or_too_many(monkeypatch, tmp_path):
-    done = call("train", "vae", *TINY, "--out", tmp_path / "run", "--processes", "0")
-    assert (done.status, "--processes 0: expected a whole number of at least 1" in done.err) == (2, True)
+@pytest.mark.parametrize("processes", ["0", "-1", "two"])
+def test_processes_that_are_no_number(processes: str, tmp_path: Path):
+    done = call("train", "vae", *TINY, "--out", tmp_path / "run", "--processes", processes)
+    assert done.status == 2
+    assert "processes" in done.err
+    assert processes in done.err
+    assert "whole number" in done.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "taken"),
+    [
+        ("cpu", 2, "cpu"),
+        ("auto", 0, "cpu"),
+        ("auto", 2, "cuda:1"),
+        ("cuda", 2, "cuda:1"),
+        ("cuda:7", 8, "--device cuda:7: 2 processes take a GPU each, by their number"),
+        ("cuda", 1, "process 1 of this machine has no GPU: 1 CUDA device here; start 1 process, or --device cpu"),
+    ],
+)
+def test_each_process_takes_a_card_of_its_own(asked: str, there: int, taken: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    of_two = Environment(rank=1, size=2, local=1)
+    if " " in taken:
+        with pytest.raises(ConfigError, match=re.escape(taken)):
+            of_two.device(asked)
+    else:
+        assert of_two.device(asked) == taken

@@ -66,10 +66,10 @@ def counted(n: int, what: str) -> str:
     """So many of something.
 
     Example:
-        >>> counted(1, "image"), counted(1200, "file")
-        ('1 image', '1,200 files')
+        >>> counted(1, "image"), counted(1200, "file"), counted(2, "process")
+        ('1 image', '1,200 files', '2 processes')
     """
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
+    return f"{n:,} {what}{'' if n == 1 else 'es' if what.endswith('s') else 's'}"
 
 
 def did_you_mean(word: str, known: Iterable[str], shown_by: str = "") -> str:

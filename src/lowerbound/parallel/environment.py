@@ -62,7 +62,7 @@ class Environment(NamedTuple):
         if there and self.local >= there:
             raise ConfigError(
                 f"process {self.local} of this machine has no GPU: {counted(there, 'CUDA device')} here; start "
-                f"{counted(there, 'process').replace('processs', 'processes')}, or --device cpu"
+                f"{counted(there, 'process')}, or --device cpu"
             )
         return f"cuda:{self.local}" if there else asked
 

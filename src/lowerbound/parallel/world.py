@@ -58,10 +58,7 @@ class World:
         if self.size == 1:
             return t
         each = self._gather_equal(torch.tensor([len(t)], device=t.device))
-        counts = [int(n) for n in each]
-        if max(counts) > len(t):
-            t = torch.cat([t, t.new_zeros(max(counts) - len(t), *t.shape[1:])])
-        return torch.cat([part[:n] for part, n in zip(self._gather_equal(t), counts, strict=True)])
+        return self.gather_counted(t, [int(n) for n in each])
 
     def gather_counted(self, t: Tensor, counts: Sequence[int]) -> Tensor:
         """As `gather`, where everybody knows how many rows each has."""
@@ -100,15 +97,6 @@ class World:
         data = data if self.first else torch.empty(int(n), dtype=torch.uint8)
         self.broadcast_([data])
         return value if self.first else pickle.loads(data.numpy().tobytes())
-
-    def each(self, value: Any) -> list[Any]:
-        """The values of all processes."""
-        if self.size == 1:
-            return [value]
-        data = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
-        counts = [int(n) for n in self._gather_equal(torch.tensor([len(data)]))]
-        found = self.gather_counted(data, counts).split(counts)
-        return [pickle.loads(part.numpy().tobytes()) for part in found]
 
     def meet(self) -> None:
         """Go on when all have come as far."""
