@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowerbound import noise
 from lowerbound.noise import RANDOM, KeyedNoise, seeded
+from lowerbound.noise.draws import _is_random
 
 OWNERS = {"torch": torch, "Tensor": Tensor, "F": F, "torch._C._nn": torch._C._nn, "torch.special": torch.special}
 SEEDS = {"manual_seed", "seed", "initial_seed"}  # of a generator, which they are given
@@ -56,9 +56,9 @@ def test_every_random_function_is_known():
 def test_every_random_operator_is_known():
     """Of torch.ops, overloads and their packets."""
     assert len(SCHEMAS) > 100
-    assert [op for op in SCHEMAS if not (noise._is_random(op) and noise._is_random(op.overloadpacket))] == []
-    assert not noise._is_random(torch.ops.aten.add.Tensor)
-    assert not noise._is_random(torch.ops.aten.softplus)
+    assert [op for op in SCHEMAS if not (_is_random(op) and _is_random(op.overloadpacket))] == []
+    assert not _is_random(torch.ops.aten.add.Tensor)
+    assert not _is_random(torch.ops.aten.softplus)
 
 
 def test_every_function_of_torchs_python_that_draws_is_known():

@@ -27,9 +27,6 @@ from lowerbound.noise.draws import (
     stream,
     twice,
 )
-from lowerbound.noise.draws import (
-    _is_random as _is_random,
-)
 from lowerbound.noise.keyed import KeyedNoise, image_bits
 from lowerbound.noise.rows import Rows
 
