@@ -330,9 +330,9 @@ def test_an_npz():
 
 
 def test_recipes():
-    rows = right("recipes", "--json").json
+    rows, table = right("recipes", "--json").json, right("recipes").out
     assert "vae" in [row["name"] for row in rows]
-    assert all(row["name"] in right("recipes").out for row in rows)
+    assert all(row["name"] in table for row in rows)
 
 
 def test_data_list():

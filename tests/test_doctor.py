@@ -131,6 +131,7 @@ def test_the_floor_of_samples_is_that_of_other_training_images(here: Path):
     assert frechets(model, few[0], Encoded.of(model, as_batches(run, valid.head(1), CPU).in_order(1))) == {}
 
 
+IWAE = ["model.objective=objectives.IWAE", "model.posterior=families.FullNormal"]
 POINT = [
     "model.posterior=families.Point",
     "model.likelihood=families.Noiseless",
@@ -142,8 +143,8 @@ POINT = [
     ("recipe", "changes"),
     [
         ("vae", POINT),
-        ("vae", ["model.objective=objectives.IWAE", "model.posterior=families.FullNormal"]),
-        ("vae", ["data.label=true"]),
+        pytest.param("vae", IWAE, marks=pytest.mark.slow),  # 6 s
+        pytest.param("vae", ["data.label=true"], marks=pytest.mark.slow),  # 5 s
         ("ppca", []),
         ("made-mnist", ["data.source=digits", "model.likelihood=families.Categorical", "model.network.hidden=[200]"]),
         ("classifier", ["data.source=digits", "model.encoder.widths=[8, 8]"]),

@@ -37,7 +37,7 @@ def conditions(n: int, given: tuple[Space, ...]) -> Y:
 # ---- sampling
 
 
-@pytest.mark.parametrize("given", [(), (LABEL,), (CODES,), (LABEL, CODES)], ids=["alone", "label", "grid", "both"])
+@pytest.mark.parametrize("given", [(), (LABEL, CODES)], ids=["alone", "label and grid"])
 @pytest.mark.parametrize("likelihood", [LogisticMixture(components=2), Categorical()], ids=["joint", "ordered"])
 @pytest.mark.parametrize(
     ("levels", "size"), [(1, (3, 5)), (2, (4, 4)), (2, (2, 6)), (3, (8, 4)), (3, (4, 12))], ids=str

@@ -85,6 +85,7 @@ def test_what_is_computed_again_is_rounded_again():
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.slow  # processors emulate half precision: 10 s
 def test_a_training_is_resumed_exactly_and_measured_in_float32(here: Path, monkeypatch: pytest.MonkeyPatch):
     half = [*TRAIN, "train.precision=bfloat16"]
     right(*half)

@@ -275,6 +275,7 @@ def test_a_normal_of_torchs_is_keyed():
     assert torch.equal(drawn([3, 8])[:, 1], drawn([8])[:, 0])
 
 
+@pytest.mark.slow  # four processes import torch
 def test_edits_and_traversals_are_the_same_in_every_process(run: lb.Run, tmp_path: Path):
     photo = tmp_path / "photo.png"
     Image.fromarray((np.arange(64, dtype=np.uint8) * 3).reshape(8, 8)).save(photo)

@@ -155,7 +155,7 @@ def wait_for(run: Path, step: int) -> None:
 
 def test_killed_at_random_moments_it_ends_with_the_same_bits(server, uninterrupted, tmp_path):
     out, chance = tmp_path / "run", random.Random(0)
-    for step in (0, 1, 60, 150, 260, 380, 500):
+    for step in (0, 150, 380):
         (pid,) = server.start(1, *LONG, "--out", str(out), "--resume")
         wait_for(out, step)
         time.sleep(chance.uniform(0, 0.08))

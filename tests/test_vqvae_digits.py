@@ -1,4 +1,7 @@
-"""The whole pipeline on real digits, as a user runs it: the recipe vqvae2-digits from images to new images."""
+"""The whole pipeline on real digits, as a user runs it: the recipe vqvae2-digits from images to new images.
+
+Slow: three trainings to their ends take most of a minute.
+"""
 
 import numpy as np
 import pytest
@@ -6,6 +9,8 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 from command import right
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ finally:
 CLEAN = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")}
 
 
+@pytest.mark.slow  # it makes the machine busy for 10 s
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a single core has a single thread")
 @pytest.mark.parametrize(("chosen", "expected"), [({}, "True\nTrue"), ({"GOMP_SPINCOUNT": "5"}, "False\nTrue")])
 def test_beside_busy_processes_a_crowd_gathers(chosen: dict[str, str], expected: str):
