@@ -26,9 +26,7 @@ REACHED = {  # what is measured of test images, its relation to the truth, and b
 
 
 # One is trained each time; the others take two minutes together: with the slow ones.
-@pytest.mark.parametrize(
-    "recipe", [pytest.param(r, marks=[pytest.mark.slow] * (r != "rbm-digits")) for r in REACHED]
-)
+@pytest.mark.parametrize("recipe", [pytest.param(r, marks=[pytest.mark.slow] * (r != "rbm-digits")) for r in REACHED])
 def test_a_recipe_reaches_what_it_says(recipe: str):
     right("train", recipe, "--out", "run")
     name, relation, low, high = REACHED[recipe]
