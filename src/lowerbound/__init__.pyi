@@ -18,6 +18,7 @@ from .verbs.doctor.doctor import doctor as doctor
 from .verbs.edit import edit as edit
 from .verbs.encode import encode as encode
 from .verbs.evaluate import evaluate as evaluate
+from .verbs.explain import explain as explain
 from .verbs.export.export import export as export
 from .verbs.fit_prior import fit_prior as fit_prior
 from .verbs.interpolate import interpolate as interpolate

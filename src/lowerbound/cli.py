@@ -58,7 +58,7 @@ def app(words: list[str]) -> App:
         name="lowerbound",
         help="Train, measure and sample latent-variable models of images. "
         "Every likelihood says whether it is exact (=) or a bound (<=). "
-        "What is behind an error, as in (lowerbound.errors/data), is a page of the documentation: docs/errors/data.md.",
+        "What is behind an error, as in (lowerbound.errors/data), says `lowerbound explain data`.",
         version_flags=["--version"],
         suppress_keyboard_interrupt=False,  # main says what happened
     )
