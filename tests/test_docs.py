@@ -5,11 +5,15 @@ import io
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+import lowerbound as lb
+from lowerbound.verbs import explain
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "scripts"))
@@ -18,7 +22,7 @@ from documentation import checking, making, marks, notebooks, pages  # noqa: E40
 
 
 def test_the_site():
-    """All pages, links, anchors, commands and pictures: 12 s of a core, since every page is drawn."""
+    """All pages, links, anchors, commands and pictures: 16 s of a core, since every page is drawn."""
     done = subprocess.run([sys.executable, ROOT / "scripts" / "docs", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
 
@@ -124,6 +128,67 @@ def test_an_example_has_its_files(docs: Path, tmp_path: Path):
     (page.parent / "draw.py").write_text("from PIL import Image\nImage.new('L', (2, 2), 8).save('a.png')")
     (wrong,) = checking.made(page)
     assert "a.png was made by another recipe" in wrong
+
+
+LONG = """<!-- run -->
+```bash
+echo 7 > grey
+```
+
+<!-- long: 20 minutes, last on 2026-11-23, makes docs/pictures/dot.png -->
+```bash
+python benchmarks/dot.py $(cat grey)
+```
+
+![A dot](pictures/dot.png)
+"""
+DOT = """import sys
+from PIL import Image
+Image.new("L", (2, 2), int(sys.argv[1])).save("docs/pictures/dot.png")
+"""
+
+
+def test_what_takes_long_is_run_when_it_is_asked_for(docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page, dot = docs / "page.md", docs / "pictures" / "dot.png"
+    dot.parent.mkdir()
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "dot.py").write_text(DOT)
+    page.write_text(LONG)
+    Image.new("L", (2, 2), 1).save(dot)
+    making.make(page)
+    assert [*checking.made(page)] == []
+    assert checking.counted() == (0, 0, 1)
+    making.make(page, long=True)
+    assert "20 minutes, makes" in page.read_text(), "the day has gone, since there is a fingerprint"
+    with Image.open(dot) as picture:
+        assert picture.getpixel((0, 0)) == 7
+    assert [*checking.made(page)] == []
+    monkeypatch.setattr(pages, "version", lambda: "1.2.4")
+    assert [*checking.made(page)] == [], "of another version, which is counted"
+    assert checking.counted() == (1, 1, 0)
+    (tmp_path / "benchmarks" / "dot.py").write_text(DOT.replace("int(", "3 + int("))
+    (wrong,) = checking.made(page)
+    assert wrong.endswith("scripts/docs --make docs/page.md --long")
+
+
+def test_every_picture_has_a_command(docs: Path):
+    (docs / "page.md").write_text(PAGE)
+    making.make(docs / "page.md")
+    assert [*checking.unmade()] == []
+    (docs / "pictures" / "other.png").touch()
+    assert [*checking.unmade()] == ["docs/pictures/other.png: no page says by which command it is made"]
+
+
+def test_a_page_is_made_by_one_at_a_time(docs: Path):
+    (docs / "page.md").write_text(PAGE)
+    with making.alone(docs.parent / "work" / "page"), pytest.raises(pages.PageError, match="another process"):
+        making.make(docs / "page.md")
+
+
+def test_what_an_earlier_form_of_a_loop_trained_is_cleared(docs: Path):
+    loop = "for b in 0 1; do for k in 2 3; do lowerbound train vae --out runs/$b-${k}; done; done"
+    assert making.trained(loop) == ["runs/0-2", "runs/0-3", "runs/1-2", "runs/1-3"]
+    assert making.trained("lowerbound train vae --out $HOME/a") == making.trained("lowerbound train vae --resume") == []
 
 
 def test_a_recipe_of_the_library_counts(docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -242,6 +307,22 @@ def test_a_finding_names_its_page():
 
     assert Check("codes.top.dead", 0, 0, True, "advice", "", "").page == "doctor/codes#dead"
     assert Check("latents.collapsed", 0, 0, True, "problem", "", "").page == "doctor/latents#collapsed"
+
+
+def test_pages_of_errors_come_with_the_package():
+    """`lowerbound explain` shows each by what messages say, in a checkout and in a wheel."""
+    for where in anchors():
+        assert lb.explain(f"(lowerbound.errors/{where})")["text"].startswith("#")
+    assert lb.explain("DataError")["page"] == "data"
+    collapsed = lb.explain("doctor/latents#collapsed")["text"]
+    assert collapsed.startswith("## collapsed\n")
+    assert collapsed.count("## ") == 1, "of its page the one part"
+    for wrong, right in (("dat", "did you mean data"), ("doctor/latents#colapsed", "did you mean collapsed")):
+        with pytest.raises(lb.UserError, match=right):
+            lb.explain(wrong)
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    ((source, inside),) = wheel["force-include"].items()
+    assert (ROOT / source, ROOT / "src" / inside) == (explain.HOME, explain.PAGES)
 
 
 def test_a_page_is_a_notebook(docs: Path, monkeypatch: pytest.MonkeyPatch):

@@ -33,6 +33,7 @@ def problems() -> Iterator[str]:
                 yield from made(page)
         except PageError as e:
             yield str(e)
+    yield from unmade()
 
 
 def outside(site: Path) -> Iterator[str]:
@@ -92,7 +93,7 @@ def command(words: list[str], block: Block) -> Iterator[str]:
             yield str(e)
     if words[0] == "train":  # its seed is the recipe's
         return
-    if block.marker == "run" and "seed" in inspect.signature(function).parameters and "--seed" not in words:
+    if block.marker in ("run", "long") and "seed" in inspect.signature(function).parameters and "--seed" not in words:
         seed = inspect.signature(function).parameters["seed"].default
         if seed is None:
             yield "draws otherwise each time; --seed 0 makes the same again"
@@ -109,18 +110,39 @@ def made(page: Path) -> Iterator[str]:
     """Pictures and outputs that aren't there, aren't shown, or whose recipe has changed since."""
     text, again = page.read_text(encoding="utf-8"), f"scripts/docs --make {page.relative_to(ROOT)}"
     for step in recipe(page):
+        command = again + (" --long" if step.block.takes else "")
         for name in step.block.makes:
             kept = picture(page, name)
             shown = str(kept.relative_to(ROOT))
             if not kept.is_file():
-                yield f"{step.block.where}: {shown} was not made yet; make it with: {again}"
-            elif step.fingerprint not in marks.mark(kept):
+                yield f"{step.block.where}: {shown} was not made yet; make it with: {command}"
+            elif step.block.last:
+                if marks.mark(kept):
+                    yield f"{step.block.where}: {shown} was made after {step.block.last}: its recipe is known"
+            elif not step.made(marks.mark(kept)):
                 told = marks.mark(kept) or "no recipe of it is known"
                 yield (
                     f"{step.block.where}: {shown} was made by another recipe ({told}); this one is "
-                    f"{step.fingerprint}. Make it anew with: {again}"
+                    f"{step.fingerprint}. Make it anew with: {command}"
                 )
             if not re.search(rf"[(/]{re.escape(kept.name)}\b", text):
                 yield f"{step.block.where}: makes {shown}, which the page doesn't show"
         if step.output and step.output.says != step.fingerprint:
-            yield f"{step.output.where}: was printed by other commands. Make it anew with: {again}"
+            yield f"{step.output.where}: was printed by other commands. Make it anew with: {command}"
+
+
+def counted() -> tuple[int, int, int]:
+    """Pictures whose recipe is known; of these, those of another version of the library, which take long; and those
+    made before, by commands that take long, of which the day alone is known."""
+    kept = [(s, picture(page, name)) for page in pages.runnable() for s in recipe(page) for name in s.block.makes]
+    known = [path for step, path in kept if not step.block.last]
+    now = f"lowerbound {pages.version()}"
+    return len(known), sum(now not in marks.mark(path) for path in known), len(kept) - len(known)
+
+
+def unmade() -> Iterator[str]:
+    """Pictures that no page has a command for."""
+    known = {picture(page, name) for page in pages.runnable() for step in recipe(page) for name in step.block.makes}
+    for path in sorted(pages.PICTURES.iterdir()):
+        if path.suffix in (".png", ".gif") and path not in known:
+            yield f"{path.relative_to(ROOT)}: no page says by which command it is made"

@@ -12,14 +12,20 @@ from mkdocs.structure.files import File, Files
 
 from documentation import notebooks
 from documentation.equations import drawn
-from documentation.pages import DOCS, RECIPES, ROOT
+from documentation.pages import DOCS, EXAMPLES, LONG, RECIPES, ROOT
 from documentation.reference import generated
 
 ELSEWHERE = {  # page of the site: file of the repository
     "benchmarks.md": "benchmarks/README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
+} | {
+    page.relative_to(ROOT).as_posix(): page.relative_to(ROOT).as_posix()
+    for page in sorted(EXAMPLES.glob("*/README.md"))
 }
+TAKES = re.compile(rf"^( *)<!-- long: {LONG.pattern} -->$", re.MULTILINE)
+CELL = re.compile(r"(?<=<td>).*?(?=</td>)|(?<=<td style=\"text-align: right;\">).*?(?=</td>)", re.DOTALL)
+BREAK = re.compile(r"(?<=[\w\])])([._=,/])(?=[\w\[][^<>]*</code>)")  # in code
 ITEM = re.compile(r"([-*+]|\d+\.) ")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
@@ -28,6 +34,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, source in ELSEWHERE.items():
         text = _indented(_relinked((ROOT / source).read_text(encoding="utf-8"), source, name))
         files.append(File.generated(config, name, content=text))
+        for picture in [*(ROOT / source).parent.glob("*.png"), *(ROOT / source).parent.glob("*.gif")]:
+            files.append(File.generated(config, picture.relative_to(ROOT).as_posix(), abs_src_path=str(picture)))
     for name, text in generated().items():
         files.append(File.generated(config, name, content=text))
     for page in notebooks.course():
@@ -41,11 +49,18 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return markdown
     if DOCS / here in notebooks.course():
         markdown += f"\n\n[This page as a notebook]({Path(here).stem}.ipynb)\n"
+    markdown = TAKES.sub(_takes, markdown)
     return _indented(_relinked(markdown, f"docs/{here}", here))
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    return drawn(html)
+    return CELL.sub(lambda cell: BREAK.sub(r"\1<wbr>", cell[0]), drawn(html))
+
+
+def _takes(found: re.Match[str]) -> str:
+    """What a reader is told of a command that takes long."""
+    last = f" Its pictures were last made on {found[3]}." if found[3] else ""
+    return f"{found[1]}*{found[2]}.{last}*\n"
 
 
 def _relinked(text: str, source: str, name: str) -> str:
@@ -66,8 +81,8 @@ def _relinked(text: str, source: str, name: str) -> str:
             return f"{found[1]}[{shown}]({depth}{file.relative_to(ROOT / 'docs').as_posix()}{hash_sign}{anchor})"
         if file.parent == RECIPES and file.is_file():
             return f"[{shown}]({depth}reference/recipes.md#{file.stem})"
-        if not file.exists():
-            return found[0]  # mkdocs says so
+        if not file.exists() or (found[1] and file.is_relative_to(EXAMPLES)):
+            return found[0]  # mkdocs says so; a picture beside its page
         return shown
 
     lines, fenced = [], False
@@ -80,11 +95,13 @@ def _relinked(text: str, source: str, name: str) -> str:
 def _indented(text: str) -> str:
     """What is inside of items of lists by four spaces, as Python-Markdown reads it; the sources have two, as GitHub
     does."""
-    done, item, fenced = [], False, False
+    done, item, fenced, begun = [], False, False, 0
     for line in text.split("\n"):
         fenced ^= line.startswith("```")
         if line[:1].strip():
-            item = not fenced and bool(ITEM.match(line))
+            if item and ITEM.match(line) and done[-1].startswith(" ") and "" in done[begun:]:
+                done.append("")  # after an item of several paragraphs
+            item, begun = not fenced and bool(ITEM.match(line)), len(done)
         inner = len(line) - len(line.lstrip())
         done.append(" " * inner + line if item and inner and not fenced else line)
     return "\n".join(done)

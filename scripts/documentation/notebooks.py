@@ -36,7 +36,7 @@ def notebook(page: Path) -> dict[str, Any]:
     for block in [b for b in blocks(page) if b.marker]:
         own += _prose(text[done : block.line - 1], page, made)
         own += [_code(block), *_shown(block)] if block.marker == "run" else []
-        done = block.last
+        done = block.end
     own += _prose(text[done:], page, made)
     heading = own[:1]  # the title stays first
     return {

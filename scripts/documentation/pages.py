@@ -4,6 +4,8 @@ A comment in the line before a fence says what the block is (CONTRIBUTING.md, "P
 
     <!-- run -->                        its commands are run, in the order of the page
     <!-- run: makes samples.png -->     and samples.png is then docs/pictures/PAGE-samples.png
+    <!-- long: 20 minutes, makes samples.png -->                         the same, run by --long alone
+    <!-- long: 20 minutes, last on 2026-11-23, makes samples.png -->     made that day, without a fingerprint
     <!-- output -->                     what the run block before it printed
 
 and `<!-- after: course/bound.md -->` anywhere in a page, that its commands begin where those of another one ended. The
@@ -25,7 +27,9 @@ PICTURES = DOCS / "pictures"
 EXAMPLES = ROOT / "examples"
 RECIPES = ROOT / "src" / "lowerbound" / "recipes"
 FENCE = re.compile(r"^( *)(`{3,}|~{3,})\s*(\w*)")
-MARKER = re.compile(r"^\s*<!--\s*(run|output)\b(?::\s*(.*?))?\s*-->\s*$")
+MARKER = re.compile(r"^\s*<!--\s*(run|long|output)\b(?::\s*(.*?))?\s*-->\s*$")
+LONG = re.compile(r"([^,]+?)(?:, last on (\d{4}-\d\d-\d\d))?, makes (\S.*)")
+SCRIPTS = ("benchmarks", "docs/pictures")  # folders of scripts that pages may name
 AFTER = re.compile(r"^\s*<!--\s*after:\s*(\S+)\s*-->\s*$", re.MULTILINE)
 
 
@@ -35,14 +39,14 @@ class PageError(Exception):
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. line: that of its fence, from 1. last: that of the closing fence. marker: run, output, or none.
+    """A fenced block. line: that of its fence, from 1. end: that of the closing fence. marker: run, output, or none.
 
     says: what follows the marker's colon.
     """
 
     page: Path
     line: int
-    last: int
+    end: int
     language: str
     code: str
     marker: str = ""
@@ -55,10 +59,29 @@ class Block:
     @property
     def makes(self) -> list[str]:
         """The files that it leaves in the page's folder as pictures."""
+        if self.marker == "long":
+            return self._long[2].split()
         words = self.says.split() if self.marker == "run" else []
         if words and (words[0] != "makes" or len(words) == 1):
             raise PageError(f"{self.where}: expected `run: makes FILE…`, got `run: {self.says}`")
         return words[1:]
+
+    @property
+    def takes(self) -> str:
+        """How long it takes, if it is long."""
+        return self._long[0] if self.marker == "long" else ""
+
+    @property
+    def last(self) -> str:
+        """The day on which its pictures were made, if no fingerprint says what by."""
+        return self._long[1] if self.marker == "long" else ""
+
+    @property
+    def _long(self) -> tuple[str, str, str]:
+        found = LONG.fullmatch(self.says)
+        if not found:
+            raise PageError(f"{self.where}: expected `long: TIME, makes FILE…`, got `long: {self.says}`")
+        return found[1], found[2] or "", found[3]
 
 
 def sources() -> list[Path]:
@@ -81,6 +104,11 @@ def files(page: Path) -> list[Path]:
     if not page.is_relative_to(EXAMPLES):
         return []
     return sorted(p for p in page.parent.iterdir() if p.suffix in (".toml", ".py"))
+
+
+def scripts(code: str) -> list[Path]:
+    """The scripts of the checkout that a block names."""
+    return sorted(p for room in SCRIPTS for p in (ROOT / room).glob("*.py") if f"{room}/{p.name}" in code)
 
 
 def blocks(page: Path) -> list[Block]:
@@ -122,34 +150,46 @@ def steps(page: Path) -> list[Block]:
 
 @dataclass(frozen=True)
 class Step:
-    """A block of a page to run, and the fingerprint of all that is run up to its end."""
+    """A block of a page to run, and all that is run up to its end."""
 
     block: Block
-    fingerprint: str
+    run: list[Block]
     output: Block | None  # where what it printed goes
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.run, version())
+
+    def made(self, mark: str) -> bool:
+        """Whether a picture of that mark is of these commands. What takes long need not be of this version."""
+        by = re.search(r"lowerbound (\S+)", mark)
+        return fingerprint(self.run, by[1] if by and self.block.marker == "long" else version()) in mark
 
 
 def recipe(page: Path) -> list[Step]:
-    """What the page itself runs, in order."""
-    inherited = len(steps(page)) - sum(b.marker == "run" for b in blocks(page))
-    run, found = steps(page), []
-    following = {}
+    """What the page itself runs, in order. What takes long is run given all before it, the rest given the rest."""
+    earlier = before(page)
+    inherited = steps(earlier) if earlier else []
+    found: list[Step] = []
     own = [b for b in blocks(page) if b.marker]
     for n, block in enumerate(own):
         if block.marker == "output":
             if not n or own[n - 1].marker != "run":
                 raise PageError(f"{block.where}: an output follows a block that is run")
-            following[own[n - 1].line] = block
-    for n in range(inherited, len(run)):
-        found.append(Step(run[n], fingerprint(run[: n + 1]), following.get(run[n].line)))
+            continue
+        counted = ("run", "long") if block.marker == "long" else ("run",)
+        output = own[n + 1] if n + 1 < len(own) and own[n + 1].marker == "output" else None
+        found.append(Step(block, [*inherited, *(b for b in own[: n + 1] if b.marker in counted)], output))
     return found
 
 
 def picture(page: Path, name: str) -> Path:
     """Where a file that a page makes is kept: docs/course/bound.md's samples.png in course-bound-samples.png.
 
-    That of an example lies beside its page.
+    That of an example lies beside its page, and what a script has put into docs/pictures/ stays there.
     """
+    if name.startswith("docs/pictures/"):
+        return ROOT / name
     if page.is_relative_to(EXAMPLES):
         return page.parent / Path(name).name
     return PICTURES / f"{stem(page)}-{Path(name).name}"
@@ -160,7 +200,7 @@ def stem(page: Path) -> str:
     return "-".join(page.relative_to(DOCS).with_suffix("").parts)
 
 
-def fingerprint(run: list[Block]) -> str:
+def fingerprint(run: list[Block], version: str) -> str:
     """Of commands, the recipes and files that they name, and the version of the library: 12 hexadecimal digits.
 
     Comments, and what recipes say of themselves, don't count.
@@ -171,8 +211,9 @@ def fingerprint(run: list[Block]) -> str:
     recipes: dict[str, object] = {name: _asked(file) for name, file in library.items() if file.is_file()}
     beside = {file.name: file for block in run for file in files(block.page) if file.name in block.code}
     recipes |= {name: _asked(file) for name, file in beside.items() if file.suffix == ".toml"}
+    beside |= {file.name: file for block in run for file in scripts(block.code)}
     recipes |= {name: file.read_text(encoding="utf-8") for name, file in beside.items() if file.suffix == ".py"}
-    text = json.dumps({"version": version(), "commands": said, "recipes": recipes}, sort_keys=True)
+    text = json.dumps({"version": version, "commands": said, "recipes": recipes}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
