@@ -251,6 +251,27 @@ def test_the_terms_are_those_of_the_hierarchical_vae_of_the_same_weights(T: int,
             torch.testing.assert_close(found, model.likelihood(terms.z[-1]).log_prob(x))
 
 
+@pytest.mark.parametrize("schedule", [LINEAR, Cosine.Config()], ids=["linear", "cosine"])
+def test_its_posterior_is_the_same_chain_upwards(schedule: Schedule.Config):
+    """q(z|x) as a product over coarser levels given finer ones, which noise is put on by, and the other way round; no
+    distribution is narrower than it says."""
+    model = built(IMAGE, steps=4, schedule=schedule).hierarchy()
+    x = testing.base.events(IMAGE, 6)
+    h = model.bottom_up(x)
+    with torch.no_grad():
+        z = model.elbo_terms(x).z
+        z = tuple(level[0] for level in z)
+        down = [model.posterior(l, h, z[:l]) for l in range(5)]
+        up = [model.ascent(l, z[l + 1] if l < 4 else h) for l in range(5)]
+        priors = [model.prior_of(l, z[:l]) for l in range(5)]
+    both = [sum(q.log_prob(level) for q, level in zip(each, z, strict=True)) for each in (down, up)]
+    torch.testing.assert_close(*both, rtol=1e-9, atol=1e-9)
+    for l in range(5):
+        found = min(float(d.stddev.min()) for d in (up[l], priors[l]))
+        assert model.extent(l).narrowest == pytest.approx(found, rel=1e-9)
+        assert float(z[l].abs().max()) < model.extent(l).farthest
+
+
 @pytest.mark.parametrize("T", [1, 2])
 def test_both_draw_the_same_bound(T: int):
     model = built(IMAGE, steps=T)

@@ -5,6 +5,7 @@ is told them exactly and has nothing to round: of K numbers p it makes intervals
 is given whole numbers p that add up to 2^24 - K.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -113,15 +114,21 @@ class Channel(ABC):
     def even(self, n: int, bits: int, known: np.ndarray | None) -> np.ndarray:
         """Symbols [n] of so many bits, all of which are alike."""
 
-    def in_two_steps(
-        self, below: Callable[[np.ndarray], np.ndarray], parts: tuple[int, int], known: np.ndarray | None
+    def in_steps(
+        self, below: Callable[[np.ndarray], np.ndarray], digits: Sequence[int], known: np.ndarray | None
     ) -> np.ndarray:
-        """Symbols [n] of A · B values, by the probability `below` each of some of them, whole numbers [1 or n, k] ->
-        [n, k]: first which B of them, then which of those. Of A · B + 1 probabilities only A + B + 2 are computed."""
-        A, B = parts
-        coarse = self.symbols(intervals(below(B * np.arange(A + 1)[None])), None if known is None else known // B)
-        fine = intervals(below(B * coarse[:, None] + np.arange(B + 1)))
-        return B * coarse + self.symbols(fine, None if known is None else known % B)
+        """Symbols [n] of many values digit by digit, the first the most significant, by the probability `below` each of
+        some values, whole numbers [1 or n, k] -> [n, k]: of A · B + 1 probabilities, A + B + 2 are computed.
+
+        digits: how many values each has; their product is that of all.
+        """
+        unit, start = math.prod(digits), np.zeros((1, 1), np.int64)
+        for size in digits:
+            unit //= size
+            edges = intervals(below(start + unit * np.arange(size + 1)))
+            digit = self.symbols(edges, None if known is None else known // unit % size)
+            start = start + unit * digit[:, None]
+        return start[:, 0]
 
 
 class Writing(Channel):

@@ -6,6 +6,7 @@ import torch
 from torch.distributions import Distribution
 
 from lowerbound.codec import codes
+from lowerbound.codec.bit_swap import BitSwap
 from lowerbound.codec.bits_back import BitsBack
 from lowerbound.codec.container import Container, Damaged
 from lowerbound.codec.in_order import InOrder
@@ -13,7 +14,7 @@ from lowerbound.codec.latents import codable
 from lowerbound.codec.scheme import Scheme
 from lowerbound.codec.symbols import CODABLE
 from lowerbound.errors import ModelError
-from lowerbound.model import CodeModel, Diffusing, Invertible, LatentModel, Model, Ordered, Stepwise
+from lowerbound.model import CodeModel, Diffusing, Invertible, LatentModel, Markov, Model, Ordered, Stepwise
 from lowerbound.space import Density, told_of
 
 STEPS = 16  # of a diffusion model in continuous time, where it isn't said how many
@@ -70,9 +71,13 @@ def scheme_of(model: Model, way: Way = PLAINLY) -> Scheming:
         steps = way.steps if way.steps is not None else model.config.steps or STEPS
         if not 0 < steps <= MOST_STEPS:
             raise ModelError(f"--steps {steps}: expected 1 to {MOST_STEPS}")
-        return Scheming(BitsBack, model.hierarchy(steps), way._replace(steps=steps))
-    kind = InOrder if isinstance(model, Ordered) else codes.Lossless if isinstance(model, CodeModel) else BitsBack
-    return Scheming(kind, model, way)
+        return Scheming(BitSwap, model.hierarchy(steps), way._replace(steps=steps))
+    return Scheming(_kind(model), model, way)
+
+
+def _kind(model: Model) -> type[Scheme]:
+    kinds = {Ordered: InOrder, CodeModel: codes.Lossless, Markov: BitSwap}
+    return next((kind for role, kind in kinds.items() if isinstance(model, role)), BitsBack)
 
 
 def why_not(model: Model) -> str:

@@ -50,6 +50,11 @@ class Exactly(TorchDispatchMode):
         0.0
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled in here, and what torch would put around every call to say so takes seconds to import."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, packet = kwargs or {}, func.overloadpacket
         if packet in REPLACED and not _whole(args):

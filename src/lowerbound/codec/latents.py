@@ -20,7 +20,7 @@ from torch.distributions import Distribution, Independent, MixtureSameFamily, No
 from lowerbound.codec.channel import Channel
 from lowerbound.codec.elementary import exp, log, normal
 from lowerbound.codec.in_order import spelled
-from lowerbound.codec.symbols import BINS, CODABLE, coded, coded_in_bins, edges_of_bins, in_bin
+from lowerbound.codec.symbols import BINS, CODABLE, coded, coded_in_bins, digits_of, edges_of_bins, in_bin
 from lowerbound.distributions import Bernoulli, Categorical, Point
 from lowerbound.model import Ordered
 from lowerbound.priors import Given
@@ -153,8 +153,7 @@ def _mixed(channel: Channel, d: Mixed, alike: Normals, known: np.ndarray | None)
             total = _total(weight[..., None] * normal()(u))  # noqa: B023
             return np.where(k <= 0, 0.0, np.where(k >= 1 << BINS, 1.0, total))
 
-        half = 1 << (BINS // 2)
-        found[:, e] = channel.in_two_steps(below, (half, half), None if known is None else known[:, e])
+        found[:, e] = channel.in_steps(below, digits_of(BINS), None if known is None else known[:, e])
         u = (m + s * in_bin(found[:, e : e + 1]) - mean) / scale
         log_weight = log_weight - 0.5 * u * u - log(scale)
     return found

@@ -21,6 +21,7 @@ from lowerbound.units import to_unit
 
 MOST = 2**21  # probabilities that are held at once
 BINS = 14  # bits: a real latent is one of 2^14 bins, all alike under its prior
+DIGIT = 4  # bits of a digit of a bin's number, at most
 ALL = slice(None)
 CODABLE = (Bernoulli, Blurred, Categorical, DiscretizedNormal, LogisticMixture)
 
@@ -109,7 +110,7 @@ class _Bins:
         if self.levels <= 4:
             return channel.symbols(intervals(self._below(np.arange(self.levels + 1)[None])), known)
         B = math.isqrt(self.levels)
-        return channel.in_two_steps(self._below, (-(-self.levels // B), B), known)
+        return channel.in_steps(self._below, (-(-self.levels // B), B), known)
 
     def masses(self, value: np.ndarray) -> np.ndarray:
         """Of each component at a value [N]: [N, M]."""
@@ -171,12 +172,17 @@ def edges_of_bins(k: np.ndarray) -> np.ndarray:
     return _marks()[::2][k]
 
 
+def digits_of(bits: int) -> tuple[int, ...]:
+    """Of numbers of so many bits: as few values each as `DIGIT` bits have."""
+    n = -(-bits // DIGIT)
+    return tuple(1 << (bits * (i + 1) // n - bits * i // n) for i in range(n))
+
+
 def coded_in_bins(mean: np.ndarray, scale: np.ndarray, channel: Channel, known: np.ndarray | None = None) -> np.ndarray:
     """Bins of N(0, 1), alike under it, with the masses that N(mean, scale²) has in them: int64 [n]."""
-    half = 1 << (BINS // 2)
 
     def below(k: np.ndarray) -> np.ndarray:
         found = normal()((edges_of_bins(k) - mean[:, None]) / scale[:, None])
-        return np.where(k <= 0, 0.0, np.where(k >= half * half, 1.0, found))
+        return np.where(k <= 0, 0.0, np.where(k >= 1 << BINS, 1.0, found))
 
-    return channel.in_two_steps(below, (half, half), known)
+    return channel.in_steps(below, digits_of(BINS), known)

@@ -2,7 +2,7 @@
 
 from lowerbound.model.base import AUTOREGRESSIVE, BoundModel, ExactModel, Model, WithoutDensity
 from lowerbound.model.draws import PLAIN, ByLevel, Draw, Drawn, rows_of, share_of
-from lowerbound.model.latent import LatentModel, with_residual
+from lowerbound.model.latent import Descent, LatentModel, with_residual
 from lowerbound.model.roles import (
     Adversarial,
     BoundParts,
@@ -11,9 +11,11 @@ from lowerbound.model.roles import (
     Classifying,
     CodeModel,
     Diffusing,
+    Extent,
     Filled,
     Generating,
     Invertible,
+    Markov,
     Moment,
     Ordered,
     Refittable,
@@ -34,15 +36,18 @@ __all__ = [
     "Chosen",
     "Classifying",
     "CodeModel",
+    "Descent",
     "Diffusing",
     "Draw",
     "Drawn",
     "ElboTerms",
     "ExactModel",
+    "Extent",
     "Filled",
     "Generating",
     "Invertible",
     "LatentModel",
+    "Markov",
     "Model",
     "Moment",
     "Ordered",

@@ -1,6 +1,6 @@
 """Models with latents: a prior, a posterior and a likelihood."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +22,26 @@ from lowerbound.space import Density, Space, Y, as_tensor, check_events
 
 PLAINLY = Pathwise()
 SWEEPS = 200  # over the rest of an image of which a part is kept
+
+
+class Descent(ABC):
+    """The way down through the levels of a model, at z_1 when it begins."""
+
+    @abstractmethod
+    def posterior(self) -> Distribution:
+        """q(z_l | z_<l, x, y)."""
+
+    @abstractmethod
+    def prior(self) -> Distribution:
+        """p(z_l | z_<l, y)."""
+
+    @abstractmethod
+    def take(self, z: Tensor) -> None:
+        """Go on with z_l [..., *latent]."""
+
+    @abstractmethod
+    def likelihood(self) -> Distribution:
+        """p(x|z, y), after all levels."""
 
 
 class LatentModel(BoundModel):
@@ -82,6 +102,13 @@ class LatentModel(BoundModel):
     @abstractmethod
     def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
         """p(x|z) for z of [..., B, *latent] each; leading dimensions are kept."""
+
+    def descent(self, h: Any = None, y: Y = None) -> "Descent":
+        """The levels one after another, for one that has z_l as soon as it has seen how it is distributed.
+
+        h: of `bottom_up`; None: posteriors are not asked for.
+        """
+        return _ByLevel(self, h, y)
 
     def posteriors(self, x: Tensor, y: Y = None) -> tuple[Distribution, ...]:
         """q(z|x) level by level, the coarsest first; the finer ones given the means of the coarser."""
@@ -365,6 +392,26 @@ class LatentModel(BoundModel):
         if self.noisy:
             return self.elbo_terms(x, y, draws).log_weight
         return self.elbo_terms(x, y).log_weight.expand(draws, -1)
+
+
+class _ByLevel(Descent):
+    """Of a model that is asked for each level by itself."""
+
+    def __init__(self, model: LatentModel, h: Any, y: Y):
+        self.model, self.h, self.y = model, h, y
+        self.z: tuple[Tensor, ...] = ()
+
+    def posterior(self) -> Distribution:
+        return self.model.posterior(len(self.z), self.h, self.z, self.y)
+
+    def prior(self) -> Distribution:
+        return self.model.prior_of(len(self.z), self.z, self.y)
+
+    def take(self, z: Tensor) -> None:
+        self.z = (*self.z, z)
+
+    def likelihood(self) -> Distribution:
+        return self.model.likelihood(self.z, self.y)
 
 
 def _over(of_each: Tensor, like: Tensor) -> Tensor:

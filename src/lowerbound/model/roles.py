@@ -285,6 +285,29 @@ class Invertible(Model):
         return edited if self.space.levels is None else edited.round().to(self.space.dtype)
 
 
+class Extent(NamedTuple):
+    """How the numbers of a level of latents lie."""
+
+    narrowest: float  # the smallest standard deviation that any is drawn with
+    farthest: float  # what next to none exceeds
+
+
+class Markov(LatentModel):
+    """A model whose latents are a Markov chain, up and down, of independent normals.
+
+    q(z|x, y) = q(z_L|x, y) Π q(z_l|z_{l+1}, y) and p(z|y) = p(z_1|y) Π p(z_{l+1}|z_l, y), and p(x|z, y) is that of the
+    finest level, z_L; so that `prior_of` and `likelihood` look at the last of what they are given.
+    """
+
+    @abstractmethod
+    def ascent(self, l: int, finer: Tensor, y: Y = None) -> Distribution:
+        """q(z_l|z_{l+1}, y) by the finer level, [B, *latent]; of the finest q(z_L|x, y), by what `bottom_up` gives."""
+
+    @abstractmethod
+    def extent(self, l: int) -> Extent:
+        """Of level l, over all x and y."""
+
+
 class Moment(NamedTuple):
     """Events on their way out of noise, at one time."""
 

@@ -17,7 +17,7 @@ from lowerbound.distributions import tempered
 from lowerbound.errors import ConfigError
 from lowerbound.estimators import Draws, Estimator
 from lowerbound.families import Bernoulli, DiagonalNormal, Family, Head
-from lowerbound.model import Draw, ElboTerms, LatentModel, Model, Told
+from lowerbound.model import Descent, Draw, ElboTerms, LatentModel, Model, Told
 from lowerbound.model.latent import center, through_draws
 from lowerbound.models.latents import check_bound, check_estimator, check_kind, remarks_of
 from lowerbound.networks.base import Network
@@ -237,6 +237,9 @@ class HierarchicalVAE(LatentModel):
             h = F.avg_pool2d(h, ratio) if ratio > 1 else h
         return found[::-1]
 
+    def descent(self, h: list[Tensor] | None = None, y: Y = None) -> Descent:
+        return ByState(self, h, y)
+
     def posterior(self, l: int, h: list[Tensor], coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
         return self._after(coarser, h, y).posterior()
 
@@ -246,14 +249,14 @@ class HierarchicalVAE(LatentModel):
     def likelihood(self, z: tuple[Tensor, ...], y: Y = None) -> Distribution:
         return self._after(z, None, y).likelihood()
 
-    def _after(self, z: tuple[Tensor, ...], h: list[Tensor] | None, y: Y) -> "Descent":
-        descent = Descent(self, h, y)
+    def _after(self, z: tuple[Tensor, ...], h: list[Tensor] | None, y: Y) -> "ByState":
+        descent = ByState(self, h, y)
         for level in z:
             descent.take(level)
         return descent
 
     def posteriors(self, x: Tensor, y: Y = None) -> tuple[Distribution, ...]:
-        descent, found = Descent(self, self.bottom_up(x, y), y), ()
+        descent, found = ByState(self, self.bottom_up(x, y), y), ()
         for space in self.spaces:
             q = descent.posterior()
             found = (*found, q)
@@ -270,7 +273,7 @@ class HierarchicalVAE(LatentModel):
         """
         if isinstance(self.config.objective, IWAE) and self.config.objective.dreg:
             return super()._terms(x, h, y, draw, prior_of)
-        descent, q, p, z, drawn = Descent(self, h, y), (), (), (), Draws(x)
+        descent, q, p, z, drawn = ByState(self, h, y), (), (), (), Draws(x)
         for _ in self.spaces:
             q, p = (*q, descent.posterior()), (*p, descent.prior())
             drawn = draw(q[-1])
@@ -290,7 +293,7 @@ class HierarchicalVAE(LatentModel):
     # ---- drawing
 
     def _log_weight_of(self, x: Tensor, z: tuple[Tensor, ...], y: Y) -> Tensor:
-        descent, log_w = Descent(self, self.bottom_up(x, y), y), []
+        descent, log_w = ByState(self, self.bottom_up(x, y), y), []
         for level in z:
             log_w += [descent.prior().log_prob(level), -descent.posterior().log_prob(level)]
             descent.take(level)
@@ -306,7 +309,7 @@ class HierarchicalVAE(LatentModel):
         return z
 
     def _centers(self, x: Tensor, y: Y = None, levels: Sequence[str] | None = None) -> tuple[Tensor, ...]:
-        descent, z = Descent(self, self.bottom_up(x, y), y), ()
+        descent, z = ByState(self, self.bottom_up(x, y), y), ()
         for of_x, space in zip(self._of_x(levels), self.spaces, strict=True):
             z = (*z, center(descent.posterior() if of_x else descent.prior(), space, len(x)))
             descent.take(z[-1])
@@ -314,14 +317,14 @@ class HierarchicalVAE(LatentModel):
 
     @torch.no_grad()
     def log_p_coarse(self, coarse: tuple[Tensor, ...], y: Y = None) -> Tensor:
-        descent, log_p = Descent(self, None, y), []
+        descent, log_p = ByState(self, None, y), []
         for z in coarse:
             log_p.append(descent.prior().log_prob(z).double())
             descent.take(z)
         return torch.stack(log_p).sum(0)
 
 
-class Descent:
+class ByState(Descent):
     """The state on its way down through the levels.
 
     Its maps are of a batch of shape `lead`: of no dimension as long as nothing was given or drawn, then [B] or [K, B].
@@ -335,7 +338,6 @@ class Descent:
         self.s = self._begun(0)
 
     def posterior(self) -> Distribution:
-        """q(z_l | z_<l, x, y)."""
         assert self.h is not None
         h = self.h[self.scale]
         lead = self.lead or h.shape[:1]
@@ -344,7 +346,6 @@ class Descent:
         return self.model.posterior_heads[self.l](params.reshape(*lead, *params.shape[1:]))
 
     def prior(self) -> Distribution:
-        """p(z_l | z_<l, y)."""
         params = self._of_prior()[0]
         return self.model.prior_heads[self.l](params.reshape(*self.lead, *params.shape[1:]))
 
@@ -373,7 +374,6 @@ class Descent:
             self.s = self._begun(self.scale)
 
     def likelihood(self) -> Distribution:
-        """p(x|z, y), after all levels."""
         h = self.model.exit(self.s)
         return self.model.likelihood_head(h.reshape(*self.lead, *h.shape[1:]))
 

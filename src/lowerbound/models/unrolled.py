@@ -11,7 +11,7 @@ from lowerbound import distributions as dist
 from lowerbound.devices import at_least_float32
 from lowerbound.distributions import tempered
 from lowerbound.errors import ConfigError
-from lowerbound.model import Draw, LatentModel, Model, Told
+from lowerbound.model import Draw, Extent, Markov, Model, Told
 from lowerbound.models.denoising import Denoising
 from lowerbound.models.latents import check_bound
 from lowerbound.objectives import ELBO, Objective
@@ -19,10 +19,11 @@ from lowerbound.schedules import Bound, alpha, sigma
 from lowerbound.space import Density, Space, Y
 from lowerbound.stages import Loss, Stage, Turn
 
+FAR = 8  # standard deviations, beyond which no draw of noise lies
 DIFFUSION = "models.diffusion.Diffusion"  # by name: that model gives its hierarchy, and so imports this file
 
 
-class Unrolled(LatentModel):
+class Unrolled(Markov):
     r"""A diffusion model of T steps as a hierarchical VAE of T + 1 levels, z_1 down to z_0 in steps of 1/T.
 
     .. math::
@@ -130,10 +131,30 @@ class Unrolled(LatentModel):
         if l == 0:
             return self._normal(alpha(s).to(h.dtype) * h, sigma(s))
         t = self._gamma(l - 1, h)
-        c = -torch.expm1(s - t)
+        c = self._share(s, t)
         mean = (alpha(s) / alpha(t) * (1 - c)).to(h.dtype) * coarser[-1] + (alpha(s) * c).to(h.dtype) * h
         return self._normal(mean, sigma(s) * c.sqrt())
         # --8<-- [end:posterior]
+
+    def ascent(self, l: int, finer: Tensor, y: Y = None) -> Distribution:
+        r"""q(z_t|z_s) = N(\alpha_t / \alpha_s z_s, \sigma_t^2 c I), which with `posterior` makes the same q(z|x)."""
+        if l == self.steps:
+            s = self._gamma(l, finer)
+            return self._normal(alpha(s).to(finer.dtype) * finer, sigma(s))
+        s, t = self._gamma(l + 1, finer), self._gamma(l, finer)
+        return self._normal((alpha(t) / alpha(s)).to(finer.dtype) * finer, sigma(t) * self._share(s, t).sqrt())
+
+    def extent(self, l: int) -> Extent:
+        like = torch.zeros((), dtype=at_least_float32(self.dtype), device=self.device)
+        own = self._gamma(l, like)
+        shares = [self._share(own, self._gamma(l - 1, like))] if l else []
+        shares += [self._share(self._gamma(l + 1, like), own)] if l < self.steps else []
+        narrowest = min(float(sigma(own) * share.sqrt()) for share in shares)
+        return Extent(narrowest, float(alpha(own) + FAR * sigma(own)))
+
+    def _share(self, s: Tensor, t: Tensor) -> Tensor:
+        """c, how much of the noise at t has come since s, of their γ."""
+        return -torch.expm1(s - t)
 
     def prior_of(self, l: int, coarser: tuple[Tensor, ...] = (), y: Y = None) -> Distribution:
         if l == 0:
@@ -141,7 +162,7 @@ class Unrolled(LatentModel):
             return self._normal(zero, torch.ones_like(zero))
         z = coarser[-1]
         t, s = self._gamma(l - 1, z), self._gamma(l, z)
-        c = -torch.expm1(s - t)
+        c = self._share(s, t)
         mean = (alpha(s) / alpha(t)).to(z.dtype) * (z - (sigma(t) * c).to(z.dtype) * self._noise_in(z, t, y))
         return self._normal(mean, sigma(s) * c.sqrt())
 

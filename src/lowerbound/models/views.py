@@ -13,7 +13,7 @@ from lowerbound.errors import ConfigError, ModelError
 from lowerbound.estimators import Draws, Estimator
 from lowerbound.families import SharedScaleNormal
 from lowerbound.model import Draw, ElboTerms, Model, Told, Viewing
-from lowerbound.models.hierarchical import Descent, HierarchicalVAE, Scale
+from lowerbound.models.hierarchical import HierarchicalVAE, Scale
 from lowerbound.networks.base import Network
 from lowerbound.networks.conv import Conv
 from lowerbound.networks.mlp import MLP
@@ -159,7 +159,7 @@ class GQN(Viewing):
         return max(self.vae.footprint, 2 * math.prod(self.given[0].shape))
 
     def predicted(self, y: Y, draws: int = 1) -> Tensor:
-        descent = Descent(self.vae, None, self.shown(y))
+        descent = self.vae.descent(None, self.shown(y))
         for _ in self.latents:
             p = descent.prior()
             descent.take(p.sample((draws,)) if len(p.batch_shape) == 1 else p.sample())
