@@ -1,9 +1,6 @@
 """What is coded comes back to the last bit, and takes what its probabilities say."""
 
 import hashlib
-import os
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -13,7 +10,6 @@ import scipy.special
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 from torch.distributions import Distribution
 
 from lowerbound.codec import archive, exact, numerics
@@ -48,8 +44,6 @@ from lowerbound.testing import ModelCase, shake_parameters
 
 pytestmark = pytest.mark.usefixtures("surroundings")
 
-
-TEXT = {"capture_output": True, "text": True, "timeout": 300}
 
 # ---- functions that are the same everywhere
 
@@ -333,53 +327,6 @@ def test_the_portable_path_needs_no_batch_and_no_threads(name: str):
             spread = model.log_weights(torch.from_numpy(x), draws=50).std(0).square().sum().sqrt().item() / np.log(2)
         there = len(kind(model, settings).encode(x).words)
     assert there == pytest.approx(len(words), rel=5e-3, abs=2 + 6 * spread / WORD)
-
-
-ELSEWHERE = """
-import sys
-from pathlib import Path
-import numpy as np
-import torch
-from lowerbound.codec.archive import Archive
-from lowerbound.codec.container import Container
-from lowerbound.errors import ModelError
-from safetensors.torch import load_file
-from test_codec import MODELS, built
-torch.set_num_threads(2)
-
-def trained(name):  # weights that were drawn here would be others
-    model = built(*MODELS[name])
-    model.load_state_dict(load_file(Path(sys.argv[1], f"{name}.safetensors")))
-    return model
-
-for name in MODELS:
-    with Container(Path(sys.argv[1], f"{name}.lb")) as container:
-        archived = Archive(container, trained(name))
-        assert np.array_equal(archived[0 : len(archived)], np.load(f"{sys.argv[1]}/{name}.npy")), name
-try:
-    with Container(Path(sys.argv[1], "float32.lb")) as container:
-        Archive(container, trained("vae"))
-except ModelError as e:
-    print(e)
-"""
-
-
-def test_a_file_is_read_with_other_instructions(tmp_path: Path):
-    """By a process whose torch and MKL have none of a newer processor's: seconds, since it imports them anew."""
-    for name in MODELS:
-        model = built(*MODELS[name])
-        save_file({k: w.contiguous() for k, w in model.state_dict().items()}, tmp_path / f"{name}.safetensors")
-        np.save(tmp_path / f"{name}.npy", x := images(model.space, 4))
-        archive.write(tmp_path / f"{name}.lb", model, x, {}, verify=False)
-    model = built(*MODELS["vae"])
-    archive.write(tmp_path / "float32.lb", model, images(model.space, 8), {}, float32=True)
-    older = {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "MKL_CBWR": "COMPATIBLE"}
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, tmp_path], env=os.environ | older | {"PYTHONPATH": path}, **TEXT
-    )
-    assert done.returncode == 0, done.stderr
-    assert "another instructions (here DEFAULT MKL_CBWR=COMPATIBLE" in done.stdout
 
 
 def test_sums_are_exact_in_any_order():

@@ -23,6 +23,7 @@ from lowerbound.model import Model
 from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.diffusion import Diffusion
 from lowerbound.models.discrete_diffusion import DiscreteDiffusion
+from lowerbound.models.hierarchical import HierarchicalVAE, Scale
 from lowerbound.models.multiscale import MultiscaleFlow
 from lowerbound.models.vae import VAE
 from lowerbound.models.vqvae import VQVAE, Level
@@ -75,6 +76,12 @@ CASES = {
     "mixture posterior": Case(vae(posterior=MixtureNormal(components=3)), BINARY),
     "categorical latents": Case(
         vae(latent=(6,), latent_levels=3, posterior=CategoricalFamily(), prior=Categorical.Config(learned=True)), BINARY
+    ),
+    "hierarchy": Case(
+        HierarchicalVAE.Config(
+            scales=(Scale(factor=4, latent=2), Scale(factor=2, levels=2, latent=1)), width=8, inner=4
+        ),
+        BINARY,
     ),
     "vqvae": Case(vqvae(), GREY),
     "labelled vqvae": Case(vqvae(), GREY, LABEL),
