@@ -1,18 +1,25 @@
 """Likelihoods as files: their real bytes beside the bound, and beside PNG, WebP and JPEG XL of the same pixels.
 
     python benchmarks/compression.py RUN ... [--images 1000] [--float32] [--data DATA] [--json FILE]
+    python benchmarks/compression.py --families
 
 For every run, on the first test images: bits/dim of the file that `compress` writes, of its messages alone, and of the
 bound of the same images; MB/s of pixel values in (without verification) and out, in one process, with --float32 on the
 float path. Every image is decoded and compared. Then the general codecs on the same pixels in the same run, as a file
 for each image with and without what a file of one pixel of the kind takes (its headers), and all tiled into one sheet.
 JPEG XL where pillow-jxl-plugin is installed (pip install pillow-jxl-plugin).
+
+--families: one model of each family that compresses, bundled or trained for seconds, by the command line alone: PNG
+files into a file, listed, and out again by another process; what comes back is compared with what went in. It fails
+where anything does.
 """
 
 import argparse
 import contextlib
 import io
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,11 +35,13 @@ from lowerbound.codec import archive
 from lowerbound.codec.archive import Archive
 from lowerbound.codec.choice import Way, scheme_of
 from lowerbound.codec.container import Container
+from lowerbound.data.base import Data
 from lowerbound.errors import UserError
 from lowerbound.metrics.base import World
 from lowerbound.metrics.file_bits import bound
 from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.runs.run import Run
+from lowerbound.units import to_bytes
 from lowerbound.verbs.compare.anchors import sheet
 
 CODECS: dict[str, dict[str, Any]] = {
@@ -44,7 +53,8 @@ CODECS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("runs", nargs="+", metavar="RUN")
+    p.add_argument("runs", nargs="*", metavar="RUN")
+    p.add_argument("--families", action="store_true", help="one model of each family, by the command line")
     p.add_argument("--images", type=int, default=1000, help="the first so many test images")
     p.add_argument("--data", help="a data set in the place of each run's own")
     p.add_argument("--steps", type=int, help="in which a diffusion model is coded")
@@ -52,7 +62,12 @@ def main() -> None:
     p.add_argument("--no-codecs", action="store_true", help="the runs alone")
     p.add_argument("--json", type=Path, metavar="FILE")
     options = p.parse_args()
+    if options.families == bool(options.runs):
+        p.error("say the runs, or --families alone")
     torch.set_num_threads(1)
+    if options.families:
+        print(machine(1))
+        return families()
     found: dict[str, Any] = {"machine": machine(1), "runs": [], "codecs": []}
     print(found["machine"])
     shown: set[bytes] = set()
@@ -71,6 +86,62 @@ def main() -> None:
                 print(f"| {' | '.join(map(cell, anchor.values()))} |", flush=True)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+FEW = ["train.steps=20", "train.valid_every=20"]
+# Family, the run, how it is trained where it isn't bundled, the images' data set and how many, options of `compress`
+FAMILIES: list[tuple[str, str, list[str], str, int, list[str]]] = [
+    ("VAE", "pretrained:vae", [], "digits", 40, []),
+    ("VAE of binarized images", "pretrained:vae-mnist", [], "mnist-binarized", 40, []),
+    ("autoregressive", "pretrained:pixelcnn-mnist", [], "mnist-binarized", 8, []),
+    ("hierarchical VAE", "pretrained:hvae-mnist", [], "mnist-binarized", 8, []),
+    ("VQ-VAE, lossless", "vq", ["vqvae2-digits", *FEW, "train.stages.prior.steps=20"], "digits", 40, []),
+    ("VQ-VAE, lossy", "vq", [], "digits", 40, ["--lossy"]),
+    ("diffusion", "diffusion", ["diffusion-digits", *FEW], "digits", 16, ["--steps", "8"]),
+]
+
+
+def families() -> None:
+    """A round trip of each, or SystemExit."""
+    with tempfile.TemporaryDirectory() as folder:
+        for family, run, training, data, n, how in FAMILIES:
+            begun, own = time.monotonic(), Path(folder, family.replace(" ", "-"))
+            pictures = pngs(own / "in", data, n)
+            if training:
+                lowerbound("train", *training, "--out", run, within=folder)
+            label = ["--label", "3"] if run == "vq" else []
+            lowerbound("compress", run, own / "in", "--out", own / "a.lb", *label, *how, within=folder)
+            listed = json.loads(lowerbound("decompress", own / "a.lb", "--list", "--json", within=folder))
+            lowerbound("decompress", own / "a.lb", "--out", own / "back", within=folder)
+            back = {path.name: np.asarray(Image.open(path)) for path in (own / "back").rglob("*.png")}
+            assert {row["name"] for row in listed} == back.keys() == pictures.keys(), family
+            same = all(np.array_equal(back[name], x) for name, x in pictures.items())
+            if same == ("--lossy" in how):
+                raise SystemExit(f"compression.py: {family}: other pixels came back than went in")
+            kind = "nearly, as asked" if "--lossy" in how else "to the last bit"
+            size = (own / "a.lb").stat().st_size
+            took = time.monotonic() - begun
+            print(f"| {family} | {run} | {n} images of {data} | {size:,} bytes | {kind} | {took:.0f} s |", flush=True)
+
+
+def pngs(folder: Path, data: str, n: int) -> dict[str, np.ndarray]:
+    """The first test images as files of 0 to 255, by name: uint8 [H, W]."""
+    images = Data(source=data).open("test")
+    folder.mkdir(parents=True)
+    found = {f"{i:03d}.png": to_bytes(np.array(images.x[i][0]), images.levels) for i in range(n)}
+    for name, x in found.items():
+        Image.fromarray(x).save(folder / name)
+    return found
+
+
+def lowerbound(*words: object, within: str) -> str:
+    """What a command says, in a process of its own. Raises SystemExit with what it says where it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lowerbound", *map(str, words)], cwd=within, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"compression.py: lowerbound {' '.join(map(str, words))}:\n{done.stderr}")
+    return done.stdout
 
 
 def cell(value: Any) -> str:
