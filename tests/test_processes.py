@@ -1,4 +1,5 @@
-"""Several processes train what one does: every model, and whatever looks at a whole batch at once."""
+"""Several processes train, draw and measure what one does: every model, every metric, and whatever looks at a whole
+batch at once."""
 
 from typing import Any
 
@@ -6,6 +7,7 @@ import pytest
 
 from lowerbound import testing
 from lowerbound.config import components
+from lowerbound.metrics.base import Metric
 from lowerbound.model import Model
 from lowerbound.objectives import ELBO
 from lowerbound.objectives.adversaries import TotalCorrelation
@@ -14,6 +16,12 @@ from lowerbound.space import Space
 from test_components import IMAGE, SMALL, vae
 from test_gan import VARIANTS as GANS
 from test_vqvae import VARIANTS as VQVAES
+
+
+@pytest.mark.slow  # trains classifiers, anneals and compresses
+@pytest.mark.parametrize("metric", [m for m in components(Metric) if m.costly], ids=lambda m: m.type_name())
+def test_what_is_costly_to_measure_is_the_same_in_several_processes(metric: type[Metric]):
+    testing.check_metric(metric, checks=[testing.metric_is_the_same_in_several_processes])
 
 
 @pytest.mark.parametrize("config", components(Model.Config), ids=lambda c: c.type_name())

@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.distributed.run import parse_args
 
+import lowerbound as lb
 from command import right
 from lowerbound import testing
+from lowerbound.errors import UserError
 from lowerbound.models.vae import VAE
 from lowerbound.networks.mlp import MLP
 from lowerbound.parallel import World, sharing
@@ -88,6 +91,20 @@ def test_the_job_of_kubernetes_is_a_command_of_torchrun():
     assert (asked.module, asked.training_script) == (True, "lowerbound")
     assert asked.training_script_args[0] == "train"
     assert "--resume" in asked.training_script_args
+
+
+@pytest.mark.slow  # starts Python six times
+def test_python_asks_several_processes(tmp_path: Path):
+    """Reports and arrays come back whole, and what can't be is said as ever."""
+    run = lb.train("vae", out=tmp_path / "run", train={"steps": 4}, device="cpu").path
+    report, alone = (lb.evaluate(run, limit=5, draws=3, metrics=["nll"], processes=n) for n in (2, 1))
+    assert report["metrics"]["nll"]["value"] == pytest.approx(alone["metrics"]["nll"]["value"], rel=1e-6)
+    drawn, alone = (lb.sample(run, 5, seed=1, processes=n, out=tmp_path / f"{n}.png") for n in (2, 1))
+    assert (drawn.x == alone.x).all()
+    assert (tmp_path / "2.png").read_bytes() == (tmp_path / "1.png").read_bytes()
+    assert lb.encode(run, out=tmp_path / "z.npz", split="test", processes=2) == len(np.load(tmp_path / "z.npz")["z"])
+    with pytest.raises(UserError, match="expected a file ending in"):
+        lb.encode(run, out=tmp_path / "z.txt", processes=2)
 
 
 @pytest.mark.slow  # starts Python five times

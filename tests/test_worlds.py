@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -98,6 +99,39 @@ def test_an_evaluation_of_two_processes_is_that_of_one(world: Worlds, two: Path)
             k: pytest.approx(v, rel=1e-9) if isinstance(v, float) else v for k, v in value.items()
         }
     assert json.loads((two / "evaluation/valid.json").read_text())["fingerprint"] == kept["fingerprint"]
+
+
+def test_two_processes_draw_and_encode_what_one_does(world: Worlds, two: Path, digits: Path, tmp_path: Path):
+    for n in (1, 2):
+        world.call(n, "sample", two, "-n", "5", "--seed", "3", "--out", tmp_path / f"x{n}.npz")
+        world.call(n, "encode", two, "--data", digits, "--out", tmp_path / f"z{n}.npz")
+    assert world.said(1, 1) == ""
+    for name in ("x", "z"):
+        with np.load(tmp_path / f"{name}1.npz") as one, np.load(tmp_path / f"{name}2.npz") as other:
+            assert one.files == other.files
+            assert all(one[key] == pytest.approx(other[key], abs=1e-5) for key in one.files)
+
+
+@pytest.mark.slow  # fits densities of each label to ten thousand codes, and draws
+def test_two_processes_fit_the_prior_that_one_does(world: Worlds, two: Path, tmp_path: Path):
+    for n in (1, 2):
+        shutil.copytree(two, tmp_path / f"run{n}")
+        world.call(n, "fit-prior", tmp_path / f"run{n}", "--prior", "mixture", "--json")
+    assert world.said(1, 1) == ""
+    one, other = (load_file(tmp_path / f"run{n}/model.safetensors") for n in (1, 2))
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(t, other[key], atol=1e-4) for key, t in one.items())
+    assert not (tmp_path / "run2/lock.json").exists()
+
+
+def test_more_processes_than_images_and_a_verb_that_one_does(world: Worlds, two: Path, tmp_path: Path):
+    world.call(3, "evaluate", two, "--limit", "2", "--metrics", "elbo,nll,mse", "--json")
+    assert json.loads(world.said(0, 1))["metrics"]["elbo"]["n"] == 2
+    world.call(3, "sample", two, "-n", "2", "--out", tmp_path / "two")
+    assert len([*(tmp_path / "two").iterdir()]) == 2
+    world.call(3, "recipes")
+    assert "vae-mnist" in world.said(0, 1)
+    assert world.said(1, 1) == world.said(2, 1) == ""
 
 
 # ---- what can go wrong

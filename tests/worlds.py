@@ -17,7 +17,7 @@ import torch, torch._dynamo, torch.distributed, matplotlib.figure, matplotlib.ba
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 from lowerbound import cli
-from lowerbound.verbs import evaluate, train
+from lowerbound.verbs import encode, evaluate, fit_prior, sample, train
 print("ready", flush=True)
 for line in sys.stdin:
     words, said, world = json.loads(line)

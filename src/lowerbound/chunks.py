@@ -2,16 +2,20 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lowerbound.data.batches import Batch, Shuffled
 from lowerbound.model import Model
-from lowerbound.noise import KeyedNoise, Rows
-from lowerbound.parallel import ALONE, team, together
+from lowerbound.noise import KeyedNoise
+from lowerbound.parallel import ALONE, gathered, part_of, sharing, team, together
 from lowerbound.processes import keep_freed
 
+T = TypeVar("T")
 Advance = Callable[[int], None]  # told how many images are done
 AVERAGED = 20  # draws of a bound that are only averaged: its noise is then small beside how images differ
 
@@ -22,14 +26,48 @@ def draws_of(model: Model, asked: int) -> int:
     return 1 if not model.noisy else asked if model.unbiased else min(asked, AVERAGED)
 
 
+def own_batches(images: Shuffled, size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
+    """All images in order, or those of the places from `start` to `limit`, at most so many at a time. Of processes that
+    work `together` each is given its part; what they find is then `gathered`."""
+    n = len(images) if limit is None else min(limit, len(images))
+    own = part_of(n - start)
+    return images.in_order(size, start + own.stop, start + own.start) if own.n else iter(())
+
+
+def in_rounds(images: Shuffled, size: int, make: Callable[[Batch], T]) -> Iterator[tuple[np.ndarray, T]]:
+    """Of all images in order, at most so many at a time: their places, and what is made of them. Processes that work
+    `together` make a part each at a time, and all are given the parts of all."""
+    world = team()
+    if world.size == 1:
+        yield from ((batch.index, make(batch)) for batch in images.in_order(size))
+        return
+    step = size * world.size
+    for start in range(0, len(images), step):
+        own = own_batches(images, size, start + step, start)
+        yield from gathered([(batch.index, make(batch)) for batch in own])
+
+
+@contextmanager
+def own_events(part: Tensor) -> Iterator[Tensor]:
+    """Inside, what is drawn is what one process would draw for those events of a part that are this process's, which
+    are yielded. Of a part of fewer than two events for each process that works `together`, each has all of them."""
+    world = team()
+    if world.size == 1 or len(part) < 2 * world.size:
+        yield part
+        return
+    axes = (0, 1)  # what is drawn for events begins with them, or with one draw
+    with together(ALONE), sharing(world, len(part), axes) as rows:
+        yield part[rows.start : rows.stop]
+
+
 def keyed_chunks(
     model: Model, images: Shuffled, draws: int, seed: int, limit: int | None = None, start: int = 0
 ) -> Iterator[tuple[Batch, Iterator[int]]]:
-    """Batches of images, each with the sizes of the chunks its draws are cut into, inside noise keyed by
+    """`own_batches`, each with the sizes of the chunks its draws are cut into, inside noise keyed by
     (seed, image index, draw)."""
     rows = model.rows
     keep_freed()
-    for batch in images.in_order(max(1, rows // draws), limit, start):
+    for batch in own_batches(images, max(1, rows // draws), limit, start):
         with KeyedNoise(seed, batch.index) as noise:
             step = max(1, rows // len(batch.index))
             yield batch, (noise.chunk(min(step, draws - done)) for done in range(0, draws, step))
@@ -53,14 +91,7 @@ def log_density(
 
     limit, start: only of the images before, and from, these places. Processes that work `together` share them out.
     """
-    world = team()
-    if world.size > 1:
-        n = len(images) if limit is None else min(limit, len(images))
-        own = Rows.of(world.rank, world.size, n - start)
-        with together(ALONE):
-            part = log_density(model, images, draws, seed, start + own.stop, advance, start + own.start)
-        return world.gather(torch.from_numpy(part)).numpy()
-    found = [np.zeros(0)]
+    found = []
     for batch, chunks in keyed_chunks(model, images, draws, seed, limit, start):
         total, seen = None, 0
         for k in chunks:
@@ -72,4 +103,4 @@ def log_density(
         assert total is not None
         found.append((total - math.log(seen) if model.unbiased else total / seen).cpu().numpy())
         advance(len(batch.index))
-    return np.concatenate(found)
+    return np.concatenate([np.zeros(0), *gathered(found)])

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 from cyclopts import App, CycloptsError
 
 from lowerbound.errors import Ended, Interrupted, UserError, more
+from lowerbound.processes import speaks
 
+ASKED = "--asked"  # `verbs.asked`: by which processes are begun
 PACKAGE = Path(__file__).parent
 EXPLORE = PACKAGE / "explorer" / "explore.py"  # a verb on the floor above: it shows what others report
 
@@ -96,7 +98,7 @@ def main() -> None:
     words = [w for w in sys.argv[1:] if w != "--debug"]
     debug = len(words) < len(sys.argv) - 1
     try:
-        status = app(words)(words, exit_on_error=False, print_error=False, result_action="return_value")
+        status = _done(words)
     except Ended as e:
         raise SystemExit(e.status) from None
     except UserError as e:
@@ -104,11 +106,13 @@ def main() -> None:
     except CycloptsError as e:
         _fail(f"{_plain(e)} {more(UserError.page)}", 2, debug)
     except Interrupted as e:
-        if not str(e) or not _speaks():  # another process has said so
+        if not str(e) or not speaks():  # another process has said so
             raise SystemExit(130) from None
         again = [w for w in words if w not in ("--resume", "--overwrite")]
         _fail(f"stopped; {e} is saved. Go on with: lowerbound {shlex.join(again)} --resume", 130)
     except KeyboardInterrupt:
+        if not speaks():
+            raise SystemExit(130) from None
         _fail("stopped", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -125,9 +129,11 @@ def main() -> None:
             raise SystemExit(status)
 
 
-def _speaks() -> bool:
-    """Whether this is the one of several processes that prints."""
-    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+def _done(words: list[str]) -> int | None:
+    """What the words ask for, done; the exit status."""
+    if words[:1] == [ASKED]:
+        return importlib.import_module("lowerbound.verbs.asked").answer(words[1])
+    return app(words)(words, exit_on_error=False, print_error=False, result_action="return_value")
 
 
 def _plain(error: BaseException) -> str:
@@ -144,7 +150,7 @@ def _fail(message: str, status: int, debug: bool = False) -> None:
 
 def _show(report: Any, as_json: bool) -> int:
     """The report on standard output: JSON, or for a person; the exit status."""
-    if not _speaks():
+    if not speaks():
         return report.status()
     if as_json:
         sys.stdout.write(json.dumps(report.json(), indent=1, allow_nan=False) + "\n")

@@ -24,6 +24,11 @@ def keep_freed() -> None:
         libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def speaks() -> bool:
+    """Whether this is the one of several processes that prints."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
 class Owner(NamedTuple):
     """A process that something belongs to."""
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from lowerbound.chunks import own_batches
 from lowerbound.config import parse
 from lowerbound.data.base import Data, Images
 from lowerbound.errors import ConfigError
@@ -21,6 +22,7 @@ from lowerbound.networks.base import Network, Shape
 from lowerbound.networks.conv import Conv
 from lowerbound.networks.mlp import MLP
 from lowerbound.noise import key
+from lowerbound.parallel import each_once, gathered
 from lowerbound.runs.inputs import as_batches
 from lowerbound.runs.run import Run
 from lowerbound.training.classifiers import CLASSIFIER, TRAINING, Tuner, rows
@@ -67,10 +69,16 @@ class ClassificationAccuracy(Metric):
         recipe |= {"seeds": self.seeds, "error": _covers(self.seeds)}
         right: dict[str, list[np.ndarray]] = {}
         for seed in range(world.seed, world.seed + self.seeds):
-            for name, images in _sets(world, train, n, seed).items():
+            sets = _sets(world, train, n, seed)
+
+            def told(i: int, seed: int = seed, sets: dict[str, Images] = sets) -> tuple[str, dict[str, np.ndarray]]:
+                name = [*sets][i]
                 world.progress.say(f"cas: a classifier of {n:,} images ({name})")
-                model = _trained(tuner, images, seed)
-                for suffix, each in correct(model, test, world.images.y, tuner.device).items():
+                model = _trained(tuner, sets[name], seed)
+                return name, correct(model, test, world.images.y, tuner.device)
+
+            for name, found in each_once(told, len(sets)):
+                for suffix, each in found.items():
                     right.setdefault(f"cas.{name}{suffix}", []).append(each)
         return {name: _value(np.stack(each), recipe) for name, each in right.items()}
 
@@ -119,8 +127,9 @@ def labelled(images: Images, n: int, seed: int) -> np.ndarray:
 def reconstructed(world: World, model: LatentModel, images: Images) -> np.ndarray:
     """The means of p(x|z) at the posterior means: uint8 [N, C, H, W]."""
     assert world.run is not None
-    batches = as_batches(world.run, images, world.batches.device).in_order(model.rows)
-    return np.concatenate([samples.shown(world, model.reconstruct(batch.x, batch.y)) for batch in batches])
+    batches = own_batches(as_batches(world.run, images, world.batches.device), model.rows)
+    found = [samples.shown(world, model.reconstruct(batch.x, batch.y)) for batch in batches]
+    return np.concatenate(gathered(found))
 
 
 # ---- classifiers

@@ -5,7 +5,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from lowerbound.chunks import own_batches
 from lowerbound.metrics.base import Metric, Value, World
+from lowerbound.parallel import gathered
 from lowerbound.space import conditions
 
 
@@ -20,13 +22,13 @@ class Classification(Metric):
     def __call__(self, world: World) -> dict[str, Value]:
         model = world.model
         right, nats = [], []
-        for batch in world.batches.in_order(model.rows):
+        for batch in own_batches(world.batches, model.rows):
             (label,) = conditions(batch.y, model.given)
             log_p = model._predicted(batch.x).double().log_softmax(1)
             right.append((log_p.argmax(1) == label).double().cpu().numpy())
             nats.append(-torch.gather(log_p, 1, label[:, None])[:, 0].cpu().numpy())
             world.advance(len(batch.index))
         return {
-            "accuracy": Value.share(np.concatenate(right), "of images"),
-            "cross_entropy": Value.mean(np.concatenate(nats), "nats/label"),
+            "accuracy": Value.share(np.concatenate(gathered(right)), "of images"),
+            "cross_entropy": Value.mean(np.concatenate(gathered(nats)), "nats/label"),
         }

@@ -4,8 +4,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from lowerbound.chunks import own_batches
 from lowerbound.errors import ModelError
 from lowerbound.metrics.base import Metric, Value, World
+from lowerbound.parallel import gathered
 
 
 class Clusters(Metric):
@@ -29,10 +31,10 @@ class Clusters(Metric):
         assert labels is not None
         assert classes is not None
         found = []
-        for batch in world.batches.in_order(world.model.rows):
+        for batch in own_batches(world.batches, world.model.rows):
             found.append(world.model._predicted(batch.x).argmax(1).cpu().numpy())
             world.advance(len(batch.index))
-        clusters = np.concatenate(found)
+        clusters = np.concatenate(gathered(found))
         labels = np.asarray(labels)[: len(clusters)]
         right = assigned(clusters, len(classes), labels)[clusters] == labels
         nmi = float(normalized_mutual_info_score(labels, clusters))

@@ -7,6 +7,7 @@ import numpy as np
 from lowerbound.chunks import keyed_chunks
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.model import CodeModel
+from lowerbound.parallel import gathered, team
 from lowerbound.quantizers import Usage
 from lowerbound.space import Density
 from lowerbound.units import bits_per_dim
@@ -41,7 +42,10 @@ class Codes(Metric):
             nats.append(-terms.log_pz[0].double().cpu().numpy())  # [B, L]
             pixels.append(-terms.log_px[0].double().cpu().numpy())
             world.advance(len(batch.index))
-        return _values(model, used, np.concatenate(nats).T, np.concatenate(pixels), world.given)
+        for usage in used:
+            team().sum_(usage.counts)
+        whole = np.concatenate(gathered(nats)), np.concatenate(gathered(pixels))
+        return _values(model, used, whole[0].T, whole[1], world.given)
 
 
 def _values(

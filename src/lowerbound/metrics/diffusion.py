@@ -9,6 +9,7 @@ from pydantic import Field
 from lowerbound.chunks import draws_of, keyed_chunks
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.model import BoundParts, Diffusing, Stepwise
+from lowerbound.parallel import gathered
 from lowerbound.units import bits_per_dim
 
 
@@ -30,7 +31,7 @@ class Terms(Metric):
             parts = [torch.stack(model.bound_parts(batch.x, batch.y, k)).double().sum(1) for k in chunks]  # [3, B]
             found.append((torch.stack(parts).sum(0) / draws).cpu().numpy())
             world.advance(len(batch.index))
-        terms = bits_per_dim(np.concatenate(found, 1), model.space.dims)
+        terms = bits_per_dim(np.concatenate(gathered(found), 1), model.space.dims)
         named = zip(self.names, terms, strict=True)
         return {name: Value.mean(each, "bits/dim", draws=draws, given=world.given) for name, each in named}
 
@@ -55,6 +56,6 @@ class Levels(Metric):
                 assert terms.kl is not None
                 found.append(torch.cat([terms.kl[0].T, -terms.log_px]).double().cpu().numpy())
             world.advance(len(batch.index))
-        levels = bits_per_dim(np.concatenate(found, 1), model.space.dims)
+        levels = bits_per_dim(np.concatenate(gathered(found), 1), model.space.dims)
         named = zip((*model.levels, "x"), levels, strict=True)
         return {f"level.{name}": Value.mean(each, "bits/dim", given=world.given) for name, each in named}

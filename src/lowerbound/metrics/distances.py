@@ -16,6 +16,7 @@ from lowerbound.likeness import frechet
 from lowerbound.metrics import extractors, samples
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.metrics.extractors import Input
+from lowerbound.parallel import each_once
 
 MOST = 5000  # samples, and as many real images
 BLOCKS = 10  # that the standard error of the kernel distance is taken over
@@ -172,8 +173,10 @@ def covered(points: np.ndarray, by: np.ndarray, k: int = 3) -> np.ndarray:
     real images that the samples cover the recall.
     """
     set_, k = torch.from_numpy(by), min(k, len(by) - 1)
-    radii = torch.cat([torch.cdist(p, set_).kthvalue(k + 1).values for p in set_.split(ROWS)])  # the first is itself
-    return torch.cat([(torch.cdist(p, set_) <= radii).any(1) for p in torch.from_numpy(points).split(ROWS)]).numpy()
+    own, others = set_.split(ROWS), torch.from_numpy(points).split(ROWS)
+    # the first is itself
+    radii = torch.cat(each_once(lambda i: torch.cdist(own[i], set_).kthvalue(k + 1).values, len(own)))
+    return torch.cat(each_once(lambda i: (torch.cdist(others[i], set_) <= radii).any(1), len(others))).numpy()
 
 
 def coverage(points: np.ndarray, by: np.ndarray, unit: str, k: int = 3) -> Value:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lowerbound.errors import ConfigError
 from lowerbound.likeness import PixelFeatures, enough
 from lowerbound.model import Classifying
+from lowerbound.parallel import each_once
 from lowerbound.runs.run import Run
 
 AT_ONCE = 64  # images
@@ -134,8 +135,11 @@ def _onnx(path: Path) -> Callable[[Tensor], Any]:
 
 @torch.no_grad()
 def _batched(vectors: Callable[[Tensor], Tensor], x: np.ndarray, levels: int, device: torch.device) -> np.ndarray:
-    parts = (torch.from_numpy(x[i : i + AT_ONCE]).to(device) for i in range(0, len(x), AT_ONCE))
-    return np.concatenate([vectors(part.float() / (levels - 1)).double().cpu().numpy() for part in parts])
+    def some(i: int) -> np.ndarray:
+        part = torch.from_numpy(x[i * AT_ONCE : (i + 1) * AT_ONCE]).to(device)
+        return vectors(part.float() / (levels - 1)).double().cpu().numpy()
+
+    return np.concatenate(each_once(some, -(-len(x) // AT_ONCE)))
 
 
 def fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:

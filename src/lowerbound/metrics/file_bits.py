@@ -14,6 +14,7 @@ from lowerbound.codec import archive
 from lowerbound.codec.choice import Way, scheme_of
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.model import Diffusing, LatentModel
+from lowerbound.parallel import by_first, gathered
 from lowerbound.units import bits_per_dim
 
 BITS = "bits/dim"
@@ -52,8 +53,13 @@ class FileBits(Metric):
         x = np.concatenate([batch.x.cpu().numpy() for batch in batches])
         y = np.concatenate([batch.y.cpu().numpy() for batch in batches]) if world.model.given else None
         model = world.model if world.model.device.type == "cpu" else copy.deepcopy(world.model).cpu()
-        with tempfile.TemporaryDirectory() as folder:
-            made = archive.write(Path(folder) / "a.lb", model, x, {}, y=y, told=world.progress.count("compressing"))
+        told = world.progress.count("compressing")
+
+        def compressed() -> archive.Written:
+            with tempfile.TemporaryDirectory() as folder:
+                return archive.write(Path(folder) / "a.lb", model, x, {}, y=y, told=told)
+
+        made = by_first(compressed)
         relation = world.model.density.value
         parts = {
             "file_bits": (made.bits, relation),
@@ -79,5 +85,5 @@ def bound(world: World) -> Value:
     for batch, chunks in keyed_chunks(model, world.batches, draws, world.seed):
         log_w = torch.cat([model._log_weights(batch.x, batch.y, k).double() for k in chunks])
         found.append(-log_w.mean(0).cpu().numpy())
-    each = bits_per_dim(np.concatenate(found), model.space.dims)
+    each = bits_per_dim(np.concatenate(gathered(found)), model.space.dims)
     return Value.mean(each, BITS, model.density.value, draws, given=world.given)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from lowerbound.chunks import own_batches
 from lowerbound.data.batches import Batch
 from lowerbound.inference.annealing import Annealing
 from lowerbound.inference.gaps import Sides, bounds, check, simulated
@@ -15,6 +16,7 @@ from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.metrics.likelihood import NATS
 from lowerbound.model import LatentModel
 from lowerbound.noise import key
+from lowerbound.parallel import gathered, part_of
 from lowerbound.progress import Passing, Step
 
 BATCH = 50  # images at once, at most, so that their chains fit in memory
@@ -66,12 +68,13 @@ class Gaps(Metric):
         assert isinstance(model, LatentModel)
         check(model)
         steps = 2 * self.refinement + SIDES * self.temperatures
-        passing = Passing(world.progress.count("gaps"), min(self.limit, len(world.images)), steps)
-        parts, begun = [], ""
-        for batch in world.batches.in_order(self._at_once(model), self.limit):
-            numbers, begun = self._measured(model, batch, world.seed, passing.batch(len(batch.index)))
-            parts.append(numbers)
-        return self._values({k: np.concatenate([part[k] for part in parts]) for k in parts[0]}, begun, world)
+        passing = Passing(world.progress.count("gaps"), part_of(min(self.limit, len(world.images))).n, steps)
+        parts = [
+            self._measured(model, batch, world.seed, passing.batch(len(batch.index)))
+            for batch in own_batches(world.batches, self._at_once(model), self.limit)
+        ]
+        numbers, begun = zip(*gathered(parts), strict=True)
+        return self._values({k: np.concatenate([part[k] for part in numbers]) for k in numbers[0]}, begun[0], world)
 
     def _at_once(self, model: LatentModel) -> int:
         return max(1, min(BATCH, model.rows // max(self.chains, self.refinement_draws)))

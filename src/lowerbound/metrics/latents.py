@@ -6,8 +6,10 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
+from lowerbound.chunks import own_batches
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.model import CodeModel, LatentModel
+from lowerbound.parallel import gathered
 
 
 class ActiveUnits(Metric):
@@ -25,14 +27,14 @@ class ActiveUnits(Metric):
         model = world.model
         assert isinstance(model, LatentModel)
         means = []
-        for batch in world.batches.in_order(model.rows):
+        for batch in own_batches(world.batches, model.rows):
             means.append(model.features(batch.x, batch.y).double().cpu().numpy())
             world.advance(len(batch.index))
-        variance = of_variables(np.concatenate(means).var(0), model)
+        whole = np.concatenate(gathered(means))
+        variance = of_variables(whole.var(0), model)
         active = int((variance > self.threshold).sum())
-        count = sum(len(m) for m in means)
         detail = {"variance": variance.tolist()}
-        return {"active_units": Value(active, None, f"of {len(variance)}", "=", count, 0, None, detail)}
+        return {"active_units": Value(active, None, f"of {len(variance)}", "=", len(whole), 0, None, detail)}
 
 
 def of_variables(variance: np.ndarray, model: LatentModel) -> np.ndarray:

@@ -9,6 +9,7 @@ from pydantic import Field
 from lowerbound.chunks import draws_of, keyed_chunks, log_density
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.model import CodeModel, LatentModel
+from lowerbound.parallel import gathered
 from lowerbound.space import Density, Estimate
 from lowerbound.units import bits_per_dim
 
@@ -41,8 +42,9 @@ class Bound(Metric):
             if len(each) == len(terms.z):
                 dimensions.append(torch.cat(each, 1).double().cpu().numpy())
             world.advance(len(batch.index))
-        elbo, distortion, *levels = np.concatenate(parts, 1)
-        detail = {"per_dimension": np.concatenate(dimensions).mean(0).tolist()} if dimensions else None
+        elbo, distortion, *levels = np.concatenate(gathered(parts), 1)
+        of_all = gathered(dimensions)
+        detail = {"per_dimension": np.concatenate(of_all).mean(0).tolist()} if of_all else None
         prior = Density.worst(*model.prior_densities).value
         likelihood = model.likelihood_density.value
         estimated = model.density is Density.ESTIMATE

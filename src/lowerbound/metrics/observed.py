@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from lowerbound.chunks import own_batches
 from lowerbound.data.batches import Batch
 from lowerbound.errors import ModelError
 from lowerbound.inference.annealing import Annealing
@@ -16,6 +17,7 @@ from lowerbound.metrics.gaps import BATCH, SIDES
 from lowerbound.metrics.likelihood import NATS
 from lowerbound.model import Generating, LatentModel
 from lowerbound.noise import key
+from lowerbound.parallel import gathered, part_of
 from lowerbound.progress import Passing, Step
 from lowerbound.units import bits_per_dim
 
@@ -52,12 +54,14 @@ class ObservedLikelihood(Metric):
                 "the range of pixels, and choose it by --split valid"
             )
         model = Observed.of(world.model, self.sigma)
-        images = min(self.limit, len(world.images))
+        images = part_of(min(self.limit, len(world.images))).n
         passing = Passing(world.progress.count("annealing"), images, SIDES * self.temperatures)
-        parts = [
-            self._measured(model, batch, world.seed, passing.batch(len(batch.index)))
-            for batch in world.batches.in_order(max(1, min(BATCH, world.model.rows // self.chains)), self.limit)
-        ]
+        parts = gathered(
+            [
+                self._measured(model, batch, world.seed, passing.batch(len(batch.index)))
+                for batch in own_batches(world.batches, max(1, min(BATCH, world.model.rows // self.chains)), self.limit)
+            ]
+        )
         return self._values({k: np.concatenate([part[k] for part in parts]) for k in parts[0]}, world)
 
     def _measured(self, model: Observed, batch: Batch, seed: int, told: Step) -> dict[str, np.ndarray]:

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lowerbound.chunks import own_batches
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.model import CodeModel, LatentModel
+from lowerbound.parallel import gathered
 
 
 class Reconstruction(Metric):
@@ -29,21 +31,23 @@ class Reconstruction(Metric):
         model = world.model
         assert isinstance(model, LatentModel)
         assert model.space.levels is not None
-        squared: dict[str, list[np.ndarray]] = {}
-        similar: dict[str, list[np.ndarray]] = {}
-        for batch in world.batches.in_order(model.rows):
+        parts: list[dict[str, tuple[np.ndarray, np.ndarray]]] = []
+        for batch in own_batches(world.batches, model.rows):
             x = batch.x.double() / (model.space.levels - 1)
+            found = {}
             for suffix, r in _reconstructions(model, batch.x, batch.y):
                 r = r.double() / (model.space.levels - 1)
-                squared.setdefault(suffix, []).append((r - x).square().flatten(1).sum(1).cpu().numpy())
-                parts = [ssim(*part).cpu().numpy() for part in zip(r.split(256), x.split(256), strict=True)]
-                similar.setdefault(suffix, []).extend(parts)
+                squared = (r - x).square().flatten(1).sum(1).cpu().numpy()
+                similar = [ssim(*part).cpu().numpy() for part in zip(r.split(256), x.split(256), strict=True)]
+                found[suffix] = squared, np.concatenate(similar)
+            parts.append(found)
             world.advance(len(batch.index))
-        return {
-            name + suffix: value
-            for suffix in squared
-            for name, value in _values(np.concatenate(squared[suffix]), np.concatenate(similar[suffix]), model).items()
-        }
+        parts = gathered(parts)
+        values: dict[str, Value] = {}
+        for suffix in parts[0]:
+            squared, similar = (np.concatenate(each) for each in zip(*(part[suffix] for part in parts), strict=True))
+            values |= {name + suffix: value for name, value in _values(squared, similar, model).items()}
+        return values
 
 
 def _reconstructions(model: LatentModel, x: Tensor, y: Tensor | None) -> Iterator[tuple[str, Tensor]]:

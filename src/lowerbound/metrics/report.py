@@ -11,7 +11,7 @@ from lowerbound.chunks import Advance
 from lowerbound.data.base import Images
 from lowerbound.errors import ModelError
 from lowerbound.metrics.base import World, check_names, measure
-from lowerbound.parallel import team
+from lowerbound.parallel import ALONE, part_of, team, together
 from lowerbound.progress import Progress
 from lowerbound.runs.inputs import Held, as_batches, open_data
 from lowerbound.runs.run import Run, weights_code
@@ -94,13 +94,13 @@ def _report(
 
 
 def _counter(progress: Progress, images: Images) -> Advance:
-    """Told of images by pass after pass over all of them."""
-    told, done = progress.count("measuring"), 0
+    """Told of images by pass after pass over all of them, or those that are this process's."""
+    told, done, own = progress.count("measuring"), 0, max(1, part_of(len(images)).n)
 
     def advance(n: int) -> None:
         nonlocal done
-        done = done % len(images) + n
-        told(done, len(images))
+        done = done % own + n
+        told(done, own)
 
     return advance
 
@@ -111,11 +111,14 @@ def finish(held: Held, progress: Progress | None = None) -> dict[str, Any]:
     Short: 50 draws of MNIST's size, fewer of larger images, and FEW where they are only averaged.
     """
     progress = progress or Progress()
-    draw_pictures(held, progress)
+    if team().first:
+        with together(ALONE):
+            draw_pictures(held, progress)
     images = held.valid.images
     world = World(held.model, held.valid, held.run, progress=progress, advance=_counter(progress, images))
     draws = short_draws(held.run, images)
-    return _report(held.run, world, None, {"draws": draws if held.model.unbiased else min(draws, FEW)}, save=True)
+    options = {"draws": draws if held.model.unbiased else min(draws, FEW)}
+    return _report(held.run, world, None, options, save=team().first)
 
 
 def short_draws(run: Run, images: Images) -> int:

@@ -16,6 +16,7 @@ from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.metrics.reconstruction import ssim
 from lowerbound.model import LatentModel
 from lowerbound.noise import key
+from lowerbound.parallel import gathered, part_of
 
 NEAREST = 16  # training images of which the mean is the conditional mean image
 
@@ -49,7 +50,9 @@ class Rerender(Metric):
         recipe = {"data": world.images.name, "split": world.images.split}
         found: dict[str, Value] = {}
         for change in changes(scene.factors):
-            for name, (each, unit) in scene.measured(change).items():
+            parts = gathered([scene.measured(change)] if len(scene.rows) else [])
+            for name, (_, unit) in parts[0].items():
+                each = np.concatenate([part[name][0] for part in parts])
                 found[f"rerender.{name}.{change.name}"] = Value.mean(each, unit, recipe=recipe)
         return found
 
@@ -70,7 +73,8 @@ def changes(factors: Sequence[Factor]) -> list[Change]:
 
 
 class Scenes:
-    """Images, what is known of them, and what there is of training images to hold against."""
+    """Images, what is known of them, and what there is of training images to hold against. rows: the images that are
+    this process's."""
 
     def __init__(self, world: World, images: Images, known: Images, source: Any):
         assert world.run is not None
@@ -80,7 +84,9 @@ class Scenes:
         every = factors_of(images)
         self.all = np.asarray(images.factors, np.float64)  # [N, all factors]
         self.at = [[f.name for f in every].index(f.name) for f in self.factors]
-        self.x = next(world.batches.head(len(images)).in_order(len(images))).x
+        own = part_of(len(images))
+        self.rows = np.arange(own.start, own.stop)
+        self.x = next(world.batches.head(len(images)).in_order(len(images))).x[own.start : own.stop]
         self.own = values_of(images, self.factors)
         self.train, self.seen_in_training = known.x, encoded(values_of(known, self.factors), self.factors)
         self.top = images.levels - 1
@@ -103,9 +109,9 @@ class Scenes:
         return Scenes(world, images, world.open("train"), source)
 
     def measured(self, change: Change) -> dict[str, tuple[np.ndarray, str]]:
-        """Of each image [N]: the values by their names, with units."""
+        """Of each of `rows` [n]: the values by their names, with units."""
         target, truth = self.target(change)
-        y, wanted = encoded(self.own, self.factors), encoded(target, self.factors)
+        y, wanted = encoded(self.own[self.rows], self.factors), encoded(target, self.factors)
         made = self._made(y, wanted)
         found = {
             "psnr": (psnr(made, truth), "dB"),
@@ -126,7 +132,8 @@ class Scenes:
         return found | {name: (psnr(x, truth), "dB") for name, x in baselines.items()}
 
     def target(self, change: Change) -> tuple[np.ndarray, Tensor]:
-        """The given attributes with those of another image in the places of a change [N, F], and their images."""
+        """The given attributes of `rows` with those of another image in the places of a change [n, F], and their
+        images."""
         order = np.random.default_rng(key(self.world.seed, "rerender", change.name)).permutation(len(self.own))
         other = np.empty(len(order), np.int64)
         other[order] = np.roll(order, 1)  # never the image itself
@@ -134,11 +141,11 @@ class Scenes:
         for place in change.places:
             target[:, place] = self.own[other, place]
             every[:, self.at[place]] = self.all[other, self.at[place]]
-        truth = self.source.pictured(every)
-        return target, torch.from_numpy(truth).double() / self.top
+        truth = self.source.pictured(every[self.rows])
+        return target[self.rows], torch.from_numpy(truth).double() / self.top
 
     def _made(self, y: Tensor, target: Tensor) -> Tensor:
-        """The images with other attributes: float64 [N, C, H, W] in [0, 1]."""
+        """The images with other attributes: float64 [n, C, H, W] in [0, 1]."""
         parts = torch.arange(len(self.x)).split(self.model.rows)
         x = torch.cat([self.model.changed(self.x[part], y[part], target[part]).cpu() for part in parts])
         return (x.double() / self.top).clamp(0, 1)

@@ -5,6 +5,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
+from lowerbound.chunks import own_batches
 from lowerbound.data.attributes import encoded
 from lowerbound.data.batches import Batches
 from lowerbound.data.given import values_of
@@ -12,6 +13,7 @@ from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.metrics.disentangling.measured import codes
 from lowerbound.metrics.disentangling.prediction import quietly
 from lowerbound.model import LatentModel
+from lowerbound.parallel import gathered
 from lowerbound.runs.inputs import as_batches
 
 GRID = 16  # pixels are averaged to at most so many in a row, where no head of the model predicts from them
@@ -77,6 +79,6 @@ def averages(batches: Batches) -> np.ndarray:
 
 def _predicted(world: World) -> np.ndarray | None:
     """By the model's own head: [N, T]; None where it has none."""
-    parts = [world.model.predicted_condition(batch.x) for batch in world.batches.in_order(world.model.rows)]
-    found = [part.double().cpu().numpy() for part in parts if part is not None]
+    parts = [world.model.predicted_condition(batch.x) for batch in own_batches(world.batches, world.model.rows)]
+    found = gathered([part.double().cpu().numpy() for part in parts if part is not None])
     return np.concatenate(found) if found else None

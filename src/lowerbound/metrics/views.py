@@ -11,6 +11,7 @@ from lowerbound.data.views import Views
 from lowerbound.metrics.base import Metric, Value, World
 from lowerbound.model import Viewing
 from lowerbound.noise import KeyedNoise
+from lowerbound.parallel import gathered, part_of
 from lowerbound.processes import keep_freed
 
 DRAWS = 8  # of the latents, whose means of p(x|z) are averaged
@@ -37,15 +38,19 @@ class QueriedViews(Metric):
         assert isinstance(model, Viewing)
         assert views is not None
         keep_freed()
-        squared: dict[str, list[Tensor]] = {}
+        parts: list[dict[str, Tensor]] = []
         mean = torch.from_numpy(_mean_image(world)).to(world.batches.device)
-        for scenes in torch.arange(len(views)).split(max(1, model.rows // DRAWS)):
-            for suffix, seen, truth in self._predictions(world, model, views, scenes):
-                squared.setdefault(suffix, []).append((seen - truth).square().flatten(1).mean(1).cpu())
+        own = part_of(len(views))
+        for scenes in torch.arange(own.start, own.stop).split(max(1, model.rows // DRAWS)) if own.n else ():
+            squared = {
+                suffix: (seen - truth).square().flatten(1).mean(1).cpu()
+                for suffix, seen, truth in self._predictions(world, model, views, scenes)
+            }
             truth = _pixels(views, scenes * views.of_scene, world)
-            squared.setdefault("mean", []).append((mean - truth).square().flatten(1).mean(1).cpu())
+            parts.append(squared | {"mean": (mean - truth).square().flatten(1).mean(1).cpu()})
             world.advance(len(scenes) * views.of_scene)
-        return _values({suffix: torch.cat(parts).numpy() for suffix, parts in squared.items()}, world)
+        parts = gathered(parts)
+        return _values({suffix: torch.cat([part[suffix] for part in parts]).numpy() for suffix in parts[0]}, world)
 
     def _predictions(
         self, world: World, model: Viewing, views: Views, scenes: Tensor

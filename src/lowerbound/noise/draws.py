@@ -305,6 +305,9 @@ def multinomial(weights: Tensor, n: int, axes: Axes = EITHER) -> Tensor:
     own = _thread.rows
     if own is None:
         return torch.multinomial(weights, n, True, generator=generator_on(weights.device))
+    if len(weights) == 1 and weights.dim() == 2 and n == own.n > 1:  # a draw for each row, of the same weights
+        whole = torch.multinomial(weights, own.whole, True, generator=generator_on(weights.device))
+        return whole[:, own.start : own.stop]
     return own.around(
         weights, lambda whole: torch.multinomial(whole, n, True, generator=generator_on(whole.device)), axes
     )

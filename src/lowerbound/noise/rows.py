@@ -13,11 +13,12 @@ Shape = tuple[int, ...]
 
 
 class Rows(NamedTuple):
-    """Rows start to stop of a batch of so many."""
+    """Rows start to stop of a batch of so many. axes: where they may be, whatever is said of a tensor of noise."""
 
     start: int
     stop: int
     whole: int
+    axes: tuple[int, ...] | None = None
 
     @staticmethod
     def of(rank: int, size: int, whole: int) -> "Rows":
@@ -63,7 +64,7 @@ class Rows(NamedTuple):
 
     def _place(self, shape: Shape, axes: tuple[int, ...]) -> tuple[int, int]:
         """How many draws an axis holds beside the rows, and which it is."""
-        for axis in axes:
+        for axis in self.axes or axes:
             if axis < len(shape) and shape[axis] == self.n:
                 return 1, axis
         axis = 1 if shape[:1] == (1,) else 0

@@ -47,6 +47,14 @@ class Environment(NamedTuple):
         _number("MASTER_PORT")
         return Environment(rank, size, _number("LOCAL_RANK", rank), _number("TORCHELASTIC_RESTART_COUNT", 0))
 
+    def begins(self, processes: int | None) -> bool:
+        """Whether so many are asked for that are still to be begun. Raises ConfigError where others were."""
+        if self.size == 1 and processes not in (None, 1):
+            return True
+        if processes not in (None, self.size):
+            raise ConfigError(f"--processes {processes}: there are {self.size} already (WORLD_SIZE); leave it out")
+        return False
+
     def device(self, asked: str) -> str:
         """The device of this process, of what was asked for all. Raises ConfigError."""
         if self.size == 1 or asked == "cpu":

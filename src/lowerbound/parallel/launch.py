@@ -90,7 +90,9 @@ class _Reader:
         self.thread.start()
 
     def _read(self) -> None:
-        self.found = self.pipe.read() if self.pipe else ""
+        if self.pipe is not None:
+            with self.pipe:
+                self.found = self.pipe.read()
 
     def text(self) -> str:
         self.thread.join()

@@ -29,16 +29,16 @@ class _Shared(NamedTuple):
 
 class _Thread(threading.local):
     shared: _Shared | None = None
-    team: World = ALONE
 
 
 _thread = _Thread()
 
 
 @contextmanager
-def sharing(world: World, whole: int) -> Iterator[Rows]:
-    """Inside, a batch of so many rows is shared: yields those of this process. Noise for rows is theirs too."""
-    rows = Rows.of(world.rank, world.size, whole)
+def sharing(world: World, whole: int, axes: tuple[int, ...] | None = None) -> Iterator[Rows]:
+    """Inside, a batch of so many rows is shared: yields those of this process. Noise for rows is theirs too; axes: see
+    `Rows`."""
+    rows = Rows.of(world.rank, world.size, whole)._replace(axes=axes)
     if world.size == 1:
         yield rows
         return
@@ -48,21 +48,6 @@ def sharing(world: World, whole: int) -> Iterator[Rows]:
             yield rows
     finally:
         _thread.shared = before
-
-
-@contextmanager
-def together(world: World) -> Iterator[None]:
-    """Inside, all processes do the same, and what is long is shared out: each does its part of the images."""
-    before, _thread.team = _thread.team, world
-    try:
-        yield
-    finally:
-        _thread.team = before
-
-
-def team() -> World:
-    """Those among whom what is long is shared out."""
-    return _thread.team
 
 
 def processes() -> World:

@@ -9,7 +9,7 @@ import pickle
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from torch._C._distributed_c10d import AllgatherOptions, Store
 
 from lowerbound.errors import Ended, TrainingError, UserError
 
+T = TypeVar("T")
 PATIENCE = 1800.0  # seconds that a process waits for the others, if nobody says anything
 GRACE = 3.0  # seconds in which processes say what has become of them, after one has failed
 _AS = {torch.bool: torch.uint8, torch.int16: torch.int32}  # types that groups have not, as ones that they have
@@ -67,6 +68,15 @@ class World:
         if max(counts) > len(t):
             t = torch.cat([t, t.new_zeros(max(counts) - len(t), *t.shape[1:])])
         return torch.cat([part[:n] for part, n in zip(self._gather_equal(t), counts, strict=True)])
+
+    def lists(self, found: list[T]) -> list[T]:
+        """What is in the lists of all processes, in their order."""
+        if self.size == 1:
+            return found
+        data = torch.frombuffer(bytearray(pickle.dumps(found)), dtype=torch.uint8)
+        counts = [int(n) for n in self._gather_equal(torch.tensor([len(data)]))]
+        parts = self.gather_counted(data, counts).split(counts)
+        return [value for part in parts for value in pickle.loads(part.numpy().tobytes())]
 
     def _gather_equal(self, t: Tensor) -> list[Tensor]:
         kind = _AS.get(t.dtype, t.dtype)

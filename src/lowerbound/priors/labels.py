@@ -5,8 +5,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from lowerbound import noise
 from lowerbound.errors import ConfigError, ModelError
 from lowerbound.model import Draw, Drawn, ExactModel, Model, Told, told_nobody
+from lowerbound.parallel import all_rows, own_rows
 from lowerbound.priors.normals import Gaussian
 from lowerbound.space import Space, Y, conditions
 from lowerbound.stages import Pair, Stage, Turn
@@ -81,10 +83,12 @@ class PerLabel(ExactModel):
         return every.gather(0, label[None])[0]
 
     def _draw(self, n: int, y: Y, how: Draw, told: Told) -> Drawn:
-        (label,) = conditions(y, self.given)
-        rows = [(label == c).nonzero().flatten() for c in range(len(self.parts))]
-        own = [part._draw(len(r), None, how, told).x for part, r in zip(self._all(), rows, strict=True) if len(r)]
-        return Drawn(torch.cat(own)[torch.cat(rows).argsort()])
+        label = all_rows(*conditions(y, self.given))
+        places = [(label == c).nonzero().flatten() for c in range(len(self.parts))]
+        with noise.of_rows(None):  # how many of a label a process has is for nobody else to know
+            of = [part._draw(len(p), None, how, told).x for part, p in zip(self._all(), places, strict=True) if len(p)]
+        rows = own_rows(len(label))
+        return Drawn(torch.cat(of)[torch.cat(places).argsort()][rows.start : rows.stop])
 
     def _all(self) -> tuple[ExactModel, ...]:
         return tuple(part for part in self.parts if isinstance(part, ExactModel))

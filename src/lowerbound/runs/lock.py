@@ -4,11 +4,12 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from lowerbound.errors import RunError, UserError
 from lowerbound.files import replacing
+from lowerbound.parallel import World
 from lowerbound.processes import Owner
 from lowerbound.progress import Progress
 
@@ -43,6 +44,14 @@ def held(path: Path, progress: Progress) -> Iterator[None]:
     finally:
         if holder(path) == me:  # whoever took it since has been told that this process is gone
             (path / NAME).unlink(missing_ok=True)
+
+
+@contextmanager
+def held_by_first(world: World, path: Path, progress: Progress) -> Iterator[None]:
+    """Inside, the run's folder is these processes' alone: the first holds it for all."""
+    with held(path, progress) if world.first else nullcontext():
+        world.meet()
+        yield
 
 
 def holder(path: Path) -> Owner | None:

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowerbound.chunks import own_events
 from lowerbound.model import PLAIN, Draw, Drawn, Model, Told, rows_of, share_of
+from lowerbound.parallel import gathered
 from lowerbound.pictures import save_images
 from lowerbound.processes import keep_freed
 from lowerbound.progress import Progress
@@ -28,7 +30,8 @@ def in_parts(
 ) -> Drawn:
     """What `draw` makes of the places of n events and their conditions, as many at a time as the model draws at once.
 
-    It tells how many values of its part are drawn, where that takes long. On the processor.
+    It tells how many values of its part are drawn, where that takes long. On the processor. Processes that work
+    `together` share each part out; one of fewer than two events for each of them they all draw alike.
     """
     keep_freed()
     cost = model.cost  # counted by a pass of a network
@@ -36,8 +39,10 @@ def in_parts(
     told, device, drawn = (progress or Progress()).count(f"drawing {what}"), model.device, []
     for part in torch.arange(n).split(model.at_once()):
         so_far = share_of(told, part, n)
-        found = draw(part, to_device(rows_of(y, part), device), so_far)
-        drawn.append((found.x.cpu(), *(z.cpu() for z in found.z)))
+        with own_events(part) as own:
+            found = draw(own, to_device(rows_of(y, own), device), so_far)
+        values = [(found.x.cpu(), *(z.cpu() for z in found.z))]
+        drawn += values if len(own) == len(part) else gathered(values)
         if not cost:
             so_far(1, 1)
     x, *z = (torch.cat(parts) for parts in zip(*drawn, strict=True))

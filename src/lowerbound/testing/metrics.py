@@ -3,27 +3,31 @@
 import json
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
 
+from lowerbound import parallel
 from lowerbound.chunks import Advance
 from lowerbound.config import resolve
 from lowerbound.data.base import Data, Images
 from lowerbound.data.batches import Batches
 from lowerbound.metrics.base import Metric, Value, World, base, measure
 from lowerbound.model import Model
+from lowerbound.parallel import together
 from lowerbound.runs.facts import Facts
 from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.runs.recipes import Recipe
 from lowerbound.runs.run import Run
 from lowerbound.testing.base import checks_in, events, expect, expect_round_trip, run_checks
 from lowerbound.testing.cases import ModelCase
+from lowerbound.testing.processes import in_threads
 from lowerbound.training import classifiers
 
 # what converges nowhere, and takes no time
@@ -31,8 +35,10 @@ _HARDLY = {"temperatures": 3, "chains": 2, "refinement": 2, "splits": 1, "sigma"
 _VAE = "models.vae.VAE"  # what metrics are tried on, where no model is given
 
 
-def check_metric(metric: Metric | type[Metric], model: Model | None = None) -> None:
-    """The checks that METRIC_CHECKS names, on this model of images or a tiny VAE, if the metric applies to it.
+def check_metric(
+    metric: Metric | type[Metric], model: Model | None = None, *, checks: Sequence[Callable[[Any], None]] | None = None
+) -> None:
+    """The checks that METRIC_CHECKS names, or these, on this model of images or a tiny VAE, if it applies to that.
 
     A costly metric is checked on a tiny run of `digits`, by COSTLY_CHECKS, which measure three times.
     """
@@ -44,11 +50,11 @@ def check_metric(metric: Metric | type[Metric], model: Model | None = None) -> N
         with tempfile.TemporaryDirectory(prefix="lowerbound-") as folder, _few_steps():
             case = MetricCase.of_run(metric, Path(folder) / "run")
             if metric.applies(case.world()):
-                run_checks(metric, COSTLY_CHECKS, case)
+                run_checks(metric, COSTLY_CHECKS if checks is None else checks, case)
         return
     case = MetricCase.of(metric, model)
     if metric.applies(case.world()):
-        run_checks(metric, METRIC_CHECKS, case)
+        run_checks(metric, METRIC_CHECKS if checks is None else checks, case)
 
 
 @dataclass(frozen=True)
@@ -166,6 +172,20 @@ def metric_takes_the_first_images(case: MetricCase) -> None:
     _expect_same_values("with limit=4", part, whole, 4)
 
 
+def metric_is_the_same_in_several_processes(case: MetricCase) -> None:
+    """Of which one has no image, where there are few."""
+    few = 2 if not case.metric.costly else None
+
+    def measured(world: parallel.World) -> dict[str, Value]:
+        with together(world):
+            return case(limit=few)
+
+    expected = case(limit=few)
+    for values in in_threads(3, measured):
+        expect([*values] == [*expected], f"gives {[*values]} in three processes, {[*expected]} in one")
+        _expect_same_values("in three processes", values, expected)
+
+
 def metric_is_found_by_its_names(case: MetricCase) -> None:
     case.model.train()
     options = {"draws": 3, "samples": 20} | _HARDLY
@@ -179,5 +199,9 @@ def metric_is_found_by_its_names(case: MetricCase) -> None:
 
 
 METRIC_CHECKS = checks_in(__name__, "metric_")
-_MANY_PASSES = (metric_does_not_depend_on_batch_size, metric_takes_the_first_images)
+_MANY_PASSES = (
+    metric_does_not_depend_on_batch_size,
+    metric_takes_the_first_images,
+    metric_is_the_same_in_several_processes,
+)
 COSTLY_CHECKS = tuple(check for check in METRIC_CHECKS if check not in _MANY_PASSES)

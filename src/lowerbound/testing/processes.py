@@ -1,4 +1,5 @@
-"""What several processes train is what one does: the same losses, the same weights, the same codebooks."""
+"""What several processes train is what one does, the same losses, the same weights, the same codebooks; and what they
+draw."""
 
 import tempfile
 import threading
@@ -14,12 +15,14 @@ from torch._C._distributed_c10d import HashStore, PrefixStore
 
 from lowerbound.data.base import Data
 from lowerbound.model import Model
+from lowerbound.noise import seeded
 from lowerbound.optimization import Adam, Averaging
-from lowerbound.parallel import ALONE, World
+from lowerbound.parallel import ALONE, World, together
 from lowerbound.progress import Progress
 from lowerbound.runs.facts import Facts
 from lowerbound.runs.recipes import Recipe, Training
 from lowerbound.runs.run import Run
+from lowerbound.sampling.drawing import draw
 from lowerbound.space import Space
 from lowerbound.testing.base import expect
 from lowerbound.testing.cases import ModelCase
@@ -31,6 +34,7 @@ T = TypeVar("T")
 UNEVEN = Training(  # a batch that two processes can't halve
     steps=6, batch=11, optimizer=Adam(lr=0.01), averaging=Averaging(every=1), log_every=1, valid_every=3
 )
+DRAWN = 7  # events
 EQUAL = 1e-9  # relative, in float64
 
 
@@ -72,7 +76,7 @@ def check_processes(
     size: int = 2,
 ) -> None:
     """Every stage of a model is trained to the same numbers by one process and by several, in float64, on batches that
-    these can't share evenly; and all processes hold the same weights.
+    these can't share evenly; and all processes hold the same weights. What they draw together is what one draws.
 
     Without a space: the one of the configuration's example().
     """
@@ -88,8 +92,11 @@ def check_processes(
     finally:
         torch.set_default_dtype(before)
     for name, w in alone[0].items():
-        for rank, (weights, _) in enumerate(each):
+        for rank, (weights, *_) in enumerate(each):
             expect(_like(weights[name], w), f"{name} of process {rank} of {size} is not what one process trains")
+    for several in each:
+        same = all(_like(a, b) for a, b in zip(several[2], alone[2], strict=True))
+        expect(same, f"{size} processes draw other events than one does")
     lines = each[0][1]
     expect(len(lines) == len(alone[1]), f"{len(lines)} lines of the log, of one process {len(alone[1])}")
     for one, several in zip(alone[1], lines, strict=True):
@@ -108,8 +115,8 @@ def _like(a: Tensor, b: Tensor) -> bool:
 
 def _trained(
     case: ModelCase, path: Path, training: Training, world: World
-) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """The weights and buffers after all stages, and the log."""
+) -> tuple[dict[str, Tensor], list[dict[str, Any]], list[Tensor]]:
+    """The weights and buffers after all stages, the log, and what is drawn then."""
     shape = case.space.shape if len(case.space.shape) == 3 else (1, 1, case.space.dims)
     facts = Facts(name="random", shape=shape, levels=case.space.levels or 256, images=EVENTS)
     recipe = Recipe(data=Data(), model=case.config, train=training)
@@ -122,4 +129,9 @@ def _trained(
         data: Any = parts if prepare is None else tuple(in_memory(part, prepare, EVENTS) for part in parts)
         Loop(run, model, stage, data, Progress(), threading.Event(), world=world).run_through()
     weights = {name: t.detach().clone() for name, t in model.state_dict().items()}
-    return weights, list(run.log.records()) if world.first else []
+    drawn: list[Tensor] = []
+    if model.can_sample:
+        with together(world), seeded("drawn", quick=True):
+            x, z = draw(model.eval(), DRAWN, case.y(DRAWN))
+        drawn = [x, *z]
+    return weights, list(run.log.records()) if world.first else [], drawn

@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowerbound.chunks import own_events
 from lowerbound.errors import ConfigError, ModelError, TrainingError, UserError, counted
 from lowerbound.model import Model, Refittable
 from lowerbound.noise import multinomial, seeded
 from lowerbound.optimization import Adam, Cosine
+from lowerbound.parallel import each_once, gathered
 from lowerbound.priors import LabelError, PerLabel
 from lowerbound.progress import Progress
 from lowerbound.runs import inputs
@@ -70,13 +72,17 @@ def drawn_codes(run: Run, model: Refittable, split: str, seed: int = 0, progress
         for batch in inputs.as_batches(run, images, device).in_order(model.rows):
             kept = batch.index // 2 % every == 0
             if kept.any():
-                rows = torch.from_numpy(kept).to(device)
-                x, y = batch.x[rows], None if batch.y is None else batch.y[rows]
-                y = y if y is None else _seen_labels(run, model, split, x, y, batch.index[kept])
-                (q,) = model.posteriors(x, y)
-                found.append(q.sample((draws,)).flatten(0, 1).cpu())
-                places.append(np.tile(batch.index[kept], draws))
-                labels += [] if y is None else [torch.cat([y] * draws).cpu()]
+                with own_events(torch.from_numpy(np.flatnonzero(kept))) as own:
+                    rows, index = own.to(device), batch.index[own.numpy()]
+                    x, y = batch.x[rows], None if batch.y is None else batch.y[rows]
+                    y = y if y is None else _seen_labels(run, model, split, x, y, index)
+                    (q,) = model.posteriors(x, y)
+                    z = q.sample((draws,)).cpu()
+                parts = [(z, None if y is None else y.cpu(), index)]
+                z, y, index = zip(*(gathered(parts) if len(own) < kept.sum() else parts), strict=True)
+                found.append(torch.cat(z, 1).flatten(0, 1))
+                places.append(np.tile(np.concatenate(index), draws))
+                labels += [] if y[0] is None else [torch.cat(y).repeat(draws)]
             told(int(batch.index[-1]) + 1, len(images))
     z = torch.cat(found)
     if not torch.isfinite(z).all():
@@ -121,27 +127,41 @@ def best(
 ) -> Refittable:
     """The model with that of the priors, fitted to codes, that gives held-out codes the highest density.
 
-    Of several, those are left out that there are too few codes for, or that are not for such codes. Where the model is,
-    in eval mode. Raises UserError where none can be fitted.
+    Of several, those are left out that there are too few codes for, or that are not for such codes. Processes that work
+    `together` share the priors out: each is fitted by one of them. Where the model is, in eval mode. Raises UserError
+    where none can be fitted.
     """
     n, D = len(codes.z), codes.z[0].numel()
     if float(codes.z.flatten(1).var(0).max()) == 0:
         raise ModelError(f"the {n} codes of {D} dimensions do not vary enough to fit a density to them")
-    fitted: list[tuple[float, Refittable]] = []
-    problem: UserError | None = None
-    for prior in priors:
+
+    def one(i: int) -> _Fitted | UserError:
         try:
-            fitted.append(_fitted(model, prior, codes, held_out, seed, progress or Progress()))
+            score, whole = _fitted(model, priors[i], codes, held_out, seed, progress or Progress())
         except (ModelError, ConfigError) as e:
-            problem = e
-    if not fitted and problem is not None:
-        raise problem
-    score, whole = max(fitted, key=lambda pair: pair[0])
-    if not math.isfinite(score):
+            return e
+        return _Fitted(score, i, {name: t.cpu() for name, t in whole.state_dict().items()})
+
+    each = each_once(one, len(priors))
+    fitted = [one for one in each if isinstance(one, _Fitted)]
+    if not fitted:
+        raise next(e for e in reversed(each) if isinstance(e, UserError))
+    found = max(fitted, key=lambda one: one.score)
+    if not math.isfinite(found.score):
         raise ModelError(
-            f"{whole.prior.config.type_name()} gives held-out codes no finite density; try another --prior"
+            f"{priors[found.prior].type_name()} gives held-out codes no finite density; try another --prior"
         )
-    return whole
+    whole = model.config.with_prior(priors[found.prior]).build(model.space, model.given)
+    whole.load_state_dict(found.weights)
+    return whole.to(model.device).eval()
+
+
+class _Fitted(NamedTuple):
+    """score: the mean of log p(z) over held-out codes, in nats. prior: its number. weights: of the whole model."""
+
+    score: float
+    prior: int
+    weights: dict[str, Tensor]
 
 
 def _check_labels(codes: Codes) -> None:

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowerbound.chunks import in_rounds
 from lowerbound.data.batches import Batch, Batches, Shuffled
 from lowerbound.errors import UserError
+from lowerbound.parallel import by_first, team
 from lowerbound.space import Space
 from lowerbound.stages import Prepare
 
@@ -62,16 +64,16 @@ def prepared(folder: Path, images: Batches, prepare: Prepare, made_by: str, told
     """What is kept of a split in the folder, where it was made of these images by the weights `made_by`; else it is
     made, and kept.
 
-    Of images that are mirrored in training, the mirrored ones follow the others. Raises UserError where the disk is
-    full; a folder half written is never left under the name.
+    Of images that are mirrored in training, the mirrored ones follow the others. Processes that work `together` share
+    them out, and the first writes; all must see the folder. Raises UserError where the disk is full; a folder half
+    written is never left under the name.
     """
     mirrored = (False, True) if images.flip else (False,)
     n = len(images) * len(mirrored)
     wanted = {"weights": made_by, "n": n, "parts": list(prepare.names), "data": images.fingerprint}
-    parts = _kept(folder, prepare, wanted)
-    if parts is None:
+    if not by_first(lambda: _kept(folder, prepare, wanted) is not None):
         _make(folder, images, prepare, mirrored, wanted, told)
-        parts = _parts(folder, prepare)
+    parts = _parts(folder, prepare)
     y = None if images.y is None else torch.cat([images.y] * len(mirrored))
     few = images.labelled
     if few is not None and images.flip:
@@ -103,6 +105,11 @@ def _parts(folder: Path, prepare: Prepare) -> tuple[Tensor, ...]:
 def _make(
     folder: Path, images: Batches, prepare: Prepare, mirrored: tuple[bool, ...], facts: dict[str, Any], told: Told
 ) -> None:
+    if not team().first:
+        for _ in _made(images, prepare, mirrored, told):
+            pass
+        team().meet()
+        return
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
         temporary.mkdir(parents=True)
@@ -110,28 +117,40 @@ def _make(
         (temporary / "made_by.json").write_text(json.dumps(facts), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
+        team().meet()
     except OSError as e:
         raise UserError(f"can't write {folder}: {e.strerror or e}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-@torch.no_grad()
 def _write(folder: Path, images: Batches, prepare: Prepare, mirrored: tuple[bool, ...], told: Told) -> None:
     """Row after row, so that a full disk is an error, and not a signal from a memory map."""
-    total, done = len(images) * len(mirrored), 0
+    total = len(images) * len(mirrored)
     with ExitStack() as stack:
         files = [stack.enter_context((folder / f"{name}.npy").open("wb")) for name in prepare.names]
         for file, space in zip(files, prepare.spaces, strict=True):
             header = {"descr": _dtype(space).str, "fortran_order": False, "shape": (total, *space.shape)}
             np.lib.format.write_array_header_1_0(file, header)
-        for flip in mirrored:
-            for batch in images.in_order(_at_once(images)):
-                parts = prepare.make(batch.x.flip(-1) if flip else batch.x, batch.y)
-                for file, part, space in zip(files, parts, prepare.spaces, strict=True):
-                    file.write(part.cpu().numpy().astype(_dtype(space)).tobytes())
-                done += len(batch.index)
-                told(done, total)
+        for parts in _made(images, prepare, mirrored, told):
+            for file, part in zip(files, parts, strict=True):
+                file.write(part.tobytes())
+
+
+@torch.no_grad()
+def _made(images: Batches, prepare: Prepare, mirrored: tuple[bool, ...], told: Told) -> Iterator[list[np.ndarray]]:
+    """What the images are turned into, some after others."""
+    done = 0
+    for flip in mirrored:
+
+        def make(batch: Batch, flip: bool = flip) -> list[np.ndarray]:
+            parts = prepare.make(batch.x.flip(-1) if flip else batch.x, batch.y)
+            return [part.cpu().numpy().astype(_dtype(space)) for part, space in zip(parts, prepare.spaces, strict=True)]
+
+        for index, parts in in_rounds(images, _at_once(images), make):
+            yield parts
+            done += len(index)
+            told(done, len(images) * len(mirrored))
 
 
 def _at_once(images: Batches) -> int:

@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from lowerbound.devices import check_precision, out_of_memory, pick_device
 from lowerbound.errors import ConfigError, Interrupted, RunError, TrainingError, UserError, counted, did_you_mean
 from lowerbound.model import Model
 from lowerbound.noise import seeded
-from lowerbound.parallel import ALONE, World
+from lowerbound.parallel import ALONE, World, together
 from lowerbound.progress import Progress
 from lowerbound.runs import fitted, recipes
 from lowerbound.runs.facts import Facts
 from lowerbound.runs.inputs import Held, as_batches
-from lowerbound.runs.lock import held
+from lowerbound.runs.lock import held_by_first
 from lowerbound.runs.recipes import Recipe, Training
 from lowerbound.runs.run import Run, clear, code_of, occupied, weights_code
 from lowerbound.space import Density
@@ -70,7 +70,7 @@ def train(
     work = _Work.of(asked, config, old, where)
     world.patience = config.train.wait_seconds
     world.meet()
-    with _alone(world, path, progress), _interruptible() as stop, _noted(run := work.begin(), world):
+    with held_by_first(world, path, progress), _interruptible() as stop, _noted(run := work.begin(), world):
         valid = as_batches(run, work.batches[1].images, where)  # with the labels that training did not see
         shown = pictures(run, valid) if pictures is not None and world.first else None
         done = [False] * len(work.stages)
@@ -312,36 +312,17 @@ def _run_stage(
 
     def advance(done: int, total: int) -> None:
         told(done, total)
-        if stop.is_set():
+        if world.sum_(torch.tensor([float(stop.is_set())])):
             raise Interrupted(str(run.path))
 
     model.eval()
-    with _first_goes_ahead(world):
+    with together(world):
         train, valid = (
             prepared(run.prepared(split), images, stage.prepare, made_by, advance)
             for split, images in zip(("train", "valid"), batches, strict=True)
         )
     loop = Loop(run, model, stage, (train, valid), progress, stop, pictures=pictures, made_by=made_by, world=world)
     return loop.run_through()
-
-
-@contextmanager
-def _first_goes_ahead(world: World) -> Iterator[None]:
-    """The first process goes through alone, and then the others."""
-    if not world.first:
-        world.meet()
-    yield
-    if world.first:
-        world.meet()
-    world.meet()
-
-
-@contextmanager
-def _alone(world: World, path: Path, progress: Progress) -> Iterator[None]:
-    """Inside, the run's folder is these processes' alone: the first holds it for all."""
-    with held(path, progress) if world.first else nullcontext():
-        world.meet()
-        yield
 
 
 @contextmanager

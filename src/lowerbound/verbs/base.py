@@ -10,7 +10,7 @@ import inspect
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec, Self, TypeVar, get_args, get_origin, overload
@@ -21,10 +21,12 @@ from lowerbound.config import allowing
 from lowerbound.data.images import Failed
 from lowerbound.devices import pick_device
 from lowerbound.errors import ConfigError, UserError
+from lowerbound.parallel import ALONE, Environment, World, joined, team, together
+from lowerbound.processes import speaks
 from lowerbound.progress import Progress, Terminal
 from lowerbound.runs.conditions import Said
 from lowerbound.runs.run import Run
-from lowerbound.verbs import tables
+from lowerbound.verbs import asked, tables
 from lowerbound.waiting import sharing_cores
 
 P = ParamSpec("P")
@@ -73,7 +75,7 @@ class Made(Shown):
 
     def saved(self) -> Self:
         """Itself, once it is where it goes."""
-        if self.out is not None:
+        if self.out is not None and team().first:
             self.save(self.out)
         return self
 
@@ -255,6 +257,7 @@ Label = Annotated[str | int | None, Option(kind=str | None)]
 Attributes = Annotated[Mapping[str, Said] | None, Option(list[str] | None, values_said), MANY]
 Names = Annotated[Sequence[str] | None, Option(kind=str | None, parse=names)]
 Seed = Annotated[int, WHOLE]
+Processes = Annotated[int | None, Option(kind=int | None), WHOLE]  # so many of this machine do it together
 FreshSeed = Annotated[int, Option(kind=int | None, default=lambda: secrets.randbelow(2**31)), WHOLE]
 # where what is made goes: required of the command line; Python may do without, and save later
 Temperature = Annotated[
@@ -272,6 +275,8 @@ Out = Annotated[str | Path | None, Option(kind=Path), Parameter(required=True)]
 WITH_HYPHEN = Parameter(allow_leading_hyphen=True)
 
 
+DAYS = 10 * 86400.0  # seconds; how long the others wait while one draws, fits or measures
+
 # ---- the decorator
 
 
@@ -284,31 +289,57 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
 
     What is annotated `Run`, `OtherRun` or `Runs` may be given as a folder; `device` by name; `progress` as True for
     bars and lines on standard error. `allow`, where the function takes it: packages besides lowerbound that components
-    may come from. While it runs, its threads give way to other processes (`lowerbound.waiting`). Raises RunError for a
-    folder that is no run, ConfigError for a device that isn't there.
+    may come from. `Processes`: those that are asked for are begun, and do it `together`, as those that torchrun has
+    begun do; the function then writes in the first of them alone. While it runs, its threads give way to other
+    processes (`lowerbound.waiting`). Raises RunError for a folder that is no run, ConfigError for a device that isn't
+    there.
     """
     signature = inspect.signature(function, eval_str=True)
     runs = [name for name, p in signature.parameters.items() if p.annotation in (Run, OtherRun, Runs)]
+    shared = any(p.annotation == Processes for p in signature.parameters.values())
 
     @functools.wraps(function)
     def called(*args: Any, **options: Any) -> Any:
         given = signature.bind(*args, **options)
         given.apply_defaults()
         values, allow = given.arguments, tuple(given.arguments.get("allow", ()))
-        with allowing(allow) if allow else nullcontext():
-            progress = _progress(values.get("progress"))
+        progress = _progress(values.get("progress"))
+        environment = Environment.read() if shared else Environment()
+        if shared and environment.begins(values["processes"]):
+            kept = {name: _folders(value) for name, value in values.items() if name != "progress"}
+            return asked.of_processes(function, kept, values["processes"], progress)
+        if "device" in values:
+            values["device"] = pick_device(environment.device(str(values["device"])))
+        with allowing(allow) if allow else nullcontext(), _together(environment, values) as world:
+            progress = progress if world.first else Progress()
             if "progress" in values:
                 values["progress"] = progress
             for name in runs:
                 values[name] = _opened(values[name], allow, progress)
-            if isinstance(values.get("seed"), int) and values["seed"] < 0:
-                raise ConfigError(f"--seed {values['seed']}: expected a whole number of at least 0")
-            if "device" in values:
-                values["device"] = pick_device(values["device"])
+            if isinstance(values.get("seed"), int):
+                values["seed"] = world.told(values["seed"])
+                if values["seed"] < 0:
+                    raise ConfigError(f"--seed {values['seed']}: expected a whole number of at least 0")
             with sharing_cores():
                 return function(*given.args, **given.kwargs)
 
     return called
+
+
+@contextmanager
+def _together(environment: Environment, values: Mapping[str, Any]) -> Iterator[World]:
+    """Inside, the processes that were begun do the same; one alone is a world of its own."""
+    if environment.size == 1:
+        yield ALONE
+        return
+    with joined(environment, values["device"]) as world, together(world):
+        world.patience = DAYS
+        yield world
+
+
+def _folders(value: Any) -> Any:
+    """A run as the name of its folder."""
+    return str(value.path) if isinstance(value, Run) else value
 
 
 def _opened(run: Any, allow: Sequence[str], progress: Progress) -> Any:
@@ -341,6 +372,8 @@ def command(called: Callable[..., Any], show: Callable[[Any, bool], int]) -> Cal
     signature = inspect.Signature(taken)
 
     def run(*args: Any, **said: Any) -> int:
+        if "processes" not in parameters and not speaks():  # which the first of several processes does alone
+            return 0
         given = signature.bind(*args, **said)
         as_json = given.arguments.pop("json", False)
         for name, option in options.items():

@@ -1,5 +1,6 @@
 """Write the posterior means (of a VQ-VAE, the codes of each level) of all images of a split."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,14 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowerbound.chunks import in_rounds
 from lowerbound.data.batches import Batch
 from lowerbound.data.images import Failed, Images
 from lowerbound.errors import ModelError, RunError, counted
 from lowerbound.files import Rows, replacing
 from lowerbound.model import CodeModel, Invertible, LatentModel
+from lowerbound.parallel import team
 from lowerbound.runs.inputs import as_batches, code_model, open_data
 from lowerbound.runs.run import Run
-from lowerbound.verbs.base import Device, Option, Seed, Shown, Told, verb
+from lowerbound.verbs.base import Device, Option, Processes, Seed, Shown, Told, verb
 
 
 class Encoded(int, Shown):
@@ -26,6 +29,9 @@ class Encoded(int, Shown):
         made = super().__new__(cls, n)
         made.out, made.failed = out, failed
         return made
+
+    def __getnewargs__(self) -> Any:
+        return int(self), self.out, self.failed
 
     def json(self) -> dict[str, Any]:
         return {"out": str(self.out), "n": int(self), "failed": self.failures()}
@@ -46,6 +52,7 @@ def encode(
     device: Device = "auto",
     seed: Seed = 0,
     progress: Told = False,
+    processes: Processes = None,
 ) -> Encoded:
     """Write the posterior means (of a VQ-VAE, the codes of each level) of all images of a split.
 
@@ -58,6 +65,7 @@ def encode(
         out: a file ending in .npz: z (or codes_LEVEL), label, path
         scale: the posterior standard deviations too, as the array scale
         seed: nothing is drawn
+        processes: encode in so many processes of this machine, which share the images
     """
     out = Path(out)
     if out.suffix != ".npz":
@@ -67,13 +75,15 @@ def encode(
         _check_scale(run, model)
     images = open_data(run, split, data, progress)
     told = progress.count("encoding")
-    with replacing(out) as temporary, Rows(out.parent) as rows, torch.no_grad():
-        for batch in as_batches(run, images, torch.device(device)).in_order(model.rows):
-            for name, values in _encoded(model, batch, scale).items():
-                rows.add(name, values.cpu().numpy())
-            told(int(batch.index[-1]) + 1, len(images))
-        _add_names(rows, images)
-        rows.save(temporary)
+    batches, world = as_batches(run, images, torch.device(device)), team()
+    with replacing(out) if world.first else nullcontext(out) as temporary, Rows(out.parent) as rows, torch.no_grad():
+        for index, found in in_rounds(batches, model.rows, lambda batch: _encoded(model, batch, scale)):
+            for name, values in found.items() if world.first else ():
+                rows.add(name, values)
+            told(int(index[-1]) + 1, len(images))
+        if world.first:
+            _add_names(rows, images)
+            rows.save(temporary)
     return Encoded(len(images), out, () if data is None else images.unreadable)
 
 
@@ -85,7 +95,11 @@ def _check_scale(run: Run, model: LatentModel | Invertible) -> None:
         raise ModelError(f"--scale: the codes of {whose} are whole numbers, without a standard deviation")
 
 
-def _encoded(model: LatentModel | Invertible, batch: Batch, scale: bool) -> dict[str, Tensor]:
+def _encoded(model: LatentModel | Invertible, batch: Batch, scale: bool) -> dict[str, np.ndarray]:
+    return {name: values.cpu().numpy() for name, values in _codes(model, batch, scale).items()}
+
+
+def _codes(model: LatentModel | Invertible, batch: Batch, scale: bool) -> dict[str, Tensor]:
     if isinstance(model, Invertible):
         return {"z": model.to_noise(batch.x, batch.y).flatten(1).float()}
     if isinstance(model, CodeModel):

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from lowerbound.devices import pick_device
 from lowerbound.metrics.report import evaluated
-from lowerbound.parallel import Environment, joined, together
 from lowerbound.runs.run import Run
 from lowerbound.verbs import tables
 from lowerbound.verbs.base import (
@@ -14,6 +12,7 @@ from lowerbound.verbs.base import (
     File,
     Names,
     Option,
+    Processes,
     Report,
     Seed,
     SomeWhole,
@@ -61,6 +60,7 @@ def evaluate(
     device: Device = "auto",
     seed: Seed = 0,
     progress: Told = False,
+    processes: Processes = None,
 ) -> Evaluation:
     """Measure a run: likelihoods and their relation to the truth, reconstruction, use of the latents, samples.
 
@@ -80,6 +80,7 @@ def evaluate(
         temperatures: of the annealing of gaps, by default 100, and of ais, by default 500
         chains: of the annealing of gaps and ais, for each image, by default 16
         refinement: steps by which gaps looks for the best posterior of each image, by default 500
+        processes: measure in so many processes of this machine, which share the images
 
     Raises ConfigError for an unknown metric, ModelError for one that the model does not have.
     """
@@ -95,18 +96,15 @@ def evaluate(
         "chains": chains,
         "refinement": refinement,
     }
-    environment = Environment.read()
-    where = pick_device(environment.device(str(device)))
-    with joined(environment, where) as world, together(world):
-        report = evaluated(
-            run,
-            data=data,
-            split=split,
-            metrics=metrics,
-            limit=limit,
-            options=options,
-            seed=seed,
-            device=where,
-            progress=progress if world.first else None,
-        )
+    report = evaluated(
+        run,
+        data=data,
+        split=split,
+        metrics=metrics,
+        limit=limit,
+        options=options,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
     return Evaluation(**report)

@@ -9,6 +9,7 @@ import torch
 from rich import box
 from rich.table import Table
 
+from lowerbound.chunks import own_events
 from lowerbound.config import components as kinds
 from lowerbound.config import dump, parse
 from lowerbound.data.base import Images
@@ -21,15 +22,17 @@ from lowerbound.metrics.extractors import parted
 from lowerbound.metrics.report import finish, short_draws
 from lowerbound.model import Model, Refittable, rows_of
 from lowerbound.noise import seeded
+from lowerbound.parallel import by_first, gathered, team
 from lowerbound.priors import PerLabel, offered
 from lowerbound.progress import Progress
 from lowerbound.runs import inputs
 from lowerbound.runs.fitted import _store, _unfitted, remove_prior
-from lowerbound.runs.lock import held
+from lowerbound.runs.lock import held_by_first
+from lowerbound.runs.recipes import Recipe
 from lowerbound.runs.run import Run
 from lowerbound.space import Density, Space
 from lowerbound.training import fits
-from lowerbound.verbs.base import Device, Report, Seed, SomeWhole, Told, verb
+from lowerbound.verbs.base import Device, Processes, Report, Seed, SomeWhole, Told, verb
 
 JUDGED = 5000  # images, at most, that samples are compared with
 ALL, NONE, EVEN, ODD = slice(None), slice(0), slice(0, None, 2), slice(1, None, 2)  # of the validation images
@@ -91,6 +94,7 @@ def fit_prior(
     seed: Seed = 0,
     progress: Told = False,
     allow: Iterable[str] = (),
+    processes: Processes = None,
 ) -> Fitted:
     """Fit a density to the codes of a trained encoder, so that it can sample (better).
 
@@ -104,6 +108,7 @@ def fit_prior(
         prior: gaussian, mixture (of vectors), flow, spline, autoregressive, diffusion, or none to take a fitted one out
         components: of a mixture; by default what held-out codes like best
         allow: packages besides lowerbound that components may come from
+        processes: in so many processes of this machine, which share the images, and the priors to choose from
 
     Raises ModelError for a run without real latents, a vector or a map of them, ConfigError for another prior.
     """
@@ -112,13 +117,13 @@ def fit_prior(
         raise ModelError(f"{run.path}: fit-prior takes {why}")
     assert isinstance(model, Refittable)
     priors = [fits.conditional(config, model.given) for config in _priors(prior, components, model.latents[0])]
-    with held(run.path, progress):
+    with held_by_first(team(), run.path, progress):
         return _fit(run, priors, seed, device, progress)
 
 
 def _fit(run: Run, priors: Sequence[Model.Config], seed: int, device: torch.device | str, progress: Progress) -> Fitted:
     if not priors:
-        remove_prior(run)
+        run.recipe = by_first(lambda: _with(run, None))
         finish(inputs.Held.of(run, device), progress)
         return Fitted(str(run.path), None)
     former = _unfitted(run).load(device)
@@ -146,9 +151,18 @@ def _fit(run: Run, priors: Sequence[Model.Config], seed: int, device: torch.devi
         frechet=sample_quality(run, model, left, seed),
         likelihoods=_likelihoods(run, former, model, left, progress),
     )
-    _store(run, model)
+    run.recipe = by_first(lambda: _with(run, model))
     finish(inputs.Held.of(run, device), progress)
     return report
+
+
+def _with(run: Run, model: Model | None) -> Recipe:
+    """The recipe of the run, once that has this model's fitted prior, or none."""
+    if model is None:
+        remove_prior(run)
+    else:
+        _store(run, model)
+    return run.recipe
 
 
 def _each(config: Model.Config) -> Model.Config:
@@ -236,6 +250,8 @@ def _decoded(model: Refittable, prior: Model, n: int, y: torch.Tensor | None) ->
     y = y if y is None else y.to(model.device)
     found = []
     for part in torch.arange(n).split(model.rows):
-        own = rows_of(y, part)
-        found.append(model.likelihood((prior.sample(len(part), own),), own).sample().cpu().numpy())
+        with own_events(part) as own:
+            of = rows_of(y, own)
+            x = model.likelihood((prior.sample(len(own), of),), of).sample().cpu().numpy()
+        found += [x] if len(own) == len(part) else gathered([x])
     return np.concatenate(found)

@@ -37,6 +37,7 @@ from lowerbound.verbs.base import (
     Option,
     OtherRun,
     Out,
+    Processes,
     Seed,
     SomeWhole,
     Temperature,
@@ -171,6 +172,7 @@ def sample(
     device: Device = "auto",
     seed: FreshSeed = 0,
     progress: Told = False,
+    processes: Processes = None,
 ) -> Sampled | Redrawn | Turned | Seen:
     """Draw images from a model.
 
@@ -195,6 +197,7 @@ def sample(
         accept: with --reject: the share that is kept, by default 0.5
         views: how many views of a scene are given, by default 0, 1, 2, ... in turn
         seed: by default a new one, which is printed
+        processes: draw in so many processes of this machine, which share the images
     """
     if images is None and keep_level is not None:
         raise UserError(f"--keep-level {keep_level}: says whose codes are kept of the images of --from; there are none")

@@ -10,16 +10,15 @@ from rich.console import Group
 from rich.table import Table as Printed
 
 from lowerbound.devices import pick_device
-from lowerbound.errors import ConfigError
 from lowerbound.metrics.report import finish
-from lowerbound.parallel import Environment, joined, launch
+from lowerbound.parallel import Environment, joined, launch, together
 from lowerbound.progress import Terminal
 from lowerbound.runs.run import Run
 from lowerbound.sampling.sheets import Live
 from lowerbound.training import dry
 from lowerbound.training.train import train as run_training
 from lowerbound.verbs import tables
-from lowerbound.verbs.base import WHOLE, Device, File, Option, Shown, SomeWhole, Table, Told, verb
+from lowerbound.verbs.base import DAYS, WHOLE, Device, File, Option, Shown, SomeWhole, Table, Told, verb
 
 
 class Trained(Run, Shown):
@@ -103,14 +102,12 @@ def train(
         return cast(Any, Costs(costs.recipe, costs.data, costs.stages))
     environment = Environment.read()
     more: dict[str, Any] = {"data": data, "out": out, "stage": stage, "seed": seed}
-    if environment.size == 1 and processes not in (None, 1):
+    if environment.begins(processes):
         said = more | {"device": device, "processes": processes, "json": True}
         words = _words(recipe, wanted, said | {"resume": resume, "overwrite": overwrite})
         quiet = not isinstance(progress, Terminal)
         report = json.loads(launch(words, cast(int, processes), quiet=quiet))
         return Trained(Run.open(report["run"], allow), report)
-    if processes not in (None, environment.size):
-        raise ConfigError(f"--processes {processes}: there are {environment.size} already (WORLD_SIZE); leave it out")
     if environment.restarts:  # what was begun goes on
         resume, overwrite = True, False
     where = pick_device(environment.device(str(device)))
@@ -127,10 +124,8 @@ def train(
             **more,
         )
         world.patience = DAYS
-        return Trained(held.run, world.told(finish(held, progress) if world.first else None))
-
-
-DAYS = 10 * 86400.0  # seconds; how long the others wait while one draws and measures
+        with together(world):
+            return Trained(held.run, finish(held, progress if world.first else None))
 
 
 def _words(recipe: Any, changes: list[Any], options: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lowerbound.chunks import Advance
+from lowerbound.chunks import Advance, own_batches
 from lowerbound.data.attributes import Factor
 from lowerbound.data.batches import Batch, Batches
 from lowerbound.data.images import Images
@@ -20,6 +20,7 @@ from lowerbound.metrics.disentangling.infomec import infomec
 from lowerbound.metrics.disentangling.information import mig, modularity, told
 from lowerbound.metrics.disentangling.prediction import SPLITS, dci, explicitness, sap
 from lowerbound.model import CodeModel, LatentModel
+from lowerbound.parallel import gathered
 
 
 class OfFactors(Metric, abstract=True):
@@ -60,10 +61,10 @@ def _value(name: str, estimate: Estimate, n: int, about: dict[str, Any]) -> Valu
 def codes(model: LatentModel, batches: Batches, advance: Advance = lambda n: None) -> Floats:
     """The posterior means of all images: [N, D]."""
     found = []
-    for batch in batches.in_order(model.rows):
+    for batch in own_batches(batches, model.rows):
         found.append(of_batch(model, batch).double().cpu().numpy())
         advance(len(batch.index))
-    return np.concatenate(found)
+    return np.concatenate(gathered(found))
 
 
 @torch.no_grad()

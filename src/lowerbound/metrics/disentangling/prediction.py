@@ -21,6 +21,7 @@ from lowerbound.metrics.disentangling.base import (
     resampled,
 )
 from lowerbound.metrics.disentangling.information import BINS, remark
+from lowerbound.parallel import each_once
 
 SPLITS = 3
 RANKS = 10  # classes that a number is cut into, where a classifier is asked
@@ -56,7 +57,7 @@ def dci(codes: ArrayLike, factors: ArrayLike, kinds: Kinds = None, *, splits: in
     """
     known = Known.of("dci", codes, factors, kinds, least=BINS, dims=2, several=True)
     _check_splits("dci", splits)
-    fits = [_fit(known, seed) for seed in range(splits)]
+    fits = each_once(lambda seed: _fit(known, seed), splits)
     found = {
         "disentanglement": [_purity(fit.importances) for fit in fits],
         "completeness": [_purity(fit.importances.T) for fit in fits],
@@ -167,7 +168,8 @@ def sap(codes: ArrayLike, factors: ArrayLike, kinds: Kinds = None) -> Score:
     """
     known = Known.of("sap", codes, factors, kinds, least=BINS, dims=2)
     matrix = _predictable(known, 0)
-    drawn = [_predictable(known.take(rows), 0) for rows in resampled(len(known.z), 10) if varies(known, rows)]
+    draws = [rows for rows in resampled(len(known.z), 10) if varies(known, rows)]
+    drawn = each_once(lambda i: _predictable(known.take(draws[i]), 0), len(draws))
     found = Estimate.of(_top_two(matrix), [_top_two(m) for m in drawn])
     return Score(*found, matrix, remark(known))
 
@@ -228,7 +230,7 @@ def explicitness(codes: ArrayLike, factors: ArrayLike, kinds: Kinds = None, *, s
     _check_splits("explicitness", splits)
     classes, z = factors_in_bins(known, RANKS), known.standardized
     drawn = np.array(
-        [[_area(known, z, classes[:, k], k, seed) for k in range(len(known.kinds))] for seed in range(splits)]
+        each_once(lambda seed: [_area(known, z, classes[:, k], k, seed) for k in range(len(known.kinds))], splits)
     )
     found = Estimate.of(float(drawn.mean()), drawn.mean(1).tolist())
     return Score(*found, drawn.mean(0, keepdims=True), remark(known))
