@@ -20,6 +20,8 @@ from lowerbound.data.shards.index import INDEX
 from lowerbound.data.shards.pack import pack
 from lowerbound.data.windows import Order
 from lowerbound.errors import DataError, RunError, UserError
+from lowerbound.noise import Rows as RowsOfBatch
+from lowerbound.noise import of_rows
 from lowerbound.training import train as training
 
 CPU = torch.device("cpu")
@@ -237,6 +239,26 @@ def test_windows_of_shards_are_trained_on(large):
     pack(Data(source=str(large)), large.parent / "other", 33_000)
     other = Batches(Data(source=str(large.parent / "other"), window=1).open("train"), CPU)
     assert np.array_equal(number(other.training(77, 100, 5)[0]), seen[7700:7800])
+
+
+def test_each_process_reads_its_own_images_of_a_window(large, monkeypatch):
+    """Whatever the epoch, and batches over the borders of windows: those of one process, and a third of them each."""
+    images = Data(source=str(large), window=1).open("train")
+    alone, size = Batches(images, CPU), 99
+    steps = 2 * len(images) // size - 1
+    parts, read = [], []
+    for rank in range(3):
+        images = Data(source=str(large), window=1).open("train")
+        own, rows, places = Batches(images, CPU), RowsOfBatch.of(rank, 3, size), []
+        reading = images.x.reader.read
+        monkeypatch.setattr(images.x.reader, "read", lambda r, p=places, reading=reading: (p.append(r), reading(r))[1])
+        with of_rows(rows):
+            parts.append([own.training(step, size, seed=5)[0] for step in range(steps)])
+        read.append(np.concatenate(places))
+    for step, each in enumerate(zip(*parts, strict=True)):
+        assert torch.equal(torch.cat(each), alone.training(step, size, seed=5)[0])
+    ahead = 2**20 // 64  # images of a window
+    assert all(2 * len(images) - size <= 3 * len(each) <= 2 * len(images) + ahead + 3 * size for each in read)
 
 
 def test_what_fits_in_a_window_is_trained_on_as_other_data(large):

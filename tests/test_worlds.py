@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from command import call, some_digits
 from lowerbound import files, testing
 from lowerbound.errors import ConfigError, Ended, UserError
-from lowerbound.parallel import World
+from lowerbound.parallel import ALONE, World
 from lowerbound.parallel.environment import Environment
 from lowerbound.progress import Progress
 from lowerbound.runs.lock import held
@@ -83,6 +83,18 @@ def test_two_processes_train_to_the_numbers_of_one(world: Worlds, two: Path, dig
     assert '"metrics"' in world.said(0, 1)
     world.call(1, "train", "vae", *TINY, "--data", digits, "--out", tmp_path / "one")
     assert_alike(tmp_path / "one", two)
+
+
+def test_where_few_images_have_a_label_two_processes_train_to_the_numbers_of_one(digits: Path, tmp_path: Path):
+    """The labelled images that each batch has more of, too."""
+    few = ["data.labels=50", "model.classifier=networks.mlp.MLP", "model.classifier.hidden=[8]", "train.steps=30"]
+
+    def trained(out: Path, world: World = ALONE) -> None:
+        train("vae", data=digits, out=out, changes=[*TINY, *few], device="cpu", world=world)
+
+    trained(tmp_path / "one")
+    testing.in_threads(2, lambda world: trained(tmp_path / "two", world))
+    assert_alike(tmp_path / "one", tmp_path / "two")
 
 
 def test_an_evaluation_of_two_processes_is_that_of_one(world: Worlds, two: Path):

@@ -17,7 +17,7 @@ from cyclopts import App, CycloptsError
 from lowerbound.errors import Ended, Interrupted, UserError, more
 from lowerbound.processes import speaks
 
-ASKED = "--asked"  # `verbs.asked`: by which processes are begun
+ASKED = "--asked"  # `parallel.asked`: by which processes are begun
 PACKAGE = Path(__file__).parent
 EXPLORE = PACKAGE / "explorer" / "explore.py"  # a verb on the floor above: it shows what others report
 
@@ -132,7 +132,7 @@ def main() -> None:
 def _done(words: list[str]) -> int | None:
     """What the words ask for, done; the exit status."""
     if words[:1] == [ASKED]:
-        return importlib.import_module("lowerbound.verbs.asked").answer(words[1])
+        return importlib.import_module("lowerbound.parallel.asked").answer(words[1])
     return app(words)(words, exit_on_error=False, print_error=False, result_action="return_value")
 
 

@@ -68,8 +68,8 @@ class Shuffled(ABC):
         """The same, and what is given of each."""
         return ((batch.x, batch.y) for batch in self.in_order(size))
 
-    def shuffled(self, start: int, size: int, seed: int) -> Tensor:
-        """Places start to start + size of one permutation of the events after another."""
+    def shuffled(self, start: int, size: int, seed: int, own: noise.Rows | None = None) -> Tensor:
+        """Places start to start + size of one permutation of the events after another. own: those that are taken."""
         parts = []
         while size > 0:
             epoch, offset = divmod(start, len(self))
@@ -83,14 +83,14 @@ class Shuffled(ABC):
         if rows is None:
             return self._of_batch(step, size, seed)
         with noise.of_rows(None):
-            return self._of_batch(step, size, seed)[rows.start : rows.stop]
+            return self._of_batch(step, size, seed, rows)[rows.start : rows.stop]
 
-    def _of_batch(self, step: int, size: int, seed: int) -> Tensor:
+    def _of_batch(self, step: int, size: int, seed: int, own: noise.Rows | None = None) -> Tensor:
         if self.labelled is None or not len(self.labelled):
-            return self.shuffled(step * size, size, seed)
+            return self.shuffled(step * size, size, seed, own)
         few = min(size - 1, math.ceil(size * LABELLED))
         drawn = self.labelled[noise.randint(0, len(self.labelled), (few,))]
-        return torch.cat([self.shuffled(step * (size - few), size - few, seed), drawn])
+        return torch.cat([self.shuffled(step * (size - few), size - few, seed, own), drawn])
 
     def _order(self, epoch: int, seed: int) -> Tensor:
         if (seed, epoch) not in self._orders:
@@ -152,8 +152,10 @@ class Batches(Shuffled):
     def fingerprint(self) -> str:
         return self.images.fingerprint
 
-    def shuffled(self, start: int, size: int, seed: int) -> Tensor:
-        return (super() if self.streamed is None else self.streamed).shuffled(start, size, seed)
+    def shuffled(self, start: int, size: int, seed: int, own: noise.Rows | None = None) -> Tensor:
+        if self.streamed is None:
+            return super().shuffled(start, size, seed)
+        return self.streamed.shuffled(start, size, seed, own if self.views is None else None)  # views are of others too
 
     def head(self, n: int | None) -> "Batches":
         """The first n images alone, or all of them."""

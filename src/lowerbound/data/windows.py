@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowerbound import noise
 from lowerbound.data.rows import PIECE, Rows
 from lowerbound.noise import key
 
@@ -67,12 +68,30 @@ class Order(NamedTuple):
         return np.concatenate([[0], ends])
 
 
+class Share(NamedTuple):
+    """What one of several processes takes of an order: of every `size` of it those from start to stop."""
+
+    start: int
+    stop: int
+    size: int
+
+    def of(self, begin: int, n: int) -> np.ndarray:
+        """Which of n places, the first of which is this one in the whole order: bool [n].
+
+        Example:
+            >>> Share(0, 2, 3).of(4, 5).tolist()
+            [True, False, True, True, False]
+        """
+        row = (begin + np.arange(n)) % self.size
+        return (row >= self.start) & (row < self.stop)
+
+
 class Window(NamedTuple):
     """Images that are in memory, or are being read."""
 
-    order: np.ndarray  # int64 [n], their places in the order that they are trained on
-    places: np.ndarray  # int64 [n], sorted
-    x: "Ahead[Tensor]"  # uint8 [n, C, H, W], in the order of `places`
+    order: np.ndarray  # int64 [n], the places of all its images in the order that they are trained on
+    places: np.ndarray  # int64 [m], sorted: of those that are read here
+    x: "Ahead[Tensor]"  # uint8 [m, C, H, W], in the order of `places`
 
 
 class Streamed:
@@ -88,7 +107,7 @@ class Streamed:
         self.x = x
         block = max(1, min(PIECE, x.window // 8) // x.width)
         self.order = Order(len(x), block, max(1, x.window // (block * x.width)))
-        self.windows: dict[tuple[int, int, int], Window] = {}  # by seed, epoch and number
+        self.windows: dict[tuple[int, int, int, Share | None], Window] = {}  # by seed, epoch, number and share
         self.starts: tuple[tuple[int, int], np.ndarray] = (-1, -1), np.zeros(0)  # of a seed and epoch
         places = np.unique(np.asarray(kept, np.int64))
         self.kept = [Window(places, places, Ahead(lambda: self._read(places)))] if len(places) else []
@@ -106,20 +125,24 @@ class Streamed:
             return self.index_select(0, index.flatten()).view(*index.shape, *self.shape[1:])
         return torch.from_numpy(self.x[index])
 
-    def shuffled(self, start: int, size: int, seed: int) -> Tensor:
+    def shuffled(self, start: int, size: int, seed: int, own: noise.Rows | None = None) -> Tensor:
         """Places start to start + size of one epoch's order after another. The windows they are in begin to be read,
-        and the one that follows."""
+        and the one that follows.
+
+        own: of every `size` of them, those that are taken here: no others are read.
+        """
         parts, used = [], []
+        share = None if own is None else Share(own.start, own.stop, size)
         while size > 0:
             epoch, offset = divmod(start, len(self))
             starts = self._starts(epoch, seed)
             w = int(np.searchsorted(starts, offset, "right")) - 1
-            used.append((seed, epoch, w))
+            used.append((seed, epoch, w, share))
             parts.append(self._window(*used[-1]).order[offset - starts[w] :][:size])
             start, size = start + len(parts[-1]), size - len(parts[-1])
         if len(used) == 1:
             last = w + 1 == self.order.windows
-            self._window(*(follows := (seed, epoch + last, 0 if last else w + 1)))
+            self._window(*(follows := (seed, epoch + last, 0 if last else w + 1, share)))
             used.append(follows)
         self.windows = {name: window for name, window in self.windows.items() if name in used}
         return torch.from_numpy(np.concatenate(parts))
@@ -128,6 +151,8 @@ class Streamed:
         """The images at these places [n]: of the windows, else read now."""
         places, left, out = index.numpy(), np.arange(len(index)), None
         for window in (*self.windows.values(), *self.kept):
+            if not len(window.places):
+                continue
             at = np.searchsorted(window.places, places[left])
             there = window.places[np.minimum(at, len(window.places) - 1)] == places[left]
             if there.any():
@@ -166,11 +191,14 @@ class Streamed:
             self.starts = (seed, epoch), self.order.starts(epoch, seed)
         return self.starts[1]
 
-    def _window(self, seed: int, epoch: int, w: int) -> Window:
-        if (seed, epoch, w) not in self.windows:
+    def _window(self, seed: int, epoch: int, w: int, share: "Share | None" = None) -> Window:
+        name = seed, epoch, w, share
+        if name not in self.windows:
             order, places = self.order.window(epoch, w, seed)
-            self.windows[seed, epoch, w] = Window(order, places, Ahead(lambda: self._read(places)))
-        return self.windows[seed, epoch, w]
+            if share is not None:
+                places = np.sort(order[share.of(epoch * len(self) + int(self._starts(epoch, seed)[w]), len(order))])
+            self.windows[name] = Window(order, places, Ahead(lambda: self._read(places)))
+        return self.windows[name]
 
     def _read(self, places: np.ndarray) -> Tensor:
         return torch.from_numpy(self.x[places])

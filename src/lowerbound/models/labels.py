@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lowerbound import noise
-from lowerbound.parallel.rows import mean_of_rows, whole_of
+from lowerbound.parallel.rows import mean_of_rows, of_other_rows, whole_of
 from lowerbound.space import UNKNOWN
 from lowerbound.stages import Loss
 
@@ -49,7 +49,8 @@ class SemiSupervised(NamedTuple):
             lost = log_q < math.log(torch.finfo(log_q.dtype).eps)
             place = place[torch.where(known[:, None], F.one_hot(own, C) > 0, ~lost).flatten()]
         event, label = place // C, place % C
-        costs = cost(x[event], label).to(log_q.dtype) + math.log(C)
+        with of_other_rows(len(place)):
+            costs = cost(x[event], label).to(log_q.dtype) + math.log(C)
         L = log_q.new_zeros(log_q.numel()).scatter(0, place, costs).view_as(log_q)
         return SemiSupervised(
             labelled=L.gather(1, own[:, None])[:, 0],

@@ -21,10 +21,7 @@ from lowerbound.parallel.world import ALONE, World
 class _Shared(NamedTuple):
     world: World
     rows: Rows
-
-    @property
-    def counts(self) -> list[int]:
-        return [Rows.of(r, self.world.size, self.rows.whole).n for r in range(self.world.size)]
+    counts: tuple[int, ...]  # of each process's rows
 
 
 class _Thread(threading.local):
@@ -42,10 +39,30 @@ def sharing(world: World, whole: int, axes: tuple[int, ...] | None = None) -> It
     if world.size == 1:
         yield rows
         return
-    before, _thread.shared = _thread.shared, _Shared(world, rows)
+    counts = tuple(Rows.of(r, world.size, whole).n for r in range(world.size))
+    with _of(_Shared(world, rows, counts)):
+        yield rows
+
+
+@contextmanager
+def of_other_rows(n: int) -> Iterator[None]:
+    """Inside, the rows of the batch that is shared are others, made of them in their order: of this process so many."""
+    shared = _thread.shared
+    if shared is None:
+        yield
+        return
+    counts = shared.world.gather(torch.tensor([n])).tolist()
+    start = sum(counts[: shared.world.rank])
+    with _of(_Shared(shared.world, Rows(start, start + n, sum(counts)), tuple(counts))):
+        yield
+
+
+@contextmanager
+def _of(shared: _Shared) -> Iterator[None]:
+    before, _thread.shared = _thread.shared, shared
     try:
-        with noise.of_rows(rows):
-            yield rows
+        with noise.of_rows(shared.rows):
+            yield
     finally:
         _thread.shared = before
 

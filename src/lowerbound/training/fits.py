@@ -151,7 +151,8 @@ def best(
         raise ModelError(
             f"{priors[found.prior].type_name()} gives held-out codes no finite density; try another --prior"
         )
-    whole = model.config.with_prior(priors[found.prior]).build(model.space, model.given)
+    with seeded(seed, "prior"):
+        whole = model.config.with_prior(priors[found.prior]).build(model.space, model.given)
     whole.load_state_dict(found.weights)
     return whole.to(model.device).eval()
 

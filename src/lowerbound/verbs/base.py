@@ -21,12 +21,12 @@ from lowerbound.config import allowing
 from lowerbound.data.images import Failed
 from lowerbound.devices import pick_device
 from lowerbound.errors import ConfigError, UserError
-from lowerbound.parallel import ALONE, Environment, World, joined, team, together
+from lowerbound.parallel import ALONE, Environment, World, asked, joined, team, together
 from lowerbound.processes import speaks
 from lowerbound.progress import Progress, Terminal
 from lowerbound.runs.conditions import Said
 from lowerbound.runs.run import Run
-from lowerbound.verbs import asked, tables
+from lowerbound.verbs import tables
 from lowerbound.waiting import sharing_cores
 
 P = ParamSpec("P")
@@ -290,9 +290,9 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
     What is annotated `Run`, `OtherRun` or `Runs` may be given as a folder; `device` by name; `progress` as True for
     bars and lines on standard error. `allow`, where the function takes it: packages besides lowerbound that components
     may come from. `Processes`: those that are asked for are begun, and do it `together`, as those that torchrun has
-    begun do; the function then writes in the first of them alone. While it runs, its threads give way to other
-    processes (`lowerbound.waiting`). Raises RunError for a folder that is no run, ConfigError for a device that isn't
-    there.
+    begun do unless 1 is asked for; the function then writes in the first of them alone. While it runs, its threads give
+    way to other processes (`lowerbound.waiting`). Raises RunError for a folder that is no run, ConfigError for a device
+    that isn't there.
     """
     signature = inspect.signature(function, eval_str=True)
     runs = [name for name, p in signature.parameters.items() if p.annotation in (Run, OtherRun, Runs)]
@@ -304,7 +304,7 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
         given.apply_defaults()
         values, allow = given.arguments, tuple(given.arguments.get("allow", ()))
         progress = _progress(values.get("progress"))
-        environment = Environment.read() if shared else Environment()
+        environment = Environment.read() if shared and values["processes"] != 1 else Environment()
         if shared and environment.begins(values["processes"]):
             kept = {name: _folders(value) for name, value in values.items() if name != "progress"}
             return asked.of_processes(function, kept, values["processes"], progress)
@@ -372,9 +372,9 @@ def command(called: Callable[..., Any], show: Callable[[Any, bool], int]) -> Cal
     signature = inspect.Signature(taken)
 
     def run(*args: Any, **said: Any) -> int:
-        if "processes" not in parameters and not speaks():  # which the first of several processes does alone
-            return 0
         given = signature.bind(*args, **said)
+        if given.arguments.get("processes", None if "processes" in parameters else 1) == 1 and not speaks():
+            return 0  # the first of several processes does it alone
         as_json = given.arguments.pop("json", False)
         for name, option in options.items():
             if option.hidden:

@@ -1,5 +1,5 @@
-"""A verb that several processes of this machine are asked to do together: what they are given is handed to them in a
-file, and so is what the first of them gives back."""
+"""What several processes of this machine are asked to do together: what they are given is handed to them in a file, and
+so is what the first of them gives back."""
 
 import importlib
 import pickle
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lowerbound.parallel import launch
+from lowerbound.parallel.launch import launch
 from lowerbound.processes import speaks
 from lowerbound.progress import Progress, Terminal
 
