@@ -131,7 +131,7 @@ def pixels(path: Path) -> np.ndarray:
 def test_tiles_are_as_the_texture(tmp_path: Path):
     """Five minutes of a core. Against the other texture, and against the crops with their pixels shuffled."""
     ran("textures", tmp_path)
-    names = ("leaves", "petals")
+    names = ("pebbles", "stones")
     drawn = {name: statistics(tmp_path / name) for name in names}
     crops = {name: statistics(tmp_path / "crops" / name) for name in names}
     for name, other in (names, names[::-1]):

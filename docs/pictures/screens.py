@@ -54,11 +54,12 @@ def curves(page: Page, first: str, second: str, out: str) -> None:
                 button.click()
         page.get_by_role("button", name=Path(second).name).first.click()
         page.wait_for_timeout(1500)
-        box = page.locator("#curve-kl").bounding_box()
+        page.set_viewport_size({"width": 1060, "height": 1400})  # all of it is seen, so nothing scrolls
+        card, box = page.locator(".card:has(#curve-kl)").last, page.locator("#curve-kl").bounding_box()
         assert box is not None
         page.mouse.move(box["x"] + box["width"] / 3, box["y"] + box["height"] / 2)
         page.wait_for_timeout(500)
-        page.locator("section:has(> #curve-kl), .card:has(#curve-kl)").last.screenshot(path=out)
+        card.screenshot(path=out)
 
 
 def slide(page: Page, run: str, direction: str, image: str, out: str) -> None:

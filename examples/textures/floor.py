@@ -1,8 +1,8 @@
 """A floor of tiles without seams: floor.py FOLDER OUT, with the tiles of FOLDER.
 
-Neighbours overlap by a quarter of a tile. For each place the tile is taken that fits best to those already there (Efros
-& Freeman 2001, Image Quilting), and is faded in over the overlap. The last row and column overlap the first: the floor
-repeats without a seam.
+Neighbours overlap by a quarter of a tile. For each place the tile is taken that fits best to those already there, and
+is cut where the two differ least (Efros & Freeman 2001, Image Quilting). The last row and column overlap the first:
+the floor repeats without a seam.
 """
 
 import sys
@@ -18,19 +18,36 @@ side = tiles.shape[1]
 lap = side // 4
 step = side - lap
 
-ramp = np.minimum(1, (np.arange(side) + 0.5) / lap)  # from 0 to 1 over the overlap
-ramp = np.minimum(ramp, ramp[::-1])
-weight = (ramp[:, None] * ramp[None])[..., None]  # [S, S, 1]
-total = np.zeros((GRID * step, GRID * step, tiles.shape[3]), np.float32)
-weights = np.zeros((GRID * step, GRID * step, 1), np.float32)
+
+def beyond(error: np.ndarray) -> np.ndarray:
+    """Which pixels of the first columns lie right of the cheapest path from top to bottom: errors [S, lap] -> bools."""
+    cost = error.copy()
+    for y in range(1, len(cost)):
+        before = np.pad(cost[y - 1], 1, constant_values=np.inf)
+        cost[y] += np.minimum(np.minimum(before[:-2], before[1:-1]), before[2:])
+    right, x = np.zeros(error.shape, bool), int(np.argmin(cost[-1]))
+    for y in reversed(range(len(cost))):
+        x = x if y == len(cost) - 1 else max(0, x - 1) + int(np.argmin(cost[y, max(0, x - 1) : x + 2]))
+        right[y, x + 1 :] = True
+    return right
+
+
+floor = np.zeros((GRID * step, GRID * step, tiles.shape[3]), np.float32)
+laid = np.zeros(floor.shape[:2], bool)
 used = np.zeros(len(tiles))
 for row in range(GRID):
     for column in range(GRID):
         at = np.ix_(*((np.arange(side) + k * step) % (GRID * step) for k in (row, column)))
-        there = weights[at] > 0
-        misfit = (((tiles - total[at] / np.maximum(weights[at], 1e-9)) ** 2) * there).sum((1, 2, 3))
-        best = np.argmin(misfit / max(1, there.sum()) + 300 * used)  # others first: no tile stands out
+        differ = ((tiles - floor[at]) ** 2).sum(3) * laid[at]  # [N, S, S]
+        best = np.argmin(differ.sum((1, 2)) / max(1, laid[at].sum()) + 300 * used)  # others first: no tile stands out
         used[best] += 1
-        total[at] += weight * tiles[best]
-        weights[at] += weight
-Image.fromarray((total / weights).round().clip(0, 255).astype(np.uint8)).save(out)
+        new = np.ones((side, side), bool)
+        for turn in range(4):  # the overlap at the left, at the top, at the right, below
+            seen, error = np.rot90(laid[at], -turn), np.rot90(differ[best], -turn)
+            if seen[side // 2, 0]:
+                cut = np.ones((side, side), bool)
+                cut[:, :lap] = beyond(error[:, :lap])
+                new &= np.rot90(cut, turn)
+        floor[at] = np.where((new | ~laid[at])[..., None], tiles[best], floor[at])
+        laid[at] = True
+Image.fromarray(floor.round().clip(0, 255).astype(np.uint8)).save(out)
