@@ -169,6 +169,7 @@ def _command_line() -> str:
         name = " ".join(command.words)
         text = made.generate_docs(heading_level=3, usage_name=f"lowerbound {name}")
         _, _, text = text.partition("\n")  # its heading
+        text = re.sub(rf"^(lowerbound {name}) -m \w+", r"\1", text, flags=re.MULTILINE)  # the builder's
         parts.append(f"## `{name}` {{ #{'-'.join(command.words)} }}\n{_as_list(text)}\n")
     return "\n".join(parts)
 
