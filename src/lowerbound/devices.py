@@ -1,6 +1,6 @@
 """The device that computes, and in what precision: less inside networks while they are trained, else float32."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
@@ -98,6 +98,12 @@ class Reducible(nn.Module):
     """
 
     fused: Callable[..., Any] | None = None  # its pass, compiled
+
+    @property
+    def apart(self) -> Iterable[nn.Module]:
+        """Blocks whose weights may come and go one block after another (train.shard): in training each is entered by
+        its pass alone, and all that it gives comes out of that."""
+        return ()
 
     def __call__(self, *inputs: Any, **more: Any) -> Any:
         call = self.fused if self.fused is not None and self.training else super().__call__

@@ -138,6 +138,13 @@ class Skip(Component):
         return torch.where(count < self.window // 2, math.inf, self.factor * median)
 
 
+def norm_of(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The norm of their gradients, []; 0 where they have none."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norms = torch._foreach_norm(grads) if grads else [torch.zeros(())]  # pyright: ignore[reportPrivateImportUsage]
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
 class Guard:
     """Clips and skips through the fused optimizers' own inputs, without waiting for the device.
 
@@ -154,11 +161,13 @@ class Guard:
         self.count = torch.zeros((), dtype=torch.int64, device=device)
         self.skipped = torch.zeros((), device=device)
 
-    def step(self, parameters: list[nn.Parameter]) -> Tensor:
-        """Move the weights, or leave them; returns the gradient's norm before clipping."""
-        grads = [p.grad for p in parameters if p.grad is not None]
-        norms = torch._foreach_norm(grads)  # pyright: ignore[reportPrivateImportUsage]
-        norm = torch.linalg.vector_norm(torch.stack(norms))
+    def step(self, parameters: list[nn.Parameter], norm: Tensor | None = None) -> Tensor:
+        """Move the weights, or leave them; returns the gradient's norm before clipping.
+
+        norm: the gradient's, where these parameters are only a part.
+        """
+        if norm is None:
+            norm = norm_of(parameters)
         finite = torch.isfinite(norm)
         refused = ~finite
         if self.skip:

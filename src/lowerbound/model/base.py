@@ -224,6 +224,11 @@ class Model(nn.Module):
     def after_step(self) -> None:
         """Called once after every optimizer step: moving-average codebooks and the like."""
 
+    @property
+    def kept_whole(self) -> tuple[nn.Module, ...]:
+        """Parts that stay whole where processes share weights out (train.shard): what `after_step` looks at."""
+        return ()
+
     def stages(self) -> tuple[Stage, ...]:
         """How it is trained: by gradient steps, unless a model says otherwise (see `Stage.fit`, `Stage.begin`)."""
         return (Stage("model", (Turn((self,), self._loss),)),)

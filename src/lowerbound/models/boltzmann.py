@@ -150,6 +150,10 @@ class RBM(LatentModel, Chained):
         other = v.scatter(1, i, 1 - v.gather(1, i))
         return {"pseudo_nll": D * nn.functional.softplus(F - self.energy.machine(y).free_energy(other))}
 
+    @property
+    def kept_whole(self) -> tuple[nn.Module, ...]:
+        return (self.energy,)
+
     @torch.no_grad()
     def after_step(self) -> None:
         """Persistent chains go on by the new weights, and log Z is no longer known."""

@@ -293,6 +293,10 @@ class VQVAE(CodeModel):
         value = (distortion + self.space.dims * added.sum(0)).mean()
         return Loss(value, {name: term.detach() for name, term in terms.items()})
 
+    @property
+    def kept_whole(self) -> tuple[nn.Module, ...]:
+        return (self.quantizers,)
+
     def after_step(self) -> None:
         for quantizer in self._quantizers:
             quantizer.after_step()

@@ -1,5 +1,7 @@
 """The gated PixelCNN: a stack of convolutions over the rows above, and one along the row."""
 
+from collections.abc import Iterable
+
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -85,6 +87,10 @@ class GatedPixelCNN(CausalNetwork):
         self.out = MaskedLinear(config.out_width, out_shape[0], may_see(outputs, last, strict=False))
         self.checkpoint = config.checkpoint
 
+    @property
+    def apart(self) -> Iterable[nn.Module]:
+        return (*self.layers, *self.attention.values(), *self.blocks)
+
     def _maps(self, x: Tensor, c: Tensor | None) -> Tensor:
         v, h, again = x, x, self.checkpoint and self.training
         for b in range(1, len(self.layers) + 1):
@@ -93,9 +99,7 @@ class GatedPixelCNN(CausalNetwork):
 
     def _layer(self, b: int, v: Tensor, h: Tensor, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         """Layer b of both stacks, counted from 1, with the attention that follows it."""
-        layer = self._stack[b - 1]
-        v, link = layer.vertical(v, c)
-        h = layer.horizontal(h, link, c)
+        v, h = self._stack[b - 1](v, h, c)
         return v, self.attention[str(b)](h, x) if str(b) in self.attention else h
 
     def step(self, cache: Cache, i: int, j: int) -> Tensor:
@@ -152,16 +156,18 @@ class Layer(nn.Module):
         self.above, self.along = Shift(2 * width, context, places), Shift(2 * width, context, places)
         self.dropout = Dropout(config.dropout)
 
+    def forward(self, v: Tensor, h: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Both stacks over whole maps [B, H, W, features]."""
+        v, link = self.vertical(v, c)
+        return v, self._mixed(h, self.conv(h) + link + self.along(c))
+
     def vertical(self, v: Tensor | None, c: Tensor | None, at: At | None = None) -> tuple[Tensor, Tensor]:
         """What the next layer's vertical stack is given, and what this layer's horizontal one is: [..., 2 width]."""
         rows = self.rows(v, at) + self.above(c, at)
         return gated(rows), self.link(rows)
 
-    def horizontal(self, h: Tensor, link: Tensor, c: Tensor | None) -> Tensor:
-        return self._mixed(h, self.conv(h) + link + self.along(c))
-
     def along_row(self, h: Tensor | None, at: At) -> Tensor:
-        """The same at a position of a row that has been begun; h None: the input, which has been put."""
+        """The horizontal stack at a position of a row that has been begun; h None: the input, which has been put."""
         return self._mixed(h, self.conv(h, at))
 
     def _mixed(self, h: Tensor | None, both: Tensor) -> Tensor:

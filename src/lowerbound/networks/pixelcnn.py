@@ -1,5 +1,7 @@
 """PixelCNN: residual blocks of masked convolutions."""
 
+from collections.abc import Iterable
+
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -69,6 +71,10 @@ class PixelCNN(CausalNetwork):
         )
         self.mix = MaskedLinear(config.width, config.width, may_see(hidden, hidden, strict=False))
         self.out = MaskedLinear(config.width, out_shape[0], may_see(outputs, hidden, strict=False))
+
+    @property
+    def apart(self) -> Iterable[nn.Module]:
+        return (*self.blocks, *self.attention.values())
 
     def _maps(self, x: Tensor, c: Tensor | None) -> Tensor:
         return self._rest(self.first(x), x, c, None)

@@ -1,5 +1,6 @@
 """PixelCNN++: two streams of gated residual blocks that go down to coarser maps and up again."""
 
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -87,6 +88,10 @@ class PixelCNNPP(CausalNetwork):
         )
         _scale(self.rows.weight, 1.0)
         _scale(self.corner.weight, 1.0)
+
+    @property
+    def apart(self) -> Iterable[nn.Module]:
+        return (part for part in self.modules() if isinstance(part, Block))
 
     def put(self, cache: Cache, x: Tensor, i: int, j: int) -> None:
         cache.x[:, i, j] = x

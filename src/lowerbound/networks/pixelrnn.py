@@ -40,6 +40,10 @@ class PixelRNN(CausalNetwork):
         self.mix = MaskedLinear(2 * config.width, config.out_width, may_see(last, hidden, strict=False))
         self.out = MaskedLinear(config.out_width, out_shape[0], may_see(outputs, last, strict=False))
 
+    @property
+    def apart(self) -> Iterable[nn.Module]:
+        return self.layers
+
     def _maps(self, x: Tensor, c: Tensor | None) -> Tensor:
         return self._rest(self.first(x), x, c, None)
 

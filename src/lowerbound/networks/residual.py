@@ -1,6 +1,7 @@
 """A deep network of vectors, told at every block what is given."""
 
 import math
+from collections.abc import Iterable
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -47,6 +48,10 @@ class ResidualMLP(Network):
         self.last = _zeros(nn.Linear(config.width, math.prod(out_shape)))
         if config.gain:
             nn.init.normal_(self.last.weight, std=config.gain * config.width**-0.5)
+
+    @property
+    def apart(self) -> Iterable[nn.Module]:
+        return self.blocks
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         h = self.first(x.flatten(1))

@@ -1,5 +1,6 @@
 """Residual convolutions, halved or doubled between levels."""
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -52,6 +53,10 @@ class ResNet(Network):
             for i, o in pairwise(steps):
                 layers += [*(Block(i) for _ in range(config.blocks)), nn.SiLU(), Upsampled(i, o)]
         self.layers = nn.Sequential(*layers)
+
+    @property
+    def apart(self) -> Iterable[nn.Module]:
+        return (layer for layer in self.layers if isinstance(layer, Block))
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return self.layers(join(x, c))

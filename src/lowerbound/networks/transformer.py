@@ -1,5 +1,7 @@
 """A transformer over the positions: whatever came before is looked at directly, however far away it is."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -64,6 +66,10 @@ class Transformer(CausalNetwork):
         self.out = nn.Linear(width, out_shape[0])
         self.own = Own(width, features, out_shape[0], channels) if channels > 1 else None
         self.checkpoint = config.checkpoint
+
+    @property
+    def apart(self) -> Iterable[nn.Module]:
+        return self.layers
 
     def _maps(self, x: Tensor, c: Tensor | None) -> Tensor:
         B, H, W, _ = x.shape

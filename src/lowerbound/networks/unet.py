@@ -1,7 +1,7 @@
 """A map to one of the same size, told at every block what is given: the network of diffusion models."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -91,6 +91,10 @@ class UNet(Network):
                 f"model.network.attention={list(config.attention)}: there is no size {wrong[0]}, expected 0 to "
                 f"{len(config.widths) - 1}"
             )
+
+    @property
+    def apart(self) -> Iterable[nn.Module]:
+        return (*self.down, *self.middle, *self.up)
 
     def largest(self, size: Shape) -> int:
         """What goes into a block on the way up, of two widths, counts too: its normalization puts out as much."""

@@ -103,6 +103,9 @@ def joined(environment: Environment, device: torch.device) -> Iterator[World]:
         if said is e:
             raise
         raise said from e
+    finally:
+        if dist.is_initialized():  # for weights that were shared out
+            dist.destroy_process_group()
 
 
 def _met(environment: Environment, device: torch.device) -> World:

@@ -14,13 +14,20 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import AllgatherOptions, Store
+from torch._C._distributed_c10d import AllgatherOptions, PrefixStore, ReduceScatterOptions, Store
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from lowerbound.errors import Ended, TrainingError, UserError
 
 T = TypeVar("T")
 PATIENCE = 1800.0  # seconds that a process waits for the others, if nobody says anything
 GRACE = 3.0  # seconds in which processes say what has become of them, after one has failed
+_SENT = {  # of what a collective of n processes is given, the share that a ring has each send
+    "allreduce": lambda n: 2 * (n - 1) / n,
+    "allgather": lambda n: n - 1,
+    "_allgather_base": lambda n: n - 1,
+    "_reduce_scatter_base": lambda n: (n - 1) / n,
+}
 _AS = {torch.bool: torch.uint8, torch.int16: torch.int32}  # types that groups have not, as ones that they have
 
 
@@ -38,7 +45,7 @@ class World:
     def __init__(self, rank: int = 0, size: int = 1, groups: dict[str, Any] | None = None, store: Store | None = None):
         self.rank, self.size, self.groups, self.store = rank, size, groups or {}, store
         self.patience = PATIENCE
-        self.told_bytes = 0  # that collectives were given, so far
+        self.told_bytes = 0.0  # that this process has sent in collectives so far, were they a ring's
 
     @property
     def first(self) -> bool:
@@ -85,6 +92,14 @@ class World:
         self._wait(t, "allgather", [found], [t], AllgatherOptions())
         return [part.to(dtype) for part in found]
 
+    def gather_into(self, found: Tensor, own: Tensor) -> None:
+        """The numbers of all processes, in their order, of which each has as many: [n] of this one -> [size * n]."""
+        self._wait(own, "_allgather_base", found, own, AllgatherOptions())
+
+    def sum_into(self, found: Tensor, t: Tensor) -> None:
+        """This process's part [n] of the sum over all processes of t [size * n]."""
+        self._wait(t, "_reduce_scatter_base", found, t, ReduceScatterOptions())
+
     def broadcast_(self, tensors: Sequence[Tensor]) -> None:
         """Those of process 0, in place."""
         if self.size == 1:
@@ -113,19 +128,31 @@ class World:
         if self.size > 1:
             self.sum_(torch.zeros(1))
 
+    # ---- torch's own view of them
+
+    def mesh(self, device: torch.device) -> DeviceMesh:
+        """All processes in a row, as FSDP2 and sharded checkpoints know them: through torch's default group, which is
+        begun here."""
+        if not dist.is_initialized():
+            kinds = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            patience = timedelta(seconds=self.patience)
+            store = PrefixStore("mesh", self.store)  # pyright: ignore[reportArgumentType]
+            dist.init_process_group(kinds, store=store, rank=self.rank, world_size=self.size, timeout=patience)
+        return init_device_mesh(device.type, (self.size,))
+
     # ---- what can go wrong
 
     def _wait(self, t: Tensor, name: str, *args: Any) -> None:
         """Do a collective of a group on tensors like t."""
         options = args[-1]
         options.timeout = timedelta(seconds=self.patience)
-        self.told_bytes += t.numel() * t.element_size()
+        self.told_bytes += _SENT.get(name, lambda n: 1)(self.size) * t.numel() * t.element_size()
         try:
             getattr(self.groups[t.device.type], name)(*args).wait()
         except RuntimeError as e:
-            raise self._blamed(e) from e
+            raise self.blamed(e) from e
 
-    def _blamed(self, error: RuntimeError) -> Exception:
+    def blamed(self, error: RuntimeError) -> Exception:
         """Whom a failed collective is the fault of: the first process that asks says so, the others end."""
         assert self.store is not None
         try:

@@ -39,6 +39,7 @@ class Training(Component):
     precision: Precision = "float32"  # of networks, in training alone; see lowerbound.devices
     compile: bool = False  # networks by torch.compile, in training alone: fewer, larger kernels, after a minute or more
     graph: bool = False  # on a GPU, the whole step as one CUDA graph: several times faster where kernels are small
+    shard: bool = False  # of several processes, each keeps a part of weights, averages, gradients and optimizer's state
     log_every: int = Field(default=100, gt=0)  # steps
     valid_every: int | None = Field(default=None, gt=0)  # steps; null: 20 times in a training
     valid_images: int = Field(default=5000, gt=0)  # at most so many of the validation split

@@ -5,8 +5,9 @@ model.safetensors     the weights every verb uses
 given.safetensors     the attributes of the training images, where the model is given some
 log.jsonl             one line per logged step
 state/                what resuming needs: one file for each stage, replaced atomically, and as NAME.before.safetensors
-                      the one it took the place of; what images were turned into for later stages (prepared-train/,
-                      prepared-valid/); failed.json, what a training ended by
+                      the one it took the place of, with folders NAME.parts-… of what processes shared out; what images
+                      were turned into for later stages (prepared-train/, prepared-valid/); failed.json, what a training
+                      ended by
 lock.json             who is writing into the run, while somebody is
 directions/           one file for each named direction of the latent vector: its step, and how it was learnt
 evaluation/           reports, and codes.safetensors: what editing needs to know of the codes of the valid images
@@ -37,8 +38,9 @@ from lowerbound.errors import RunError, UserError, did_you_mean
 from lowerbound.files import UNFINISHED, replacing
 from lowerbound.model import Invertible, LatentModel, Model
 from lowerbound.noise import key, never_quick, seeded
+from lowerbound.parallel import World
 from lowerbound.progress import Progress
-from lowerbound.runs import lock, places, states
+from lowerbound.runs import lock, parts, places, states
 from lowerbound.runs.conditions import NOTHING, Asked, Candidates
 from lowerbound.runs.facts import Facts
 from lowerbound.runs.log import Log
@@ -241,7 +243,11 @@ class Run:
     # ---- weights
 
     def save_model(self, model: nn.Module) -> None:
-        save_tensors(self.path / "model.safetensors", model.state_dict(), {})
+        self.save_weights(model.state_dict())
+
+    def save_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Those of the whole model, by their names in it."""
+        save_tensors(self.path / "model.safetensors", weights, {})
 
     # ---- the state that resuming needs
 
@@ -266,18 +272,33 @@ class Run:
         """Remove a stage's state, so that it begins anew."""
         for path in (self._state(stage), states.before(self._state(stage))):
             path.unlink(missing_ok=True)
+        parts.tidy(self._state(stage), ())
 
     def prepared(self, split: str) -> Path:
         """The folder for what the images of a split are turned into for later stages."""
         return self.path / "state" / f"prepared-{split}"
 
-    def load_state(self, stage: str, said: states.Said | None = None) -> states.Loaded | None:
+    def save_parts(self, stage: str, tensors: Mapping[str, Tensor], world: World) -> dict[str, Any]:
+        """Write what processes share out of a state, before it is saved: its `values["parts"]`. All call it."""
+        return parts.save(self._state(stage), tensors, world)
+
+    def load_parts(self, stage: str, values: Mapping[str, Any], cut: parts.Cut) -> dict[str, Tensor]:
+        """What this process has of a state's parts, as `cut` says. All call it."""
+        return parts.load(self._state(stage), values["parts"], cut)
+
+    def load_state(self, stage: str, said: states.Said | None = None, *, whole: bool = True) -> states.Loaded | None:
         """The tensors and values of the last state; None before the first.
+
+        whole: with those that processes share out, as `load_parts` has them else.
 
         said: told where the last is damaged, and the one before it is what is given. Raises RunError where it is, and
         nobody is told, or that one is damaged too.
         """
-        return states.load_state(self._state(stage), said)
+        found = states.load_state(self._state(stage), said)
+        if found is None or not whole or "parts" not in found[1]:
+            return found
+        tensors, values = found
+        return tensors | parts.load(self._state(stage), values["parts"]), values
 
     def states(self) -> dict[str, dict[str, Any]]:
         """The values of the last state of every stage, without its tensors: {} where there are none to be read."""

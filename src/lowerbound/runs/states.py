@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lowerbound.errors import RunError
 from lowerbound.files import replacing
+from lowerbound.runs import parts
 
 Loaded = tuple[dict[str, Tensor], dict[str, Any]]
 Said = Callable[[str], None]
@@ -34,16 +35,24 @@ def load_tensors(path: Path) -> Loaded:
 
 
 def save_state(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Whole or not at all; the state that was there is kept as the one before."""
+    """Whole or not at all; the state that was there is kept as the one before.
+
+    `values["parts"]`, if it is there: what `parts.save` gave of the tensors that processes share out. They are complete
+    by now.
+    """
     packed = _packed(tensors)
     metadata = {"values": json.dumps(values), "sum": _sum(packed)}
     with suppress(OSError):  # of a file system without links: the last is all there is
         _keep(path)
     save_tensors(path, packed, metadata)
+    known = [_values(p).get("parts") for p in (path, before(path)) if p.is_file()]
+    parts.tidy(path, filter(None, known))
 
 
 def load_state(path: Path, said: Said | None) -> Loaded | None:
     """The last state; None before the first. Where it is damaged the one before it, which is told to `said`.
+
+    What processes share out is in its `values["parts"]`, for `parts.load`.
 
     Raises RunError where no state can be read; without `said` where the last can't.
     """
@@ -85,11 +94,19 @@ def _keep(path: Path) -> None:
 def _whole(path: Path) -> Loaded:
     """Raises one of DAMAGE where it is not what was saved."""
     tensors, values = load_tensors(path)
+    if "parts" in values:
+        parts.check(path, values["parts"])
     with safe_open(path, "pt") as file:
         wanted = file.metadata().get("sum")
     if wanted is not None and wanted != _sum(tensors):
         raise ValueError("its tensors are not those that were saved")
     return tensors, values
+
+
+def _values(path: Path) -> dict[str, Any]:
+    with suppress(*DAMAGE), safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["values"])
+    return {}
 
 
 def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
 """What several processes train is what one does, the same losses, the same weights, the same codebooks; and what they
 draw."""
 
+import multiprocessing
+import pickle
 import tempfile
 import threading
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import HashStore, PrefixStore
+from torch._C._distributed_c10d import FileStore, HashStore, PrefixStore
 
 from lowerbound.data.base import Data
 from lowerbound.model import Model
@@ -27,7 +29,8 @@ from lowerbound.space import Space
 from lowerbound.testing.base import expect
 from lowerbound.testing.cases import ModelCase
 from lowerbound.testing.training import EVENTS, Events
-from lowerbound.training.loop import Loop
+from lowerbound.training.loop import Loop, load_weights
+from lowerbound.training.movers import is_sharded
 from lowerbound.training.prepared import in_memory
 
 T = TypeVar("T")
@@ -67,6 +70,37 @@ def in_threads(n: int, work: Callable[[World], T], patience: float = 60.0) -> li
     return [found[r] for r in range(n)]
 
 
+def in_processes(n: int, work: Callable[[World], T], patience: float = 60.0) -> list[T]:
+    """As `in_threads`, in processes that are forked from this one: for what torch has one of for each process."""
+    context = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory(prefix="lowerbound-") as folder:
+
+        def run(rank: int, found: Any) -> None:
+            torch.set_num_threads(1)
+            store = FileStore(f"{folder}/store", n)
+            group = dist.ProcessGroupGloo(PrefixStore("cpu", store), rank, n, timedelta(seconds=patience))
+            world = World(rank, n, {"cpu": group}, store)
+            world.patience = patience
+            try:
+                found.send_bytes(pickle.dumps((work(world), None)))
+            except Exception as e:
+                found.send_bytes(pickle.dumps((None, world.fail(e))))
+
+        ends = [context.Pipe(duplex=False) for _ in range(n)]
+        workers = [context.Process(target=run, args=(r, sent), daemon=True) for r, (_, sent) in enumerate(ends)]
+        for worker in workers:
+            worker.start()
+        for _, sent in ends:
+            sent.close()
+        results = [pickle.loads(received.recv_bytes()) for received, _ in ends]
+        for worker in workers:
+            worker.join()
+    for _, error in sorted(results, key=lambda result: type(result[1]).__name__ == "Ended"):
+        if error is not None:
+            raise error
+    return [found for found, _ in results]
+
+
 def check_processes(
     config: Model.Config | type[Model.Config],
     space: Space | None = None,
@@ -74,6 +108,7 @@ def check_processes(
     *,
     training: Training = UNEVEN,
     size: int = 2,
+    world: Callable[[int, Callable[[World], Any]], list[Any]] = in_threads,
 ) -> None:
     """Every stage of a model is trained to the same numbers by one process and by several, in float64, on batches that
     these can't share evenly; and all processes hold the same weights. What they draw together is what one draws.
@@ -88,7 +123,7 @@ def check_processes(
     try:
         with tempfile.TemporaryDirectory(prefix="lowerbound-") as folder:
             alone = _trained(case, Path(folder) / "one", training, ALONE)
-            each = in_threads(size, lambda world: _trained(case, Path(folder) / "several", training, world))
+            each = world(size, lambda world: _trained(case, Path(folder) / "several", training, world))
     finally:
         torch.set_default_dtype(before)
     for name, w in alone[0].items():
@@ -124,10 +159,14 @@ def _trained(
     model = case.build("training")
     for stage in model.stages():
         stage.learned(False)
-    for stage in model.stages():
+    for name in [stage.name for stage in model.stages()]:
+        (stage,) = [stage for stage in model.stages() if stage.name == name]
         parts, prepare = (Events(case, "train"), Events(case, "valid")), stage.prepare
         data: Any = parts if prepare is None else tuple(in_memory(part, prepare, EVENTS) for part in parts)
         Loop(run, model, stage, data, Progress(), threading.Event(), world=world).run_through()
+        if is_sharded(stage, training, world):
+            model = case.build("training")
+            load_weights(world, run, model)
     weights = {name: t.detach().clone() for name, t in model.state_dict().items()}
     drawn: list[Tensor] = []
     if model.can_sample:

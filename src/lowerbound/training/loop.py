@@ -63,6 +63,7 @@ class Loop:
         self.steps = 1 if stage.fit else self.config.total_steps(len(self.images), stage.batches)
         stage.sized(Size(len(self.images), self.config.batch, self.steps))
         self.valid_every = self.config.valid_every or max(1, math.ceil(self.steps / 20))
+        self.names = list(model.state_dict())
         self.movers = Movers(self.trained, stage, self.config, self.steps, self.device, progress.say, world)
         self.window, self.at, self.saved_step = Window(), Place(), 0
         self.state = State(self.trained, self.movers, self.window, self.at, self.device)
@@ -80,11 +81,12 @@ class Loop:
     def run_through(self) -> bool:
         """From the saved state, or the beginning, to the end; whether anything was left to do.
 
-        The model has the stage's kept weights afterwards, for the stages that follow: the best, or the last.
+        The model has the stage's kept weights afterwards, for the stages that follow: the best, or the last. One whose
+        weights were shared out (`is_sharded`) is of no more use: the run has them, for a model that is built anew.
         """
         self._restore()
         if self.at.finished:
-            load_weights(self.world, self.run, self.model)
+            self._load_weights()
             return False
         self.model.eval()
         self.trained.train()
@@ -94,8 +96,12 @@ class Loop:
         finally:
             self.lines.close()
             fuse(self.trained, None)
-        load_weights(self.world, self.run, self.model)
+        self._load_weights()
         return True
+
+    def _load_weights(self) -> None:
+        if self.movers.sharded is None:
+            load_weights(self.world, self.run, self.model)
 
     def _train(self) -> None:
         keep_freed()
@@ -171,9 +177,10 @@ class Loop:
     def _begin(self) -> None:
         """What comes before the first step."""
         if self.stage.begin is not None:
-            with seeded(self.seed, "begin", self.stage.name, quick=True):
-                self.stage.begin(self.images.events(self._at_once()))
-            self.world.broadcast_(list(self.trained.state_dict().values()))
+            with self.movers.changing():
+                with seeded(self.seed, "begin", self.stage.name, quick=True):
+                    self.stage.begin(self.images.events(self._at_once()))
+                self.world.broadcast_([*self.trained.parameters(), *self.trained.buffers()])
             self.movers.average_anew()
 
     def _at_once(self) -> int:
@@ -202,7 +209,7 @@ class Loop:
             own = [name.rpartition(".")[2] for name in bad]
             terms = [name for name, last in zip(bad, own, strict=True) if last not in ("loss", "grad_norm")]
             what = "gradient" if set(own) == {"grad_norm"} else "loss"
-            with sharing(self.world, self.config.batch):
+            with sharing(self.world, self.config.batch), self.movers.whole():
                 where = first_not_finite(self.model, self._losses_again)
             raise TrainingError(
                 f"step {self.step}: the {what} is not finite{' (' + ', '.join(terms) + ')' if terms else ''}; first in "
@@ -263,7 +270,8 @@ class Loop:
 
     def _keep_best(self) -> str:
         """Measure the weights and their average."""
-        name, values = self.validation.name, {"weights": self.validation.score()}
+        with self.movers.whole():
+            name, values = self.validation.name, {"weights": self.validation.score()}
         with self._averaged():
             score = values[name] = self.validation.score() if self.movers.average else values["weights"]
             values |= self.validation.beside()
@@ -283,7 +291,18 @@ class Loop:
     def _keep(self) -> None:
         self.stage.learned(True)
         if self.world.first:
-            self.run.save_model(self.model)
+            self.run.save_weights(self._weights())
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Of the whole model, as a run has them; where weights are shared out, inside `Movers.whole`."""
+        if self.movers.sharded is None:
+            return self.model.state_dict()
+        named = [
+            *self.model.named_parameters(remove_duplicate=False),
+            *self.model.named_buffers(remove_duplicate=False),
+        ]
+        there = dict(named)
+        return {name: there[name] for name in self.names}
 
     def _draw(self) -> None:
         if self.pictures is not None and self.world.first:
@@ -299,7 +318,8 @@ class Loop:
         for w, a in zip(weights, average, strict=False):
             w.copy_(a)
         try:
-            yield
+            with self.movers.whole():
+                yield
         finally:
             for w, k in zip(weights, kept, strict=False):
                 w.copy_(k)
@@ -308,8 +328,7 @@ class Loop:
 
     def _save(self) -> None:
         self._check_finite()
-        if self.world.first:
-            self.state.save(self.run, self.stage.name, {"made_by": self.made_by, "data": self.data})
+        self.state.save(self.run, self.stage.name, {"made_by": self.made_by, "data": self.data}, self.world)
         self.saved_step = self.step
 
     def _restore(self) -> None:
@@ -325,7 +344,7 @@ class Loop:
                 f"the stage {self.stage.name} of {self.run.path} was trained on what other weights gave; start it over "
                 f"with --stage {self.stage.name} --overwrite"
             )
-        self.state.restore(self.run, tensors, values)
+        self.state.restore(self.run, self.stage.name, tensors, values)
         self.saved_step = self.step
         self.at.finished &= self._is_over()
         if values.get("data", self.data) != self.data:
@@ -341,7 +360,7 @@ class Loop:
         self.progress.say(f"resuming {self.run.path} at step {self.step} of {self.steps}")
 
     def _saved(self) -> Loaded | None:
-        return self.run.load_state(self.stage.name, self.progress.say)
+        return self.run.load_state(self.stage.name, self.progress.say, whole=self.movers.sharded is None)
 
     def _say_other_data(self) -> None:
         """What is done stays; raises RunError where there is something left to do."""

@@ -1,6 +1,7 @@
 """What moves the weights of a stage: each turn's optimizer, schedule and guard, and the average of all weights."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -9,13 +10,14 @@ from torch import Tensor, nn
 from lowerbound import noise
 from lowerbound.devices import Precision, fuse, reduced, rounding
 from lowerbound.model import Model
-from lowerbound.optimization import Guard
+from lowerbound.optimization import Guard, norm_of
 from lowerbound.parallel import ALONE, World, own_rows
 from lowerbound.runs.recipes import Training
 from lowerbound.space import Y
 from lowerbound.stages import Loss, Pair, Stage, Turn
 from lowerbound.training.gradients import add_up
 from lowerbound.training.graph import Graphed, Moved
+from lowerbound.training.sharded import Sharded, local
 
 COMPILER = "inductor"  # of torch.compile
 
@@ -39,11 +41,20 @@ class Wishes:
 class Mover:
     """The move of one turn."""
 
-    def __init__(self, turn: Turn, config: Training, device: torch.device, world: World, wishes: Wishes):
-        self.turn, self.world, self.wishes, self.batch = turn, world, wishes, config.batch
+    def __init__(
+        self,
+        turn: Turn,
+        config: Training,
+        device: torch.device,
+        world: World,
+        wishes: Wishes,
+        sharded: Sharded | None = None,
+    ):
+        self.turn, self.world, self.wishes, self.batch, self.sharded = turn, world, wishes, config.batch, sharded
         self.precision: Precision = config.precision
         self.settings, self.schedule = turn.optimizer or config.optimizer, turn.schedule or config.schedule
-        self.parameters = [p for part in turn.parts for p in part.parameters()]
+        self.named = [p for part in turn.parts for p in part.parameters()]  # as modules have them
+        self.parameters = self.named if sharded is None else [sharded.own(p) for p in self.named]
         self.optimizer = self.settings.build(self.parameters)
         self.lr = self.settings.lr
         if device.type == "cuda":  # where kernels read it, so that a graph may go on with it
@@ -67,28 +78,45 @@ class Mover:
 
     def _move(self, x: Tensor, y: Y, step: Any) -> Moved:
         with reduced(self.precision):
-            loss = self.turn.loss(x, y, step)
-        for p in self.parameters:
+            loss = self.turn.loss(x, y, step) if self.sharded is None else self.sharded(self.turn.loss, x, y, step)
+        for p in (*self.named, *self.parameters):
             p.grad = None
+        norm = None
         if self.world.size > 1:
-            loss = self._of_all(loss)
+            loss, norm = self._of_all(loss)
         else:
             loss.value.backward()
-        return Moved(Loss(loss.value.detach(), loss.terms), self.guard.step(self.parameters))
+        return Moved(Loss(loss.value.detach(), loss.terms), self.guard.step(self.parameters, norm))
 
-    def _of_all(self, loss: Loss) -> Loss:
+    def _of_all(self, loss: Loss) -> tuple[Loss, Tensor | None]:
         """The loss of the whole batch, and its gradients: a process's counts by its share of the rows.
 
-        Of terms the mean, [1].
+        Of terms the mean, [1]. And the norm of all gradients, where this process has a part of them.
         """
         share = own_rows(self.batch).n / self.batch
         (loss.value * share).backward()
         own = [loss.value.detach(), *(t.detach().mean() for t in loss.terms.values())]
         dtype = loss.value.dtype
         numbers = torch.cat([share * torch.stack([t.to(dtype) for t in own]), self.wishes.own.to(dtype)])
-        numbers = add_up(self.world, self.parameters, numbers)
+        if self.sharded is None:
+            numbers, norm = add_up(self.world, self.parameters, numbers), None
+        else:
+            numbers, norm = self._of_parts(numbers, self.sharded.cut)
         self.wishes.all.copy_(numbers[-2:])
-        return Loss(numbers[0], dict(zip(loss.terms, numbers[1:-2].split(1), strict=True)))
+        return Loss(numbers[0], dict(zip(loss.terms, numbers[1:-2].split(1), strict=True))), norm
+
+    def _of_parts(self, numbers: Tensor, cut: set[nn.Parameter]) -> tuple[Tensor, Tensor]:
+        """The sums of the numbers, and the norm of all gradients: this process has its part of most, which are added up
+        by now; those of parameters that are whole are added up here."""
+        pairs = list(zip(self.named, self.parameters, strict=True))
+        for p, own in pairs:
+            if p in cut:
+                own.grad = None if p.grad is None else local(p.grad)
+        whole = [p for p in self.named if p not in cut]
+        norms = numbers.new_zeros(self.world.size)
+        norms[self.world.rank] = norm_of(own for p, own in pairs if p in cut)
+        norms, numbers = add_up(self.world, whole, torch.cat([norms, numbers])).split([len(norms), len(numbers)])
+        return numbers, torch.linalg.vector_norm(torch.cat([norms, norms.new_zeros(1) + norm_of(whole)]))
 
 
 class Movers:
@@ -111,8 +139,14 @@ class Movers:
         if config.compile:
             fuse(trained, COMPILER)
         self.wishes = Wishes(device)
-        self.each = [Mover(turn, config, device, world, self.wishes) for turn in stage.turns]
-        self.weights = [p.detach() for mover in self.each for p in mover.parameters] + _learned_buffers(stage)
+        buffers = _learned_buffers(stage)
+        self.sharded: Sharded | None = None
+        if is_sharded(stage, config, world):
+            parts = tuple(part for turn in stage.turns for part in turn.parts)
+            # a second turn may take a slope inside its loss, or hold another's weights: blocks would be in its way
+            self.sharded = Sharded(parts, trained.kept_whole, world, device, apart=len(stage.turns) == 1)
+        self.each = [Mover(turn, config, device, world, self.wishes, self.sharded) for turn in stage.turns]
+        self.weights = [p.detach() for mover in self.each for p in mover.parameters] + buffers
         self.average = [p.clone() for p in self.weights] if self.averaging else []
 
         whole = config.graph and device.type == "cuda" and world.size == 1
@@ -137,9 +171,22 @@ class Movers:
             self.trained.after_step()
         return moved
 
+    def whole(self) -> AbstractContextManager[None]:
+        """Inside, modules have their whole weights, and may be asked anything. All processes enter and leave."""
+        return nullcontext() if self.sharded is None else self.sharded.whole()
+
+    def changing(self) -> AbstractContextManager[None]:
+        """As `whole`; and what weights are changed to inside stays."""
+        return nullcontext() if self.sharded is None else self.sharded.changing()
+
     def average_anew(self) -> None:
         """Forget what the weights were: their average is what they are now."""
         self.average = [w.clone() for w in self.weights] if self.average else []
+
+
+def is_sharded(stage: Stage, config: Training, world: World) -> bool:
+    """Whether processes share out the weights that a stage moves; those of a closed form, they don't."""
+    return config.shard and world.size > 1 and stage.fit is None
 
 
 def _mean(moved: list[Moved]) -> Moved:

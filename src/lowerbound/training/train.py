@@ -4,7 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from lowerbound.space import Density
 from lowerbound.stages import Size, Stage
 from lowerbound.training.lines import summary_writer
 from lowerbound.training.loop import Loop, Pictures, load_weights
+from lowerbound.training.movers import is_sharded
 from lowerbound.training.prepared import prepared
 from lowerbound.training.resuming import changed, continued, is_there
 
@@ -77,6 +78,8 @@ def train(
         for i, part in enumerate(work.stages):
             with _memory_for(part, work, where):
                 done[i] = _run_stage(run, work.model, part, work.batches, shown, progress, stop, world)
+            if is_sharded(part, config.train.of(part.name), world):
+                work = work.anew(run, where)
     if not any(done):
         progress.say(f"{path} is finished; nothing to resume")
     work.model.zero_grad()  # gradients would only take memory
@@ -166,13 +169,9 @@ class _Work:
             model = config.model.build(facts.space, facts.given(config)).to(device)
         for line in model.remarks:
             asked.progress.say(line)
-        stages = _chosen(model.stages(), asked.stage)
-        if (
-            facts.labelled is not None and model.density is Density.NONE
-        ):  # no label of the validation images is looked at
-            stages = [stage._replace(score=None) for stage in stages]
+        stages = _to_train(model, facts, asked)
         _check_settings(config.train, model.stages(), stages, len(images), len(valid), device)
-        _check_world(config.train, stages, asked.world)
+        _check_world(config.train, stages, asked)
         _check_trained_before(old, model.stages(), stages, asked)
         options: dict[str, Any] = facts.conditions(config) | {"binarize": facts.binarizes}
         batches = (
@@ -180,6 +179,12 @@ class _Work:
             Batches(valid, device, **options, labelled=None if facts.labelled is None else ()),
         )
         return _Work(asked, config, old, facts, batches, model, stages)
+
+    def anew(self, run: Run, device: torch.device) -> "_Work":
+        """With a model whose weights are those of the run, after a stage whose weights processes shared out."""
+        model = run.build().to(device)
+        load_weights(self.asked.world, run, model)
+        return replace(self, model=model, stages=_to_train(model, self.facts, self.asked))
 
     def begin(self) -> Run:
         """The run, as it is before its first step, or its next."""
@@ -216,6 +221,13 @@ class _Work:
         return run
 
 
+def _to_train(model: Model, facts: Facts, asked: _Asked) -> list[Stage]:
+    stages = _chosen(model.stages(), asked.stage)
+    if facts.labelled is not None and model.density is Density.NONE:  # no label of the validation images is looked at
+        return [stage._replace(score=None) for stage in stages]
+    return stages
+
+
 def _chosen(stages: tuple[Stage, ...], name: str | None) -> list[Stage]:
     names = [s.name for s in stages]
     if name is not None and name not in names:
@@ -247,8 +259,17 @@ def _check_settings(
             raise ConfigError(f"train.patience={own.patience}: nothing scores the stage {stage.name}; leave it null")
 
 
-def _check_world(config: Training, stages: list[Stage], world: World) -> None:
-    """Raise ConfigError where there are more processes than images in a batch."""
+def _check_world(config: Training, stages: list[Stage], asked: _Asked) -> None:
+    """Raise ConfigError where there are more processes than images in a batch, and for what weights can't be that
+    processes share out."""
+    world, shared = asked.world, [stage for stage in stages if config.of(stage.name).shard]
+    if shared and world.size == 1:
+        asked.progress.say("train.shard=true: is of several processes (--processes N); this one has all of the weights")
+    if any(config.of(stage.name).compile for stage in shared) and world.size > 1:
+        raise ConfigError(
+            "train.compile=true: compiled networks have all of their weights, which train.shard=true shares out; leave "
+            "one of them"
+        )
     for stage in stages:
         batch = config.of(stage.name).batch
         if batch < world.size:
