@@ -7,6 +7,7 @@ Files are safetensors: reading them executes nothing.
 import os
 import secrets
 import shutil
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,21 +22,21 @@ from lowerbound.parallel import World
 Cut = Callable[[str, torch.Size, torch.dtype], Tensor]  # name, whole shape, type -> a DTensor to fill
 
 
-def save(state: Path, tensors: Mapping[str, Tensor], world: World) -> dict[str, Any]:
+def write(state: Path, tensors: Mapping[str, Tensor], world: World) -> dict[str, Any]:
     """Write the parts of tensors (DTensor) beside a state, which does not know of them yet; what it is to hold of them.
 
     All processes call it. Raises UserError where one can't write.
     """
     # takes a second, for which others need not wait
-    from torch.distributed import checkpoint
     from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     code = world.told(secrets.randbelow(10**12) if world.first else None)
     temporary = state.with_name(f".{state.stem}.{code:012d}")  # which `Run.tidy` removes, if it stays
     try:
         temporary.mkdir(parents=True, exist_ok=True)
-        writer = checkpoint.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
-        checkpoint.save(dict(tensors), storage_writer=writer)
+        save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
     except CheckpointException as e:
         raise _unwritten(state, dict(e.failures)) from None
     except RuntimeError as e:
@@ -56,17 +57,20 @@ def check(state: Path, parts: Mapping[str, Any]) -> None:
             raise ValueError(f"{found.relative_to(state.parent)} is not what was saved")
 
 
-def load(state: Path, parts: Mapping[str, Any], cut: Cut | None = None) -> dict[str, Tensor]:
+def read(state: Path, parts: Mapping[str, Any], cut: Cut | None = None) -> dict[str, Tensor]:
     """The whole tensors, read by this process alone; or what `cut` gives for each, filled, where all processes read."""
-    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
-    reader = checkpoint.HuggingFaceStorageReader(str(state.with_name(parts["folder"])))
-    known: Mapping[str, Any] = reader.read_metadata().state_dict_metadata
+    reader = HuggingFaceStorageReader(str(state.with_name(parts["folder"])))
+    known: Any = reader.read_metadata().state_dict_metadata
     if cut is None:
         tensors = {name: torch.empty(m.size, dtype=m.properties.dtype) for name, m in known.items()}
     else:
         tensors = {name: cut(name, m.size, m.properties.dtype) for name, m in known.items()}
-    checkpoint.load(tensors, storage_reader=reader, no_dist=cut is None)
+    with warnings.catch_warnings():  # that this process reads alone is what is meant
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        load(tensors, storage_reader=reader, no_dist=cut is None)
     return tensors
 
 

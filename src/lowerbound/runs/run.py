@@ -280,25 +280,20 @@ class Run:
 
     def save_parts(self, stage: str, tensors: Mapping[str, Tensor], world: World) -> dict[str, Any]:
         """Write what processes share out of a state, before it is saved: its `values["parts"]`. All call it."""
-        return parts.save(self._state(stage), tensors, world)
+        return parts.write(self._state(stage), tensors, world)
 
     def load_parts(self, stage: str, values: Mapping[str, Any], cut: parts.Cut) -> dict[str, Tensor]:
         """What this process has of a state's parts, as `cut` says. All call it."""
-        return parts.load(self._state(stage), values["parts"], cut)
+        return parts.read(self._state(stage), values["parts"], cut)
 
     def load_state(self, stage: str, said: states.Said | None = None, *, whole: bool = True) -> states.Loaded | None:
         """The tensors and values of the last state; None before the first.
 
-        whole: with those that processes share out, as `load_parts` has them else.
-
+        whole: with those that processes share out, which are for `load_parts` else.
         said: told where the last is damaged, and the one before it is what is given. Raises RunError where it is, and
         nobody is told, or that one is damaged too.
         """
-        found = states.load_state(self._state(stage), said)
-        if found is None or not whole or "parts" not in found[1]:
-            return found
-        tensors, values = found
-        return tensors | parts.load(self._state(stage), values["parts"]), values
+        return states.load_state(self._state(stage), said, whole=whole)
 
     def states(self) -> dict[str, dict[str, Any]]:
         """The values of the last state of every stage, without its tensors: {} where there are none to be read."""

@@ -37,8 +37,7 @@ def load_tensors(path: Path) -> Loaded:
 def save_state(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     """Whole or not at all; the state that was there is kept as the one before.
 
-    `values["parts"]`, if it is there: what `parts.save` gave of the tensors that processes share out. They are complete
-    by now.
+    `values["parts"]`, if it is there: what `parts.write` gave of the tensors that processes share out, all by now.
     """
     packed = _packed(tensors)
     metadata = {"values": json.dumps(values), "sum": _sum(packed)}
@@ -49,22 +48,22 @@ def save_state(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, A
     parts.tidy(path, filter(None, known))
 
 
-def load_state(path: Path, said: Said | None) -> Loaded | None:
+def load_state(path: Path, said: Said | None, *, whole: bool = True) -> Loaded | None:
     """The last state; None before the first. Where it is damaged the one before it, which is told to `said`.
 
-    What processes share out is in its `values["parts"]`, for `parts.load`.
+    whole: with what processes share out.
 
     Raises RunError where no state can be read; without `said` where the last can't.
     """
     if not path.is_file():
         return None
     try:
-        return _whole(path)
+        return _whole(path, whole)
     except DAMAGE as e:
         problem = f"{path} is damaged ({e})"
         if said is not None and before(path).is_file():
             with suppress(*DAMAGE):
-                found = _whole(before(path))
+                found = _whole(before(path), whole)
                 said(f"{problem}; going on from the state before it, of step {found[1]['step']}")
                 return found
     raise RunError(f"{problem}; start over with --overwrite")
@@ -91,7 +90,7 @@ def _keep(path: Path) -> None:
             temporary.unlink(missing_ok=True)  # which is left where both are names of one file
 
 
-def _whole(path: Path) -> Loaded:
+def _whole(path: Path, parted: bool) -> Loaded:
     """Raises one of DAMAGE where it is not what was saved."""
     tensors, values = load_tensors(path)
     if "parts" in values:
@@ -100,7 +99,8 @@ def _whole(path: Path) -> Loaded:
         wanted = file.metadata().get("sum")
     if wanted is not None and wanted != _sum(tensors):
         raise ValueError("its tensors are not those that were saved")
-    return tensors, values
+    more = parts.read(path, values["parts"]) if parted and "parts" in values else {}
+    return tensors | more, values
 
 
 def _values(path: Path) -> dict[str, Any]:
