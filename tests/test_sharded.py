@@ -21,7 +21,7 @@ import lowerbound as lb
 from command import some_digits
 from lowerbound import testing
 from lowerbound.config import components
-from lowerbound.errors import Interrupted
+from lowerbound.errors import ConfigError, Interrupted
 from lowerbound.model import Model
 from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.vae import VAE
