@@ -286,8 +286,7 @@ class VQVAE(CodeModel):
     def _loss(self, x: Tensor, y: Y = None, step: int = 0) -> Loss:
         """Of the autoencoder: -log p(x|z), and what the quantizers add, an element of theirs weighing as one of x."""
         quantized = self._quantize(x)
-        vectors = self._dropped([q.z for q in quantized])
-        distortion = -self.likelihood_head(self._decode(vectors)).log_prob(x)  # [B]
+        distortion = -self.likelihood_head(self._decode(self._dropped([q.z for q in quantized]))).log_prob(x)  # [B]
         added = torch.stack([q.loss for q in quantized])  # [L, B]
         terms = {"distortion": distortion} | {f"commitment.{n}": a for n, a in zip(self.levels, added, strict=True)}
         value = (distortion + self.space.dims * added.sum(0)).mean()
