@@ -248,6 +248,19 @@ def test_what_is_fetched_from_elsewhere_is_named(html: str, many: int, tmp_path:
     assert len([*checking.outside(tmp_path)]) == many
 
 
+@pytest.mark.parametrize(
+    ("html", "many"),
+    [
+        ("<math><mo>\\arg</mo></math>", 1),
+        ("<p>left as $x^2$</p>", 1),
+        ("<math><mi>x</mi></math><code>$HOME</code><pre>a $b</pre>", 0),
+    ],
+)
+def test_an_equation_left_as_it_was_is_named(html: str, many: int, tmp_path: Path):
+    (tmp_path / "a.html").write_text(f"<article>{html}</article>")
+    assert len([*checking.unread(tmp_path)]) == many
+
+
 def anchors() -> dict[str, set[str]]:
     """Each page of docs/errors/ and its headings."""
     home = ROOT / "docs" / "errors"

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 FETCHED = re.compile(
     r'<(?:script|img|iframe|source)\b[^>]*\bsrc="?(?:https?:)?//[^>]*>|<link\b[^>]*\bstylesheet[^>]*//[^>]*>'
 )
+ARTICLE = re.compile(r"<article.*?</article>", re.DOTALL)
+MATH = re.compile(r"<math.*?</math>", re.DOTALL)
+CODE = re.compile(r"<(pre|code)\b.*?</\1>", re.DOTALL)
+TAG = re.compile(r"<[^>]+>")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
 
 
@@ -41,6 +45,17 @@ def outside(site: Path) -> Iterator[str]:
     for page in sorted(site.rglob("*.html")):
         for tag in sorted(set(FETCHED.findall(page.read_text(encoding="utf-8")))):
             yield f"{page.relative_to(site)}: fetches from the network: {tag}"
+
+
+def unread(site: Path) -> Iterator[str]:
+    """Equations of the built site that were left as TeX, whole or in part."""
+    for page in sorted(site.rglob("*.html")):
+        (text, *_) = ARTICLE.findall(page.read_text(encoding="utf-8")) or [""]
+        for math in MATH.findall(text):
+            if "\\" in math:
+                yield f"{page.relative_to(site)}: an equation has TeX left in it: {TAG.sub('', math)[:80]}"
+        if left := re.search(r"\$[^$]{1,40}", TAG.sub("", CODE.sub("", text))):
+            yield f"{page.relative_to(site)}: an equation was not seen as one: {left[0]}"
 
 
 def _links(page: Path) -> Iterator[str]:

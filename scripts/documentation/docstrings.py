@@ -20,6 +20,6 @@ class Docstrings(griffe.Extension):
 
 
 def plain(text: str) -> str:
-    text = DIRECTIVE.sub(lambda m: f"$${textwrap.dedent(m[1]).strip()}$$", text)
+    text = DIRECTIVE.sub(lambda m: f"\n$${textwrap.dedent(m[1]).strip()}$$\n", text)
     text = text.replace("<!--", "&lt;!--")
     return EXAMPLE.sub("Examples:", ROLE.sub(r"$\1$", text)).replace("``", "`")

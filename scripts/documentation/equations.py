@@ -20,7 +20,8 @@ def drawn(page: str) -> str:
 def _drawn(found: re.Match[str]) -> str:
     tex = html.unescape(found[2] if found[3] is None else found[3])
     block = found[3] is not None
-    tex = re.sub(r"\\arg\\(max|min)", r"\\mathrm{arg\\,\1}", tex)  # which the converter doesn't know
+    # what the converter doesn't know
+    tex = re.sub(r"\\arg\\(max|min)", r"\\mathrm{arg\\,\1}", re.sub(r"(\\[bB]ig+)\\\|", "\\1‖", tex))
     math = convert(tex.strip(), display="block" if block else "inline")
     math = WORD.sub(r'<mi>\1</mi><mspace width="0.17em"/>', math)  # as TeX does
     if block:

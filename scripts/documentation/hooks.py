@@ -25,7 +25,7 @@ ELSEWHERE = {  # page of the site: file of the repository
 }
 TAKES = re.compile(rf"^( *)<!-- long: {LONG.pattern} -->$", re.MULTILINE)
 CELL = re.compile(r"(?<=<td>).*?(?=</td>)|(?<=<td style=\"text-align: right;\">).*?(?=</td>)", re.DOTALL)
-BREAK = re.compile(r"(?<=[\w\])])([._=,/])(?=[\w\[][^<>]*</code>)")  # in code
+BREAK = re.compile(r"(?<=[\w\])])([._=,/])(?=[^\W\d][^<>]*</code>)")  # in code, not in numbers
 ITEM = re.compile(r"([-*+]|\d+\.) ")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
