@@ -22,6 +22,7 @@ def _drawn(found: re.Match[str]) -> str:
     block = found[3] is not None
     # what the converter doesn't know
     tex = re.sub(r"\\arg\\(max|min)", r"\\mathrm{arg\\,\1}", re.sub(r"(\\[bB]ig+)\\\|", "\\1‖", tex))
+    tex = tex.replace("||", r"\|")
     math = convert(tex.strip(), display="block" if block else "inline")
     math = WORD.sub(r'<mi>\1</mi><mspace width="0.17em"/>', math)  # as TeX does
     if block:
