@@ -1,5 +1,6 @@
 """One process at a time writes into a run: real ones, some of them killed."""
 
+import gc
 import json
 import os
 import signal
@@ -35,6 +36,7 @@ def training_elsewhere(out: Path) -> int:
     """The number of a process that trains, and has come to step 30."""
     pid = os.fork()
     if pid == 0:
+        gc.freeze()  # what other tests have left is not to be cleared away where its threads are not
         try:
             train(out, "train.save_seconds=1e-9", told=Waits())
         finally:

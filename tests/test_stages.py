@@ -1,5 +1,6 @@
 """A training in several stages: an autoencoder, its codes, kept on disk, and a prior over each level of them."""
 
+import gc
 import json
 import os
 import resource
@@ -133,6 +134,7 @@ def in_a_process(work: Callable[[], Any]) -> int:
     """The exit status of a process that does the work: 0 where it ends, minus the signal where it was killed."""
     pid = os.fork()
     if pid == 0:
+        gc.freeze()  # what other tests have left is not to be cleared away where its threads are not
         try:
             work()
             os._exit(0)

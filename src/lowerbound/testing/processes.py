@@ -1,6 +1,7 @@
 """What several processes train is what one does, the same losses, the same weights, the same codebooks; and what they
 draw."""
 
+import gc
 import multiprocessing
 import pickle
 import tempfile
@@ -57,6 +58,8 @@ def in_threads(n: int, work: Callable[[World], T], patience: float = 60.0) -> li
                 found[rank] = work(world)
             except Exception as e:
                 errors[rank] = world.fail(e)
+            finally:
+                world.groups.clear()  # whose threads end here, whoever keeps an error and what it is of
         except BaseException as e:
             errors[rank] = e
 
@@ -76,6 +79,7 @@ def in_processes(n: int, work: Callable[[World], T], patience: float = 60.0) -> 
     with tempfile.TemporaryDirectory(prefix="lowerbound-") as folder:
 
         def run(rank: int, found: Any) -> None:
+            gc.freeze()  # what this one has left, its threads too, is not to be cleared away where they are not
             torch.set_num_threads(1)
             store = FileStore(f"{folder}/store", n)
             group = dist.ProcessGroupGloo(PrefixStore("cpu", store), rank, n, timedelta(seconds=patience))
