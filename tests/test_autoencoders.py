@@ -695,7 +695,7 @@ def test_a_kill_on_the_way_leaves_a_run(runs, monkeypatch, at):
 
         return step
 
-    for name in ("save_config", "save_model", "forget_prior"):
+    for name in ("save_config", "save_weights", "forget_prior"):
         monkeypatch.setattr(Run, name, mortal(getattr(Run, name)))
     with pytest.raises(Killed):
         fit_prior.fit_prior(Run.open(ae), "gaussian")

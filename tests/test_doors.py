@@ -1,7 +1,7 @@
 """What people give to a loaded model: arrays, lists, other types; taken where it has one meaning, else answered."""
 
 from collections.abc import Callable
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,19 @@ def test_booleans_are_binary_values():
     assert torch.equal(model.features(x), model.features(x.byte()))
 
 
+@dataclass
+class One:
+    """Images that are one batch, whatever is asked."""
+
+    batch: Batch
+
+    def __len__(self) -> int:
+        return len(self.batch.index)
+
+    def in_order(self, *asked: Any) -> list[Batch]:
+        return [self.batch]
+
+
 def test_training_and_measuring_go_by_without_a_check(monkeypatch: pytest.MonkeyPatch):
     def closed(*given: Any) -> Any:
         raise AssertionError("through the door of the public methods")
@@ -123,8 +136,7 @@ def test_training_and_measuring_go_by_without_a_check(monkeypatch: pytest.Monkey
         case = ModelCase.of(config)
         model, x, y = case.build(), case.x(6), case.y(6)
         prepared = [(x, y) if s.prepare is None else s.prepare.given(s.prepare.make(x, y), y) for s in model.stages()]
-        one = Batch(x, y, np.arange(6))
-        measured = SimpleNamespace(in_order=lambda rows, limit=None, start=0, one=one: [one])
+        measured = One(Batch(x, y, np.arange(6)))
         with monkeypatch.context() as m:
             for name in ("taken", "taken_events", "taken_conditions"):
                 m.setattr(Model, name, closed)
