@@ -58,6 +58,7 @@ def main() -> None:
     p.add_argument("--images", type=int, default=1000, help="the first so many test images")
     p.add_argument("--data", help="a data set in the place of each run's own")
     p.add_argument("--steps", type=int, help="in which a diffusion model is coded")
+    p.add_argument("--lossy", action="store_true", help="of a VQ-VAE, the codes alone, and the PSNR of what comes back")
     p.add_argument("--float32", action="store_true", help="the float path, not the portable one")
     p.add_argument("--no-codecs", action="store_true", help="the runs alone")
     p.add_argument("--json", type=Path, metavar="FILE")
@@ -95,9 +96,9 @@ FAMILIES: list[tuple[str, str, list[str], str, int, list[str]]] = [
     ("VAE of binarized images", "pretrained:vae-mnist", [], "mnist-binarized", 40, []),
     ("autoregressive", "pretrained:pixelcnn-mnist", [], "mnist-binarized", 8, []),
     ("hierarchical VAE", "pretrained:hvae-mnist", [], "mnist-binarized", 8, []),
-    ("VQ-VAE, lossless", "vq", ["vqvae2-digits", *FEW, "train.stages.prior.steps=20"], "digits", 40, []),
-    ("VQ-VAE, lossy", "vq", [], "digits", 40, ["--lossy"]),
-    ("diffusion", "diffusion", ["diffusion-digits", *FEW], "digits", 16, ["--steps", "8"]),
+    ("VQ-VAE, lossless", "runs/vq", ["vqvae2-digits", *FEW, "train.stages.prior.steps=20"], "digits", 40, []),
+    ("VQ-VAE, lossy", "runs/vq", [], "digits", 40, ["--lossy"]),
+    ("diffusion", "runs/diffusion", ["diffusion-digits", *FEW], "digits", 16, ["--steps", "8"]),
 ]
 
 
@@ -109,7 +110,7 @@ def families() -> None:
             pictures = pngs(own / "in", data, n)
             if training:
                 lowerbound("train", *training, "--out", run, within=folder)
-            label = ["--label", "3"] if run == "vq" else []
+            label = ["--label", "3"] if run == "runs/vq" else []
             lowerbound("compress", run, own / "in", "--out", own / "a.lb", *label, *how, within=folder)
             listed = json.loads(lowerbound("decompress", own / "a.lb", "--list", "--json", within=folder))
             lowerbound("decompress", own / "a.lb", "--out", own / "back", within=folder)
@@ -152,24 +153,25 @@ def measured(name: str, run: Run, batches: Any, x: np.ndarray, options: argparse
     model, y = run.load("cpu"), None
     if model.given:
         y = np.concatenate([batch.y.numpy() for batch in batches.in_order(1024)])
-    by, dims = scheme_of(model, Way(steps=options.steps)), x.size
+    way, dims = Way(options.lossy, options.steps), x.size
+    by = scheme_of(model, way)
     with tempfile.TemporaryDirectory() as folder:
         path, begun = Path(folder, "a.lb"), time.monotonic()
-        how = {"y": y, "way": Way(steps=options.steps), "float32": options.float32}
+        how = {"y": y, "way": way, "float32": options.float32}
         made = archive.write(path, model, x, {}, verify=False, **how)
         encoding, begun = time.monotonic() - begun, time.monotonic()
         with Container(path) as container:
             back = Archive(container, model, y)[0 : len(x)]
         decoding = time.monotonic() - begun
-    assert np.array_equal(back, x), name
-    said = bound(World(by.model, batches))
-    return {
-        "run": name,
-        "images": len(x),
-        "file": made.bits / dims,
-        "messages": made.net / dims,
-        "bound": said.value,
-        "stderr": said.stderr,
+    row = {"run": name, "images": len(x), "file": made.bits / dims, "messages": made.net / dims}
+    if options.lossy:
+        mse = np.square(back.astype(np.int64) - x).mean() / ((model.space.levels or 256) - 1) ** 2
+        row["PSNR"] = float(-10 * np.log10(mse))
+    else:
+        assert np.array_equal(back, x), name
+        said = bound(World(by.model, batches))
+        row |= {"bound": said.value, "stderr": said.stderr}
+    return row | {
         "initial bytes": made.initial // 8,
         "encode MB/s": dims / encoding / 1e6,
         "decode MB/s": dims / decoding / 1e6,

@@ -157,6 +157,22 @@ def test_mistakes(digits: Path, here: Path):
     assert "say the folder for the images, or --list" in call("decompress", "a.lb").err
 
 
+def test_no_file_is_written_over_but_one_that_compress_wrote(digits: Path, here: Path):
+    shutil.copytree(digits, "in")
+    before = {path: path.read_bytes() for path in Path("in").rglob("*.png")}
+    done = call("compress", "pretrained:vae", "in", "--out", "in/0.png")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "in/0.png: this file is there and `lowerbound compress` did not write it; say another name" in done.err
+    right("compress", "pretrained:vae", "in", "--out", "a.lb")
+    right("compress", "pretrained:vae", "in/0.png", "--out", "a.lb")
+    done = call("decompress", "a.lb", "--out", "in")
+    assert (done.status, "in/0.png is there already; say another folder, or --overwrite" in done.err) == (2, True)
+    assert {path: path.read_bytes() for path in Path("in").rglob("*.png")} == before
+    Path("in/0.png").write_bytes(b"another")
+    right("decompress", "a.lb", "--out", "in", "--overwrite")
+    expect_same(digits, here / "in")
+
+
 def test_a_run_that_lies_elsewhere_is_asked_for(digits: Path, here: Path):
     shutil.copytree(lb.Run.open("pretrained:vae").path, "mine")
     right("compress", "mine", digits, "--out", "a.lb")

@@ -65,6 +65,15 @@ def block_of(words: np.ndarray) -> bytes:
     return length + CHECK.pack(zlib.crc32(message, zlib.crc32(length))) + message
 
 
+def is_one(path: Path) -> bool:
+    """Whether a file begins as one of these. Raises DataError where it can't be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError as e:
+        raise DataError(f"{path}: {e.strerror or e}") from None
+
+
 class Container:
     """A file that is being read. Raises Damaged for another one, in one sentence; allocates no more than it holds."""
 

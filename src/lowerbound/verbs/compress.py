@@ -9,6 +9,7 @@ from typing import Annotated
 
 from lowerbound.codec import archive
 from lowerbound.codec.choice import Way
+from lowerbound.codec.container import is_one
 from lowerbound.codec.contents import labels_of_tiles, table_of
 from lowerbound.codec.images import Values, found, read
 from lowerbound.codec.tiles import Layout, Tiles
@@ -76,7 +77,7 @@ def compress(
 
     Args:
         images: image files, or folders of them
-        out: the file
+        out: the file; one that was there is replaced, if `compress` wrote it
         label: what all images are, for a model that is given the label; by default the folder's name that each is in
         steps: in which a diffusion model is coded, by default its own or 16: more take longer, and less room
         lossy: of a VQ-VAE, keep the codes alone: a tiny file, of which other pixels come back
@@ -85,8 +86,10 @@ def compress(
         no_names: leave out the names of the images, and where the run lies
         no_verify: don't decode the whole file and compare before it takes its name
 
-    Raises UserError: for a model that can't, and for images of which something would be lost.
+    Raises UserError: for a model that can't, for images of which something would be lost, and for another program's
+    file in the place of `out`.
     """
+    _check_free(Path(out))
     begun, model = time.monotonic(), run.load()
     values = Values(model.space, run.recipe.data.levels is None)
     pictures = found(images)
@@ -126,6 +129,12 @@ def compress(
         seconds=seconds,
         mb_per_second=values_of / seconds / 1e6,
     )
+
+
+def _check_free(out: Path) -> None:
+    """Raise UserError where a file would be lost that `compress` did not write, such as one of the images."""
+    if out.is_file() and not is_one(out):
+        raise UserError(f"--out {out}: this file is there and `lowerbound compress` did not write it; say another name")
 
 
 def _labels(run: Run, names: Sequence[str], label: str | int | None) -> list[int] | None:

@@ -43,6 +43,7 @@ def decompress(
     out: Annotated[str | Path | None, Option(kind=Path | None)] = None,
     only: Annotated[Sequence[str] | None, Option(kind=list[str] | None), MANY] = None,
     listing: Annotated[bool, Parameter(name="--list")] = False,
+    overwrite: bool = False,
     run: OtherRun = None,
     progress: Told = False,
 ) -> Shown:
@@ -53,10 +54,11 @@ def decompress(
         out: the folder for the images
         only: an image of this name alone; may be given several times
         listing: say which images there are, without decoding any
+        overwrite: write over files that are there
         run: the run that wrote it, where it doesn't lie where the file says
 
-    Raises UserError: for another model, a file that is damaged, and where this machine does not compute as that which
-    wrote it.
+    Raises UserError: for another model, a file that is damaged, where this machine does not compute as that which wrote
+    it, and for images that are there already.
     """
     with Container(Path(file)) as container:
         if listing:
@@ -70,6 +72,9 @@ def decompress(
         layout = contents.layout(container, run.facts.shape)
         wanted = _wanted(contents.names, only)
         paths = targets(contents.names)
+        there = [] if overwrite else [Path(out, paths[i]) for i in wanted if os.path.lexists(Path(out, paths[i]))]
+        if there:
+            raise UserError(f"{there[0]} is there already; say another folder, or --overwrite")
         y = contents.labels_of(container, layout, model.given)
         archive, told, done = Archive(container, model, y), progress.count("decompressing"), 0
         for k, i in enumerate(wanted):
