@@ -1,16 +1,20 @@
 """Whatever the images are, they come back: of any size and kind, by any scheme, one or ten thousand."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import lowerbound as lb
 from lowerbound.codec import archive
 from lowerbound.codec.archive import Archive
 from lowerbound.codec.container import Container
 from lowerbound.codec.tiles import Layout, Tiles
+from lowerbound.data.base import Data
 from lowerbound.families import LogisticMixture
 from lowerbound.model import Model
 from lowerbound.models.autoregressive import Autoregressive
@@ -21,6 +25,7 @@ from lowerbound.noise import seeded
 from lowerbound.space import Space
 from lowerbound.testing import shake_parameters
 
+REAL = os.environ.get("LOWERBOUND_DATA")
 pytestmark = pytest.mark.usefixtures("surroundings")
 
 SMALL, SHAPE = MLP.Config(hidden=(8,)), (1, 8, 8)
@@ -79,3 +84,22 @@ def test_ten_thousand_images_come_back(tmp_path: Path):
     written = come_back(tmp_path, LATENTS, images)
     assert written.n == 10_000
     assert written.framing == 8 * (56 + 8 * written.blocks)
+
+
+@pytest.mark.slow  # a minute of one core, and needs the published files
+def test_all_test_images_of_mnist_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """28x28, by a trained model, written on one thread, block by block read on two."""
+    if REAL is None:
+        pytest.skip("LOWERBOUND_DATA is not set")
+    monkeypatch.setenv("LOWERBOUND_DATA", REAL)
+    x, model = Data(source="mnist-binarized").open("test").x, lb.load("pretrained:vae-mnist")
+    archive.write(tmp_path / "a.lb", model, x, {}, verify=False)
+    torch.set_num_threads(2)
+    try:
+        with Container(tmp_path / "a.lb") as container:
+            archived = Archive(container, model)
+            assert len(archived) == len(x) == 10_000
+            for start in range(0, 10_000, 1000):
+                assert np.array_equal(archived[start : start + 1000], x[start : start + 1000])
+    finally:
+        torch.set_num_threads(1)
