@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ SMALL: Any = MLP.Config(hidden=(8,))
 def test_two_processes_send_the_bytes_that_are_computed():
     """One pass over the gradients; beside them a few numbers: the loss, its terms, and what processes ask."""
 
-    def told(world: World) -> tuple[int, int]:
+    def told(world: World) -> tuple[float, int]:
         model = VAE.Config(latent=(2,), encoder=SMALL, decoder=SMALL).build(Space((1, 4, 4), levels=2))
         movers = Movers(model, model.stages()[0], Training(steps=1, batch=5), 1, torch.device("cpu"), world=world)
         with sharing(world, 5) as rows:
@@ -91,6 +92,36 @@ def test_the_job_of_kubernetes_is_a_command_of_torchrun():
     assert (asked.module, asked.training_script) == (True, "lowerbound")
     assert asked.training_script_args[0] == "train"
     assert "--resume" in asked.training_script_args
+
+
+JOINED = """
+import sys
+import torch.distributed as dist
+import lowerbound as lb
+dist.init_process_group("gloo")
+run = lb.train("vae", out=sys.argv[1], train={"steps": 4, "batch": 9}, device="cpu")
+print(lb.evaluate(run, limit=5, draws=3, metrics=["nll"])["metrics"]["nll"]["n"], dist.get_rank())
+"""
+
+
+@pytest.mark.slow  # starts Python twice
+def test_a_worker_that_is_in_a_group_of_torch_s_already_trains(tmp_path: Path):
+    """As Ray Train's, accelerate's and Fabric's are: the variables are set, and init_process_group was called."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"OMP_NUM_THREADS": "1", "NODE_RANK": "0", "ACCELERATE_TORCH_DEVICE": "cpu"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOINED, str(tmp_path / "run")],
+            env={**os.environ, **shared, "RANK": str(r), "LOCAL_RANK": str(r)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for r in range(2)
+    ]
+    assert [w.communicate()[0].split() for w in workers] == [["5", "0"], ["5", "1"]]
 
 
 @pytest.mark.slow  # starts Python six times

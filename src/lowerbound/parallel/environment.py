@@ -1,5 +1,6 @@
 """Which process this is, by the variables that torchrun sets: as Slurm, Kubernetes, Ray and accelerate can too."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from lowerbound.parallel.world import ALONE, World
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 MEETING = 300  # seconds for all processes to come
+_met_before = itertools.count()  # worlds that this process was in, as all others were
 
 
 class Environment(NamedTuple):
@@ -93,7 +95,7 @@ def joined(environment: Environment, device: torch.device) -> Iterator[World]:
     if environment.size == 1:
         yield ALONE
         return
-    world = _met(environment, device)
+    world, before = _met(environment, device), dist.is_initialized()
     try:
         yield world
     except Ended:
@@ -104,7 +106,7 @@ def joined(environment: Environment, device: torch.device) -> Iterator[World]:
             raise
         raise said from e
     finally:
-        if dist.is_initialized():  # for weights that were shared out
+        if dist.is_initialized() and not before:  # for weights that were shared out
             dist.destroy_process_group()
 
 
@@ -115,6 +117,7 @@ def _met(environment: Environment, device: torch.device) -> World:
         waiting = timedelta(seconds=MEETING)
         store, *_ = next(iter(rendezvous("env://", rank, size, timeout=waiting)))
         store.set_timeout(waiting)
+        store = PrefixStore(f"world {next(_met_before)}", store)  # what the last one wrote is not read again
         groups: dict[str, Any] = {"cpu": dist.ProcessGroupGloo(PrefixStore("cpu", store), rank, size, waiting)}
         if device.type == "cuda":
             torch.cuda.set_device(device)
