@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import lowerbound as lb
 from command import call, some_digits
 from lowerbound import files, testing
 from lowerbound.errors import ConfigError, Ended, UserError
@@ -184,6 +185,29 @@ def test_a_killed_process_costs_the_steps_since_the_last_state(world: Worlds, tw
     assert records(two) == records(out)
     world.call(1, *words, "--out", parts, "--resume")
     assert_alike(two, parts)
+
+
+@pytest.mark.slow  # packs a hundred thousand images
+def test_shards_that_change_while_several_train_are_named(world: Worlds, tmp_path: Path):
+    """By whoever reads them first; what was trained is there, and goes on once the shards are what they were."""
+    noise = np.random.default_rng(0).integers(0, 17, (100_000, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", x=noise, levels=17)
+    lb.pack_data(str(tmp_path / "x.npz"), out=tmp_path / "packed", shard_size="1MB")
+    shards = sorted((tmp_path / "packed").glob("x-*.npy"))
+    was = [shard.read_bytes() for shard in shards]
+    words = ["train", "vae", *TINY[:4], "train.batch=330", "train.steps=250", "train.log_every=1", "data.window=1"]
+    words += ["train.save_seconds=0.02", "train.valid_every=250", "--data", str(tmp_path / "packed")]
+    world.start(2, *words, "--out", tmp_path / "run")
+    wait_for(tmp_path / "run", 5)
+    for shard, content in zip(shards, was, strict=True):
+        shard.write_bytes(content[:-40_000] + bytes(40_000))
+    assert 2 in world.statuses()
+    said = world.said(0) + world.said(1)
+    assert re.search(r"lowerbound: process \d: .*/x-\d+.*\.npy: its image \d+ is not as it was packed", said), said
+    assert "--resume goes on from it" in said
+    for shard, content in zip(shards, was, strict=True):
+        shard.write_bytes(content)
+    world.call(2, *words, "--out", tmp_path / "run", "--resume")
 
 
 def test_a_process_that_hangs_is_named(world: Worlds, digits: Path, tmp_path: Path):
