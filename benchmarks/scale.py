@@ -2,6 +2,7 @@
 
     python benchmarks/scale.py              # vqvae2-imagenet256, from the parameters of its stages: docs/scale.md
     python benchmarks/scale.py --check      # the same sums of a small model, beside two processes that are measured
+    python benchmarks/scale.py --shard      # bytes and memory of a prior's training in two processes, with train.shard
 
 The time of an image on one GPU is measured (benchmarks/README.md); the rest is computed. Nothing of the communication
 is hidden behind the backward pass here, so a step is their sum.
@@ -22,7 +23,9 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore, PrefixStore
 
 from common import parser, set_threads
+from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.vae import VAE
+from lowerbound.networks.gated import GatedPixelCNN
 from lowerbound.networks.mlp import MLP
 from lowerbound.parallel import ALONE, World, sharing
 from lowerbound.runs import recipes
@@ -47,9 +50,10 @@ class Volume(NamedTuple):
         """By a ring's all-reduce of the gradients: Patarasuk & Yuan (2009), https://doi.org/10.1016/j.jpdc.2008.09.002."""
         return 2 * (n - 1) / n * NUMBER * self.parameters
 
-    def sharded(self, n: int) -> float:
-        """Of weights that are sharded (FSDP2): gathered for both passes, and the gradients scattered."""
-        return 3 * (n - 1) / n * NUMBER * self.parameters
+    def sharded(self, n: int, apart: float = 1.0) -> float:
+        """Of weights that are sharded (FSDP2): gathered, that share of them which is in blocks for both passes, and the
+        gradients scattered."""
+        return (2 + apart) * (n - 1) / n * NUMBER * self.parameters
 
 
 def seconds(image: float, batch: int, volume: float, bandwidth: float, n: int) -> float:
@@ -156,10 +160,98 @@ def checked(batch: int = 256) -> dict[str, float]:
     }
 
 
+# ---- weights that two processes share out
+
+
+def _prior(width: int = 256, layers: int = 10) -> Autoregressive:
+    network = GatedPixelCNN.Config(width=width, layers=layers, out_width=width)
+    return Autoregressive.Config(network=network, context=4).build(Space((1, 8, 8), levels=256, ordered=False))
+
+
+def _resident(what: str) -> int:
+    """Bytes of this process: VmRSS, those it has; VmHWM, the most that it has had."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)]
+    return 1024 * int(line.split()[1])
+
+
+def _looped() -> int:
+    """Bytes that the processes of this machine have sent to each other."""
+    (line,) = [line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:")]
+    return int(line.split()[9])
+
+
+def _shared_steps(world: World, model: Autoregressive, *, shard: bool, n: int) -> tuple[Movers, float, float, float]:
+    """What moved the weights in 1 + n steps; of one, bytes counted and sent by a process, and seconds."""
+    config = Training(steps=1 + n, batch=8, shard=shard)
+    movers = Movers(model.train(), model.stages()[0], config, 1 + n, torch.device("cpu"), world=world)
+    x, taken, told, sent = torch.randint(256, (8, 1, 8, 8)), [], 0.0, 0
+    for step in range(1 + n):
+        if step == 1:  # what is begun once is begun by now
+            world.meet()
+            told, sent = world.told_bytes, _looped()
+        begun = time.perf_counter()
+        with sharing(world, 8) as rows:
+            movers.step([(x[rows.start : rows.stop], None)], step)
+        taken.append(time.perf_counter() - begun)
+    world.meet()
+    return movers, (world.told_bytes - told) / n, (_looped() - sent) / n / 2, median(taken[1:])
+
+
+def _sharing(rank: int, folder: str, shard: bool, found: Any) -> None:
+    torch.set_num_threads(1)
+    store = FileStore(f"{folder}/store", 2)
+    group = dist.ProcessGroupGloo(PrefixStore("cpu", store), rank, 2, timedelta(seconds=300))
+    world = World(rank, 2, {"cpu": group}, store)
+    _shared_steps(world, _prior(8, 1), shard=True, n=1)  # what is imported and begun once
+    before = _resident("VmRSS")
+    model = _prior()
+    parameters = sum(p.numel() for p in model.parameters())
+    apart = sum(p.numel() for block in model.network.apart for p in block.parameters()) / parameters
+    movers, told, sent, taken = _shared_steps(world, model, shard=shard, n=3)
+    kept = [*movers.average, *(p.detach() for p in movers.each[0].parameters)]
+    kept += [t for state in movers.each[0].optimizer.state.values() for t in state.values()]
+    kept += [p.grad for p in movers.each[0].parameters if p.grad is not None]
+    size, volume = sum(t.numel() * t.element_size() for t in kept), Volume(parameters)
+    if rank == 0:
+        found.put(
+            {
+                "parameters": parameters,
+                "MB a step, computed": (volume.sharded(2, apart) if shard else volume.summed(2)) / 1e6,
+                "MB a step, counted": told / 1e6,
+                "MB a step, through the loopback": sent / 1e6,
+                "MB of weights, gradients, average and optimizer": size / 1e6,
+                "MB of the process more than before": (_resident("VmRSS") - before) / 1e6,
+                "the same at most": (_resident("VmHWM") - before) / 1e6,
+                "ms of a step": 1e3 * taken,
+            }
+        )
+    world.meet()
+
+
+def shared(shard: bool) -> dict[str, float]:
+    """What a process of two sends, and what it keeps."""
+    context = mp.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        found = context.Queue()
+        workers = [context.Process(target=_sharing, args=(r, folder, shard, found)) for r in range(2)]
+        for worker in workers:
+            worker.start()
+        values = found.get(timeout=300)
+        for worker in workers:
+            worker.join()
+    return values
+
+
 def main() -> None:
     p = parser(__doc__)
+    p.add_argument("--shard", action="store_true", help="measure two processes that share weights out, or do not")
     p.add_argument("--check", action="store_true", help="measure two processes of a small model")
     options = p.parse_args()
+    if options.shard:
+        for shard in (False, True):
+            for name, value in shared(shard).items():
+                print(f"train.shard={str(shard).lower()}, {name}: {value:,.1f}")
+        return
     if not options.check:
         computed()
         return

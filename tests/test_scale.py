@@ -19,6 +19,7 @@ from lowerbound import testing
 from lowerbound.errors import UserError
 from lowerbound.models.vae import VAE
 from lowerbound.networks.mlp import MLP
+from lowerbound.networks.residual import ResidualMLP
 from lowerbound.parallel import World, sharing
 from lowerbound.parallel.environment import NEEDED, Environment
 from lowerbound.runs.recipes import Training
@@ -46,6 +47,28 @@ def test_two_processes_send_the_bytes_that_are_computed():
     for sent, parameters in testing.in_threads(2, told):
         assert NUMBER * parameters < sent <= NUMBER * (parameters + 8)
         assert Volume(parameters).summed(2) == NUMBER * parameters  # of a ring of two each sends half, twice
+
+
+def test_two_processes_that_share_weights_out_send_the_bytes_that_are_computed():
+    """Gathered once or, in blocks, twice, and scattered once; beside them a few numbers."""
+    network: Any = ResidualMLP.Config(width=8)
+
+    def told(world: World) -> tuple[float, int, int]:
+        model = VAE.Config(latent=(2,), encoder=network, decoder=network).build(Space((1, 4, 4), levels=2))
+        counts = [
+            sum(p.numel() for p in part.parameters()) for part in (model, *model.encoder.apart, *model.decoder.apart)
+        ]
+        training = Training(steps=1, batch=5, shard=True)
+        movers = Movers(model, model.stages()[0], training, 1, torch.device("cpu"), world=world)
+        world.told_bytes = 0.0
+        with sharing(world, 5) as rows:
+            movers.step([(torch.ones(rows.n, 1, 4, 4, dtype=torch.uint8), None)], 0)
+        return world.told_bytes, counts[0], sum(counts[1:])
+
+    for sent, parameters, apart in testing.in_processes(2, told):
+        volume = Volume(parameters).sharded(2, apart / parameters)
+        assert volume < sent <= volume + 10 * NUMBER
+        assert Volume(parameters).summed(2) < volume < Volume(parameters).sharded(2)
 
 
 def test_a_step_of_many_is_its_part_and_what_is_said():
