@@ -9,7 +9,7 @@ import torch
 
 from lowerbound.codec import archive, numerics
 from lowerbound.codec.archive import Archive
-from lowerbound.codec.bit_swap import BitSwap
+from lowerbound.codec.bit_swap import BitSwap, Grid
 from lowerbound.codec.bits_back import BitsBack
 from lowerbound.codec.channel import WORD
 from lowerbound.codec.choice import PLAINLY, Way, scheme_of, why_not
@@ -19,7 +19,7 @@ from lowerbound.errors import ModelError
 from lowerbound.families import Categorical as CategoricalFamily
 from lowerbound.families import DiscretizedNormal
 from lowerbound.families import GaussianMixture as MixtureNormal
-from lowerbound.model import Model
+from lowerbound.model import Extent, Model
 from lowerbound.models.autoregressive import Autoregressive
 from lowerbound.models.diffusion import Diffusion
 from lowerbound.models.discrete_diffusion import DiscreteDiffusion
@@ -161,6 +161,14 @@ def test_bit_swap_begins_with_the_bits_of_two_levels_at_most():
         assert taken[steps][0] <= most + 2 * WORD
     assert taken[24][1] > 5 * taken[3][1]
     assert taken[24][1] > 5 * taken[24][0]
+
+
+def test_a_grid_is_finer_than_its_level_and_reaches_as_far():
+    for extent in (Extent(0.001, 1.01), Extent(0.9, 9.0), Extent(0.5, 4.0)):
+        grid = Grid.of(extent, 9)
+        low, high = grid.values(np.array([0, 2**grid.bits - 1]))
+        assert grid.step <= extent.narrowest / 48
+        assert high == -low >= extent.farthest - grid.step
 
 
 def test_a_lossy_file_is_of_the_codes_alone(tmp_path: Path):
