@@ -55,9 +55,9 @@ def test_two_processes_that_share_weights_out_send_the_bytes_that_are_computed()
 
     def told(world: World) -> tuple[float, int, int]:
         model = VAE.Config(latent=(2,), encoder=network, decoder=network).build(Space((1, 4, 4), levels=2))
-        counts = [
-            sum(p.numel() for p in part.parameters()) for part in (model, *model.encoder.apart, *model.decoder.apart)
-        ]
+        networks: Any = (model.encoder, model.decoder)
+        parts = (model, *(block for network in networks for block in network.apart))
+        counts = [sum(p.numel() for p in part.parameters()) for part in parts]
         training = Training(steps=1, batch=5, shard=True)
         movers = Movers(model, model.stages()[0], training, 1, torch.device("cpu"), world=world)
         world.told_bytes = 0.0
