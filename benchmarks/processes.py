@@ -11,15 +11,17 @@ several stages the first is trained. An idle machine is needed: the load is said
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from statistics import median
 
 import common
 
-RECIPES = "vae-mnist,pixelcnn-mnist,vqvae-mnist,hvae-mnist,diffusion-mnist"
+RECIPES = "vae-mnist,pixelcnn-mnist,vqvae-mnist,hvae-mnist,diffusion-digits"
 SIDES = {"1 process, 2 threads": (1, 2), "2 processes, 1 thread": (2, 1)}
 
 
@@ -45,18 +47,28 @@ def main() -> None:
 
 
 def rate(recipe: str, steps: int, processes: int, threads: int) -> float:
-    """Images/s of a training of so many steps."""
+    """Images/s of a training of so many steps, which is then interrupted: an evaluation would take longer."""
     with tempfile.TemporaryDirectory() as folder:
         out, stage = Path(folder) / "run", ["--stage", "autoencoder"] if recipe.startswith("vqvae") else []
         every = max(1, steps // 10)
-        words = ["train", recipe, f"train.steps={steps}", f"train.log_every={every}", f"train.valid_every={steps}"]
+        words = ["train", recipe, "train.epochs=null", f"train.steps={100 * steps}", f"train.log_every={every}"]
         words += [*stage, "--out", str(out), "--device", "cpu", "--processes", str(processes)]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        command = [sys.executable, "-m", "lowerbound", *words, "train.valid_images=64"]
-        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
-        found = [line["images_per_second"] for line in lines if line["split"] == "train"]
-    return median(found[1:])
+        command = [sys.executable, "-m", "lowerbound", *words, f"train.valid_every={100 * steps}"]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as training:
+            while len(found := rates_of(out / "log.jsonl")) < 10:
+                if training.poll() is not None:
+                    raise SystemExit(f"{recipe} ended: {training.stderr.read().decode()[-500:]}")
+                time.sleep(0.2)
+            training.send_signal(signal.SIGINT)
+            training.communicate()
+    return median(found[1:10])
+
+
+def rates_of(log: Path) -> list[float]:
+    """Of the lines that a log has so far."""
+    lines = log.read_text().split("\n")[:-1] if log.exists() else []
+    return [r["images_per_second"] for r in map(json.loads, lines) if r["split"] == "train"]
 
 
 if __name__ == "__main__":
