@@ -58,7 +58,7 @@ def rate(recipe: str, steps: int, processes: int, threads: int) -> float:
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as training:
             while len(found := rates_of(out / "log.jsonl")) < 10:
                 if training.poll() is not None:
-                    raise SystemExit(f"{recipe} ended: {training.stderr.read().decode()[-500:]}")
+                    raise SystemExit(f"{recipe} ended: {training.communicate()[1].decode()[-500:]}")
                 time.sleep(0.2)
             training.send_signal(signal.SIGINT)
             training.communicate()

@@ -6,8 +6,11 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._C._distributed_c10d import HashStore
 
 import lowerbound as lb
 from command import call, some_digits
 from lowerbound import files, testing
 from lowerbound.errors import ConfigError, Ended, UserError
 from lowerbound.parallel import ALONE, World
-from lowerbound.parallel.environment import Environment
+from lowerbound.parallel.environment import NEEDED, Environment, fresh
 from lowerbound.progress import Progress
 from lowerbound.runs.lock import held
 from lowerbound.training.train import train
@@ -150,6 +154,19 @@ def test_more_processes_than_images_and_a_verb_that_one_does(world: Worlds, two:
 # ---- what can go wrong
 
 
+def test_a_store_in_which_others_met_before_says_nothing_of_them():
+    """Not what they wrote, nor that some of them came and others did not."""
+    store = HashStore()
+    for attempt in range(3):
+        with pytest.raises(RuntimeError, match=r"not all had come after 0\.1 seconds"):
+            fresh(store, 1, 3, patience=0.1)
+        with ThreadPoolExecutor(3) as pool:
+            parts = list(pool.map(lambda rank: fresh(store, rank, 3, patience=20), range(3)))
+        assert not any(part.check(["told"]) for part in parts)
+        parts[attempt].set("told", str(attempt))
+        assert [part.get("told").decode() for part in parts] == 3 * [str(attempt)]
+
+
 def wait_for(run: Path, step: int) -> None:
     """Until the log has come so far."""
     deadline = time.monotonic() + 120
@@ -185,6 +202,30 @@ def test_a_killed_process_costs_the_steps_since_the_last_state(world: Worlds, tw
     assert records(two) == records(out)
     world.call(1, *words, "--out", parts, "--resume")
     assert_alike(two, parts)
+
+
+@pytest.mark.slow  # starts Python six times
+def test_torchrun_begins_anew_what_was_killed(two: Path, digits: Path, tmp_path: Path):
+    """By itself, as often as --max-restarts says: the end is that of a training that nobody disturbed."""
+    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", "--monitor-interval", "0.1"]
+    words += ["-m", "lowerbound", "train", "vae", *LONG, "--data", str(digits), "--out", str(tmp_path / "run")]
+    environment = {k: v for k, v in os.environ.items() if k not in NEEDED} | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True, env=environment) as torchrun:
+        wait_for(tmp_path / "run", 60)
+        children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+        of_rank = {int(found[1]): int(pid) for pid in children if (found := rank_of(int(pid)))}
+        os.kill(of_rank[1], signal.SIGKILL)
+        said = torchrun.communicate()[1]
+    assert torchrun.returncode == 0, said
+    assert f"resuming {tmp_path / 'run'} at step" in said
+    for name in ("model.safetensors", "state/model.safetensors"):
+        a, b = load_file(two / name), load_file(tmp_path / "run" / name)
+        assert all(torch.equal(t, b[k]) for k, t in a.items()), name
+    assert records(two) == records(tmp_path / "run")
+
+
+def rank_of(pid: int) -> re.Match[str] | None:
+    return re.search(r"\0RANK=(\d+)\0", Path(f"/proc/{pid}/environ").read_text())
 
 
 @pytest.mark.slow  # packs a hundred thousand images

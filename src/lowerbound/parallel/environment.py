@@ -1,7 +1,8 @@
 """Which process this is, by the variables that torchrun sets: as Slurm, Kubernetes, Ray and accelerate can too."""
 
-import itertools
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore
+from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from lowerbound.errors import ConfigError, Ended, counted
@@ -17,7 +18,6 @@ from lowerbound.parallel.world import ALONE, World
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 MEETING = 300  # seconds for all processes to come
-_met_before = itertools.count()  # worlds that this process was in, as all others were
 
 
 class Environment(NamedTuple):
@@ -117,7 +117,7 @@ def _met(environment: Environment, device: torch.device) -> World:
         waiting = timedelta(seconds=MEETING)
         store, *_ = next(iter(rendezvous("env://", rank, size, timeout=waiting)))
         store.set_timeout(waiting)
-        store = PrefixStore(f"world {next(_met_before)}", store)  # what the last one wrote is not read again
+        store = fresh(store, rank, size)
         groups: dict[str, Any] = {"cpu": dist.ProcessGroupGloo(PrefixStore("cpu", store), rank, size, waiting)}
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -129,3 +129,27 @@ def _met(environment: Environment, device: torch.device) -> World:
             f"process {rank} of {size} has not met the others at MASTER_ADDR:MASTER_PORT {where} ({reason})"
         ) from e
     return World(rank, size, groups, store)
+
+
+def fresh(store: Store, rank: int, size: int, patience: float = MEETING) -> Store:
+    """A part of a store that has nothing in it of processes that met there before: torchrun keeps its store when it
+    begins all anew. Raises RuntimeError where not all come.
+
+    Each writes a name that nobody had before; the first lists them all, until everyone has read one and the same list
+    with its own name in it.
+    """
+    own, until = uuid.uuid4().hex, time.monotonic() + patience
+    names, read = [f"name/{r}" for r in range(size)], [f"read/{r}" for r in range(size)]
+    store.set(names[rank], own)
+    while time.monotonic() < until:
+        if rank == 0 and store.check(names):
+            store.set("list", b" ".join(store.multi_get(names)).decode())
+        found = store.get("list").decode() if store.check(["list"]) else ""
+        if own in found.split():
+            store.set(read[rank], found)
+            if rank == 0 and store.check(read) and {word.decode() for word in store.multi_get(read)} == {found}:
+                store.set("agreed", found)
+            if store.check(["agreed"]) and store.get("agreed").decode() == found:
+                return PrefixStore(found.split()[0], store)
+        time.sleep(0.02)
+    raise RuntimeError(f"not all had come after {patience:g} seconds")
