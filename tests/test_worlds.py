@@ -56,7 +56,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return some_digits(tmp_path_factory.mktemp("data") / "digits.npz")
 
 
-def assert_alike(a: Path, b: Path, weights: float = 1e-4) -> None:
+def assert_alike(a: Path, b: Path, weights: float = 1e-4, *, state: str = "model") -> None:
     """The same training, but for the order in which sums of float32 were made."""
     old, new = records(a), records(b)
     assert len(old) == len(new)
@@ -65,7 +65,7 @@ def assert_alike(a: Path, b: Path, weights: float = 1e-4) -> None:
         for key, value in one.items():
             same = other[key] == (pytest.approx(value, rel=1e-5, abs=1e-5) if isinstance(value, float) else value)
             assert same, f"{key}: {value}, {other[key]}"
-    for name in ("model.safetensors", "state/model.safetensors"):
+    for name in ("model.safetensors", f"state/{state}.safetensors"):
         old, new = load_file(a / name), load_file(b / name)
         assert old.keys() == new.keys()
         for key, value in old.items():
@@ -226,6 +226,20 @@ def test_torchrun_begins_anew_what_was_killed(two: Path, digits: Path, tmp_path:
 
 def rank_of(pid: int) -> re.Match[str] | None:
     return re.search(r"\0RANK=(\d+)\0", Path(f"/proc/{pid}/environ").read_text())
+
+
+@pytest.mark.slow  # trains three stages twice
+def test_each_stage_may_have_a_world_of_its_own(world: Worlds, tmp_path: Path):
+    """An autoencoder by two processes; of it the codes and a prior by three, and one by one, or all by one."""
+    steps = ["train.batch=33", "train.steps=40", "train.stages.prior.steps=30", "train.log_every=1"]
+    words = ["train", "vqvae2-digits", *steps, "model.width=8", "model.inner=4", "train.valid_every=10", "--out"]
+    world.call(2, *words, tmp_path / "run", "--stage", "autoencoder")
+    shutil.copytree(tmp_path / "run", tmp_path / "one")
+    world.call(3, *words, tmp_path / "run", "--stage", "prior.top", "--resume")
+    for out in (tmp_path / "run", tmp_path / "one"):
+        world.call(1, *words, out, "--resume")
+    assert_alike(tmp_path / "one", tmp_path / "run", state="prior.top")
+    assert_alike(tmp_path / "one", tmp_path / "run", state="prior.bottom")
 
 
 @pytest.mark.slow  # packs a hundred thousand images
