@@ -19,7 +19,7 @@ from torch import Tensor
 
 import lowerbound as lb
 from command import some_digits
-from lowerbound import testing
+from lowerbound import devices, testing
 from lowerbound.config import components
 from lowerbound.errors import ConfigError, Interrupted
 from lowerbound.model import Model
@@ -28,6 +28,7 @@ from lowerbound.models.vae import VAE
 from lowerbound.networks.causal import CausalNetwork
 from lowerbound.networks.gated import GatedPixelCNN
 from lowerbound.networks.residual import ResidualMLP
+from lowerbound.optimization import Skip
 from lowerbound.parallel import ALONE, World
 from lowerbound.progress import Progress
 from lowerbound.runs.run import Run
@@ -36,7 +37,8 @@ from lowerbound.testing.processes import UNEVEN
 from lowerbound.training.train import train
 from worlds import records
 
-SHARED = UNEVEN.model_copy(update={"shard": True, "steps": 4, "valid_every": 2, "clip": 0.5})
+SKIP = Skip(window=2, factor=1.05)  # of four steps, one or more
+SHARED = UNEVEN.model_copy(update={"shard": True, "steps": 4, "valid_every": 2, "clip": 0.5, "skip": SKIP})
 BINARY = Space((1, 2, 2), levels=2)
 
 
@@ -45,7 +47,8 @@ def autoregressive(network: Any) -> Autoregressive.Config:
 
 
 def test_a_prior_whose_weights_are_shared_out_is_trained_to_the_numbers_of_one_process():
-    """In float64, to 1e-9: losses, norms of clipped gradients, averaged weights, validation; blocks come and go."""
+    """In float64, to 1e-9: losses, norms of clipped gradients, steps left out, averaged weights, validation; blocks come
+    and go."""
     network = GatedPixelCNN.Config(width=6, layers=2, first_kernel=3, out_width=6, checkpoint=True)
     testing.check_processes(autoregressive(network), BINARY, training=SHARED, world=testing.in_processes)
 
@@ -203,6 +206,19 @@ def test_any_number_of_processes_goes_on_with_what_some_have_begun(
     trained(1, digits, out, stop=5)
     trained(2, digits, out, SHARDED, resume=True)
     assert_alike(whole, out)
+
+
+@pytest.mark.slow  # emulated where the processor has no instructions for it
+def test_half_precision_shares_weights_out_as_well(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The parts stay float32; networks compute in bfloat16, which is seen in the numbers."""
+    monkeypatch.setattr(devices, "_processor_has_bfloat16", lambda: True)
+    half = "train.precision=bfloat16"
+    trained(2, digits, tmp_path / "shared", SHARDED, half)
+    trained(2, digits, tmp_path / "not", half)
+    assert_alike(tmp_path / "shared", tmp_path / "not")
+    trained(2, digits, tmp_path / "single", SHARDED)
+    with pytest.raises(AssertionError):
+        assert_alike(tmp_path / "shared", tmp_path / "single")
 
 
 def test_compiled_networks_are_not_shared_out_and_one_process_has_nothing_to_share(digits: Path, tmp_path: Path):
