@@ -109,9 +109,10 @@ def test_train_overwrites_and_resumes():
 def test_dry_run(here):
     done = right("train", "vae", *SHORT, "--dry-run", "--json")
     assert done.json["steps"] == 40
-    with_table = right("train", "vae", *SHORT, "--dry-run").out
-    assert f"{done.json['parameters']:,}" in with_table
-    assert "expected minutes" in with_table
+    with_table = right("train", "vae", *SHORT, "--dry-run", "--processes", "3")
+    assert f"{done.json['parameters']:,}" in with_table.out
+    assert "expected minutes" in with_table.out
+    assert "of one process that takes whole batches; 3 share each" in with_table.err
     weights = [(64, 16), (16, 6), (3, 16), (16, 128)]
     assert done.json["parameters"] == sum(i * o + o for i, o in weights)
     # 2 multiply-adds per weight forward, 4 backward, of which the first layer's input needs none

@@ -84,7 +84,7 @@ def train(
         resume: go on where the run was stopped, exactly
         overwrite: start over where a run exists
         stage: only this stage
-        dry_run: show parameters, memory, FLOPs and expected time, and stop
+        dry_run: show parameters, memory, FLOPs and expected time, all of one process, and stop
         model: changes to the recipe's table of that name, as in {"latent": 10}; `train` and `options` likewise, the
             latter to the table of the data
         train: see `model`
@@ -99,6 +99,8 @@ def train(
     wanted = [*changes, {name: table for name, table in tables_of.items() if table is not None}]
     if dry_run:
         costs = dry.run(recipe, data=data, changes=wanted, device=device, progress=progress)
+        if processes is not None and processes > 1:
+            progress.say(f"these are of one process that takes whole batches; {processes} share each (docs/scale.md)")
         return cast(Any, Costs(costs.recipe, costs.data, costs.stages))
     environment = Environment.read()
     more: dict[str, Any] = {"data": data, "out": out, "stage": stage, "seed": seed}
