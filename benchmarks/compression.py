@@ -9,6 +9,9 @@ float path. Every image is decoded and compared. Then the general codecs on the 
 for each image with and without what a file of one pixel of the kind takes (its headers), and all tiled into one sheet.
 JPEG XL where pillow-jxl-plugin is installed (pip install pillow-jxl-plugin).
 
+The bound is a mean, and a file one draw of it. So of diffusion models `drawn` is what the model says of the latents
+that were drawn, -log p(x, z) + log q(z|x): what messages should take.
+
 --families: one model of each family that compresses, bundled or trained for seconds, by the command line alone: PNG
 files into a file, listed, and out again by another process; what comes back is compared with what went in. It fails
 where anything does.
@@ -18,6 +21,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -28,19 +32,25 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch.distributions import Distribution
 
 import lowerbound as lb
 from common import machine
 from lowerbound.codec import archive
 from lowerbound.codec.archive import Archive
+from lowerbound.codec.bit_swap import BitSwap
+from lowerbound.codec.chain import Low
+from lowerbound.codec.channel import Message
 from lowerbound.codec.choice import Way, scheme_of
 from lowerbound.codec.container import Container
 from lowerbound.data.base import Data
 from lowerbound.errors import UserError
 from lowerbound.metrics.base import World
 from lowerbound.metrics.file_bits import bound
+from lowerbound.model import Model
 from lowerbound.runs.inputs import as_batches, open_data
 from lowerbound.runs.run import Run
+from lowerbound.space import Y
 from lowerbound.units import to_bytes
 from lowerbound.verbs.compare.anchors import sheet
 
@@ -171,11 +181,42 @@ def measured(name: str, run: Run, batches: Any, x: np.ndarray, options: argparse
         assert np.array_equal(back, x), name
         said = bound(World(by.model, batches))
         row |= {"bound": said.value, "stderr": said.stderr}
+        if by.kind is BitSwap:
+            row["drawn"] = drawn(by.model, x, y) / math.log(2) / dims
     return row | {
         "initial bytes": made.initial // 8,
         "encode MB/s": dims / encoding / 1e6,
         "decode MB/s": dims / decoding / 1e6,
     }
+
+
+class Drawn(BitSwap):
+    """Keeps what the model says of what it is given and of what it draws: -log p(x, z) + log q(z|x), in nats."""
+
+    nats = 0.0
+
+    @torch.no_grad()
+    def push(self, low: Low, x: np.ndarray, given: Y) -> None:
+        self.x, self.given_y = self.events(x), given
+        super().push(low, x, given)
+
+    def _popped(self, low: Low, l: int, q: Distribution, n: int) -> tuple[np.ndarray, torch.Tensor]:
+        index, z = super()._popped(low, l, q, n)
+        self.nats += float(q.log_prob(z)[:n].sum())
+        if l == len(self.grids) - 1:
+            self.nats -= float(self.model.likelihood((z,), self.given_y).log_prob(self.x)[:n].sum())
+        return index, z
+
+    def _pushed(self, message: Message, l: int, d: Distribution, n: int, index: np.ndarray) -> None:
+        super()._pushed(message, l, d, n, index)
+        self.nats -= float(d.log_prob(self._value(l, index))[:n].sum())
+
+
+def drawn(model: Model, x: np.ndarray, y: np.ndarray | None) -> float:
+    """Nats of all images, as one chain of them takes."""
+    scheme = Drawn(model, Drawn.settings_for(model, x, len(x), None, y))
+    scheme.encode(x, y)
+    return scheme.nats
 
 
 def codecs(x: np.ndarray, levels: int) -> list[dict[str, Any]]:

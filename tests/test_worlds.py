@@ -23,7 +23,7 @@ from torch._C._distributed_c10d import HashStore
 import lowerbound as lb
 from command import call, some_digits
 from lowerbound import files, testing
-from lowerbound.errors import ConfigError, Ended, UserError
+from lowerbound.errors import ConfigError, Ended, RunError, UserError
 from lowerbound.parallel import ALONE, World
 from lowerbound.parallel.environment import NEEDED, Environment, fresh
 from lowerbound.progress import Progress
@@ -358,6 +358,49 @@ def test_processes_that_are_no_number(processes: str, tmp_path: Path):
     assert processes in done.err
     assert "whole number" in done.err
     assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_are_begun_raise_what_one_would(digits: Path, tmp_path: Path):
+    with pytest.raises(RunError, match=rf"^{re.escape(str(tmp_path / 'none'))}"):
+        lb.evaluate(tmp_path / "none", processes=2)
+
+
+OWN = """
+import math
+import torch
+from lowerbound.networks.base import Network
+
+class Linear(Network):
+    class Config(Network.Config):
+        def build(self, in_shape, out_shape, context=0):
+            return Linear(in_shape, out_shape)
+
+        @classmethod
+        def example(cls):
+            return cls(), (1, 2, 2), (3,)
+
+    def __init__(self, in_shape, out_shape):
+        super().__init__()
+        self.in_shape, self.out_shape = in_shape, out_shape
+        self.linear = torch.nn.Linear(math.prod(in_shape), math.prod(out_shape))
+
+    def forward(self, x, c=None):
+        return self.linear(x.flatten(1)).view(-1, *self.out_shape)
+"""
+
+
+@pytest.mark.slow  # two processes are begun, and train
+def test_processes_that_are_begun_have_the_components_of_own_packages(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "my_own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    changes = [*TINY, "train.steps=4"]
+    changes[1] = "model.encoder=my_own.Linear"
+    run = lb.train("vae", *changes, data=digits, out=tmp_path / "run", processes=2, allow=["my_own"])
+    assert type(run.load().encoder).__module__ == "my_own"
+    assert run.report["metrics"]
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ so is what the first of them gives back."""
 import importlib
 import pickle
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowerbound.parallel.launch import launch
+from lowerbound.errors import Ended, Interrupted, UserError
+from lowerbound.files import replacing
+from lowerbound.parallel.launch import INTERRUPTED, MISTAKE, launch
 from lowerbound.processes import speaks
 from lowerbound.progress import Progress, Terminal
 
@@ -16,22 +18,35 @@ WORD = "--asked"  # before the folder of the files, in place of a verb
 QUESTION, ANSWER = "question.pickle", "answer.pickle"
 
 
-def of_processes(function: Callable[..., Any], values: Mapping[str, Any], n: int, progress: Progress) -> Any:
-    """What a verb gives back that n processes do. values: by its parameters. Raises as `launch` does."""
+def of_processes(
+    verb: tuple[str, str], args: Sequence[Any], options: Mapping[str, Any], n: int, progress: Progress
+) -> Any:
+    """What a verb gives back that n processes do. verb: its module and its name. Raises what it raised in the process
+    that had something to say, or what `launch` does.
+    """
     with tempfile.TemporaryDirectory(prefix="lowerbound-") as folder:
-        terminal = isinstance(progress, Terminal)
-        question = function.__module__, function.__name__, dict(values), terminal
-        (Path(folder) / QUESTION).write_bytes(pickle.dumps(question))
-        launch([WORD, folder], n, quiet=not terminal)
-        return pickle.loads((Path(folder) / ANSWER).read_bytes())
+        terminal, answered = isinstance(progress, Terminal), Path(folder) / ANSWER
+        (Path(folder) / QUESTION).write_bytes(pickle.dumps((*verb, args, options, terminal)))
+        try:
+            launch([WORD, folder], n, quiet=not terminal)
+        except (UserError, Ended, Interrupted):
+            if answered.is_file():
+                raise pickle.loads(answered.read_bytes()) from None
+            raise
+        return pickle.loads(answered.read_bytes())
 
 
 def answer(folder: str) -> int:
     """In each of the processes: do it. The exit status."""
-    module, name, values, terminal = pickle.loads((Path(folder) / QUESTION).read_bytes())
-    verb = getattr(importlib.import_module(module), name)
-    positional = [values.pop(next(iter(values)))]  # the run
-    found = verb(*positional, **values, progress=terminal)
-    if speaks():
-        (Path(folder) / ANSWER).write_bytes(pickle.dumps(found))
-    return 0
+    module, name, args, options, terminal = pickle.loads((Path(folder) / QUESTION).read_bytes())
+    verb, status, says = getattr(importlib.import_module(module), name), 0, speaks()
+    try:
+        found: Any = verb(*args, **options, progress=terminal)
+    except Interrupted as e:
+        found, status = e, INTERRUPTED
+    except UserError as e:  # who raises it is the one that says it (`World.fail`)
+        found, status, says = e, MISTAKE, True
+    if says:
+        with replacing(Path(folder) / ANSWER) as temporary:
+            temporary.write_bytes(pickle.dumps(found))
+    return status

@@ -18,7 +18,7 @@ from lowerbound.errors import ConfigError, Ended, Interrupted, UserError, counte
 
 ENDING = 15.0  # seconds for the others to end by themselves, after one has failed
 LOOKING = 0.05  # seconds between two looks
-INTERRUPTED = 130  # the exit status after Ctrl-C
+MISTAKE, INTERRUPTED = 2, 130  # exit statuses: after a UserError, and after Ctrl-C
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
@@ -49,7 +49,7 @@ def launch(words: Sequence[str], n: int, *, quiet: bool = False) -> str:
     out, *said = [reader.text() for reader in readers]
     if status == INTERRUPTED:
         raise Interrupted
-    if status == 2 and quiet:
+    if status == MISTAKE and quiet:
         raise UserError(" ".join("".join(said).split()).removeprefix("lowerbound: "))
     if status:
         raise Ended(" ".join("".join(said).split()) or f"{counted(n, 'process')} failed", status)
@@ -137,6 +137,6 @@ def _ended(workers: "list[subprocess.Popen[str]]") -> int:
                 with suppress(subprocess.TimeoutExpired):
                     w.wait(10)
     codes = [w.returncode for w in workers]
-    for wanted in (2, INTERRUPTED):  # who said something, before those that were killed
+    for wanted in (MISTAKE, INTERRUPTED):  # who said something, before those that were killed
         status = status or (wanted if wanted in codes else 0)
     return status or next((1 for code in codes if code), 0)

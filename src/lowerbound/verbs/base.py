@@ -306,8 +306,11 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
         progress = _progress(values.get("progress"))
         environment = Environment.read() if shared and values["processes"] != 1 else Environment()
         if shared and environment.begins(values["processes"]):
-            kept = {name: _folders(value) for name, value in values.items() if name != "progress"}
-            return asked.of_processes(function, kept, values["processes"], progress)
+            for name in [*values]:
+                values[name] = _folders(values[name])
+            del values["progress"]
+            named = function.__module__, function.__name__
+            return asked.of_processes(named, given.args, given.kwargs, values["processes"], progress)
         if "device" in values:
             values["device"] = pick_device(environment.device(str(values["device"])))
         with allowing(allow) if allow else nullcontext(), _together(environment, values) as world:

@@ -1,6 +1,5 @@
 """Train a recipe into a run folder, then write pictures and a short evaluation."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -11,8 +10,7 @@ from rich.table import Table as Printed
 
 from lowerbound.devices import pick_device
 from lowerbound.metrics.report import finish
-from lowerbound.parallel import Environment, joined, launch, together
-from lowerbound.progress import Terminal
+from lowerbound.parallel import Environment, asked, joined, together
 from lowerbound.runs.run import Run
 from lowerbound.sampling.sheets import Live
 from lowerbound.training import dry
@@ -105,11 +103,9 @@ def train(
     environment = Environment.read()
     more: dict[str, Any] = {"data": data, "out": out, "stage": stage, "seed": seed}
     if environment.begins(processes):
-        said = more | {"device": device, "processes": processes, "json": True}
-        words = _words(recipe, wanted, said | {"resume": resume, "overwrite": overwrite})
-        quiet = not isinstance(progress, Terminal)
-        report = json.loads(launch(words, cast(int, processes), quiet=quiet))
-        return Trained(Run.open(report["run"], allow), report)
+        said = {"device": str(device), "resume": resume, "overwrite": overwrite, "allow": tuple(allow)}
+        said |= {"model": model, "train": train, "options": options, "processes": processes}
+        return asked.of_processes((__name__, "train"), (recipe, *changes), more | said, cast(int, processes), progress)
     if environment.restarts:  # what was begun goes on
         resume, overwrite = True, False
     where = pick_device(environment.device(str(device)))
@@ -128,25 +124,3 @@ def train(
         world.patience = DAYS
         with together(world):
             return Trained(held.run, finish(held, progress if world.first else None))
-
-
-def _words(recipe: Any, changes: list[Any], options: Mapping[str, Any]) -> list[str]:
-    """The command line that says all this."""
-    words = ["train", str(recipe)]
-    for change in changes:
-        words += [change] if isinstance(change, str) else _assigned(change)
-    for name, value in options.items():
-        if value is True:
-            words.append(f"--{name}")
-        elif value is not None and value is not False:
-            words += [f"--{name}", str(value)]
-    return words
-
-
-def _assigned(table: Mapping[str, Any], path: str = "") -> Iterable[str]:
-    """KEY=VALUE for every value of a table."""
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _assigned(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}={json.dumps(value)}"
