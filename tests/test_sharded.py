@@ -47,8 +47,8 @@ def autoregressive(network: Any) -> Autoregressive.Config:
 
 
 def test_a_prior_whose_weights_are_shared_out_is_trained_to_the_numbers_of_one_process():
-    """In float64, to 1e-9: losses, norms of clipped gradients, steps left out, averaged weights, validation; blocks come
-    and go."""
+    """In float64, to 1e-9: losses, norms of clipped gradients, steps left out, averaged weights, validation; blocks
+    come and go."""
     network = GatedPixelCNN.Config(width=6, layers=2, first_kernel=3, out_width=6, checkpoint=True)
     testing.check_processes(autoregressive(network), BINARY, training=SHARED, world=testing.in_processes)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lowerbound.errors import Ended, Interrupted, UserError
-from lowerbound.files import replacing
 from lowerbound.parallel.launch import INTERRUPTED, MISTAKE, launch
 from lowerbound.processes import speaks
 from lowerbound.progress import Progress, Terminal
@@ -47,6 +46,5 @@ def answer(folder: str) -> int:
     except UserError as e:  # who raises it is the one that says it (`World.fail`)
         found, status, says = e, MISTAKE, True
     if says:
-        with replacing(Path(folder) / ANSWER) as temporary:
-            temporary.write_bytes(pickle.dumps(found))
+        (Path(folder) / ANSWER).write_bytes(pickle.dumps(found))
     return status
