@@ -106,7 +106,7 @@ def test_no_part_is_empty(n):
 def test_too_few_images_for_three_parts(tmp_path):
     numbered(tmp_path / "mine", 1)
     assert len(opened(tmp_path / "mine", "all")) == len(opened(tmp_path / "mine", "train")) == 1
-    with pytest.raises(DataError, match="its 1 images are too few for a test part"):
+    with pytest.raises(DataError, match="1 image, too few for a test part"):
         opened(tmp_path / "mine", "test")
 
 

@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib
+import io
 import json
 import os
 import shlex
@@ -95,6 +96,7 @@ def _unopened(c: Command) -> Callable[..., None]:
 def main() -> None:
     """The command `lowerbound`: exit status 0, 2 for a user's mistake, 130 for Ctrl-C; 1 for files that can't be read
     beside others that can, for what `--strict` finds, and for an internal error."""
+    _streams()
     words = [w for w in sys.argv[1:] if w != "--debug"]
     debug = len(words) < len(sys.argv) - 1
     try:
@@ -127,6 +129,16 @@ def main() -> None:
     else:
         if status:
             raise SystemExit(status)
+
+
+def _streams() -> None:
+    """Standard output and error that may be written to, whatever was closed, and whose encoding refuses no letter."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, as long as the process lives
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _done(words: list[str]) -> int | None:

@@ -120,7 +120,7 @@ def told_of(given: tuple[Space, ...]) -> str | None:
 
 def conditions(y: Y, given: tuple[Space, ...]) -> tuple[Tensor, ...]:
     """The condition as a tuple that matches `given`. Raises ModelError where it doesn't."""
-    parts = () if y is None else (y,) if isinstance(y, Tensor) else tuple(y)
+    parts = () if y is None else tuple(y) if isinstance(y, tuple | list) else (y,)
     if len(parts) != len(given):
         raise ModelError(f"this model is given {len(given)} condition(s) (labels, attributes), got {len(parts)}")
     for part, space in zip(parts, given, strict=True):
@@ -208,6 +208,8 @@ def check_conditions(n: int, y: Y, given: tuple[Space, ...], *, wait: bool = Fal
     wait: look at labels on an accelerator too, for which the processor waits; else only at those at hand.
     """
     for part, space in zip(conditions(y, given), given, strict=True):
+        if not part.dim():
+            raise ModelError(f"{n} events need as many conditions, got one number; expected a tensor or a list of {n}")
         if len(part) != n:
             raise ModelError(f"{n} events need as many conditions, got {len(part)}")
         if space.levels is None or not (wait or part.device.type == "cpu"):

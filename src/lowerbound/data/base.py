@@ -172,6 +172,11 @@ def _because(images: Images) -> str:
     return f"{why}; set data.label=false"
 
 
+def is_there(source: str) -> bool:
+    """Whether a data set of this name, or something at this path, is there."""
+    return source in bundled() or is_url(source) or Path(source).expanduser().exists()
+
+
 def find(source: str, preparation: Preparation) -> Source:
     """The bundled data set of this name, or what lies at this path."""
     if source in (known := bundled()):

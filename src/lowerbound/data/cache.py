@@ -31,7 +31,7 @@ from lowerbound.data.entries import arrays_of, facts_of, images_of
 from lowerbound.data.images import HASH, Failed, Images, Shape, pixel_hashes
 from lowerbound.data.source import Contents, Preparation, Source
 from lowerbound.data.split import PARTS, assign
-from lowerbound.errors import DataError
+from lowerbound.errors import DataError, counted
 from lowerbound.processes import keep_freed
 
 FORMAT = 2  # of the cache's files and of the way images are prepared
@@ -50,7 +50,7 @@ class Stored(NamedTuple):
         """One part. Raises DataError where it is empty."""
         rows = self.rows(split)
         if rows.start == rows.stop:
-            raise DataError(f"{self.images.name}: its {len(self.images)} images are too few for a {split} part")
+            raise DataError(f"{self.images.name}: {counted(len(self.images), 'image')}, too few for a {split} part")
         return replace(self.images.take(rows), split=split).known_by(self.fingerprints[split])
 
     def rows(self, split: str) -> slice:

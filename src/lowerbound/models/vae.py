@@ -463,7 +463,7 @@ class VAE(Refittable):
             c = c.expand(*batch, c.shape[-1]).reshape(-1, c.shape[-1])
         flat = code.reshape(-1, *shape)
         h = self.decoder((flat if relaxed else self.latent.features(flat)).to(self.dtype), c)
-        return self.likelihood_head(self.offset(h.unflatten(0, batch)))
+        return self.likelihood_head(self.offset(h.reshape(*batch, *h.shape[1:])))
 
     @property
     def is_plane(self) -> bool:

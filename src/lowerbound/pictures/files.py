@@ -15,9 +15,9 @@ from lowerbound.pictures.sheets import Table, _cells, _checked, _sheet, grid, ta
 from lowerbound.units import to_bytes
 
 
-def check_out(out: str | Path | None, *, moving: bool = False) -> Path | None:
+def check_out(out: str | Path | None, made_of: Sequence[str | Path] = (), *, moving: bool = False) -> Path | None:
     """The path, where there is one. Raises UserError, before anything is computed, where images can't be written to
-    it."""
+    it, or would be written over the files that they are made of."""
     if out is None:
         return None
     out = Path(out)
@@ -27,6 +27,10 @@ def check_out(out: str | Path | None, *, moving: bool = False) -> Path | None:
             f"--out {out}: expected a path ending in .png (a grid), {gif}.npz (an array), or a folder (no suffix, one "
             "PNG each)"
         )
+    files = {out} if kind else {out / name for name in _file_names(len(made_of), made_of)}
+    for path in made_of:
+        if Path(path).resolve() in {file.resolve() for file in files}:
+            raise UserError(f"--out {out}: would be written over {path}, which it is made of; name another place")
     return out
 
 
@@ -108,9 +112,10 @@ def _save_npz(x: np.ndarray, levels: int, out: Path, arrays: Mapping[str, np.nda
 
 
 def _save_folder(x: np.ndarray, out: Path, names: Sequence[str] | None) -> None:
-    """All images are written in a folder beside `out` first: either every one arrives or none."""
+    """All images are written in a folder beside or in `out` first: either every one arrives or none."""
     files = _file_names(len(x), names)
-    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
+    name = f".{out.name}.{secrets.token_hex(4)}"
+    temporary = out / name if out.is_dir() else out.with_name(name)  # `.` has no place beside it
     try:
         for image, file in zip(x, files, strict=True):
             save_png(_sheet(image.transpose(1, 2, 0)[None], 1, 0, 0), temporary / file)
@@ -125,7 +130,7 @@ def _save_folder(x: np.ndarray, out: Path, names: Sequence[str] | None) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _file_names(n: int, names: Sequence[str] | None) -> list[str]:
+def _file_names(n: int, names: Sequence[str | Path] | None) -> list[str]:
     """One file name per image. Folders and the suffix of a name are dropped, and names that collide are numbered."""
     numbers = [f"{i:0{max(4, len(str(n - 1)))}d}" for i in range(n)]
     if names is None:

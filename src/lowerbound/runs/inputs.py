@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.data import decode
-from lowerbound.data.base import Data, open_readable
+from lowerbound.data.base import Data, is_there, open_readable
 from lowerbound.data.batches import Batches, binarized
 from lowerbound.data.images import Failed, Images
 from lowerbound.errors import DataError, ModelError, RunError
@@ -30,6 +30,12 @@ def open_data(
 
     conditioned: whether they must say what its model is given, where it is given labels or attributes.
     """
+    own = run.recipe.data.source
+    if source is None and Path(own).is_absolute() and not is_there(own):
+        raise RunError(
+            f"the data of {run.path} are no longer at {own}; where they are now, say with `lowerbound train {run.name} "
+            f"… --data DATA --out {run.path} --resume`"
+        )
     label = conditioned and run.recipe.data.label
     changes = ({} if conditioned else {"label": False, "given": ()}) | ({} if source is None else {"source": source})
     data: Data = run.recipe.data.model_copy(update=changes)

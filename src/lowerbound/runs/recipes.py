@@ -119,4 +119,8 @@ def load(recipe: str | Path, changes: Changes = ()) -> Recipe:
         if path.suffix not in (".toml", ".json") or not path.is_file():
             near = did_you_mean(str(recipe), names(), "lowerbound recipes")
             raise ConfigError(f"no recipe {str(recipe)!r}{near}")
-    return override(parse(Recipe, read(path)), changes)
+    values = read(path)
+    if {"format", "config"} <= values.keys():
+        again = f"lowerbound train {values.get('recipe', 'RECIPE')} --out {path.parent} --resume"
+        raise ConfigError(f"{path} is what a run remembers, no recipe; `{again}` goes on with it")
+    return override(parse(Recipe, values), changes)

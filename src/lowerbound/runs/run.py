@@ -80,8 +80,10 @@ class Run:
         """An existing run: its folder, `pretrained:NAME`, or `hf://USER/NAME`. Raises RunError for what isn't one."""
         said, path = places.said(path), places.found(path, progress)
         if not (path / "config.json").is_file():
-            near = did_you_mean(path.name, [p.parent.name for p in path.parent.glob("*/config.json")])
+            near = did_you_mean(said, [str(p.parent) for p in path.parent.glob("*/config.json")])
             what = "is not a run: it has no config.json" if path.is_dir() else "no such run"
+            if path.is_dir() and (inside := sorted(str(p.parent) for p in path.glob("*/config.json"))):
+                near = f"; in it are {', '.join(inside)}"
             raise RunError(f"{said}: {what}{near}")
         try:
             values = json.loads((path / "config.json").read_text(encoding="utf-8"))

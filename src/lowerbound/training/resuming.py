@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from lowerbound.config import dump
-from lowerbound.data.bundled import bundled
-from lowerbound.data.shards.places import is_url
 from lowerbound.errors import ConfigError
 from lowerbound.progress import Progress
 from lowerbound.runs import recipes
@@ -19,11 +17,6 @@ def changed(config: Recipe, more: dict[str, Any]) -> Recipe:
     there = Path(config.data.source).expanduser().exists()
     data = config.data.settled()
     return config.model_copy(update={"data": data.absolute() if there else data})
-
-
-def is_there(source: str) -> bool:
-    """Whether a data set of this name, or something at this path, is there."""
-    return source in bundled() or is_url(source) or Path(source).expanduser().exists()
 
 
 # what a run is; how it goes on (its length, its rate, what it saves) may change

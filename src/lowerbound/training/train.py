@@ -11,8 +11,11 @@ from typing import Any
 import torch
 
 from lowerbound.config import Changes, dump
+from lowerbound.data.base import is_there
 from lowerbound.data.batches import Batches
+from lowerbound.data.bundled import bundled
 from lowerbound.data.given import values_of
+from lowerbound.data.shards.packed import is_packed
 from lowerbound.devices import check_precision, out_of_memory, pick_device
 from lowerbound.errors import ConfigError, Interrupted, RunError, TrainingError, UserError, counted, did_you_mean
 from lowerbound.model import Model
@@ -31,7 +34,7 @@ from lowerbound.training.lines import summary_writer
 from lowerbound.training.loop import Loop, Pictures, load_weights
 from lowerbound.training.movers import is_sharded
 from lowerbound.training.prepared import prepared
-from lowerbound.training.resuming import changed, continued, is_there
+from lowerbound.training.resuming import changed, continued
 
 Show = Callable[[Run, Batches], Pictures]  # of a run and its validation images: what shows pictures while it is trained
 
@@ -68,6 +71,8 @@ def train(
     config = asked.config(old)
     if old is not None and asked.again is None and config.train == old.recipe.train and asked.is_done(old):
         return Held.of(old, where, progress)
+    if old is None:
+        _check_place(path, config.data.source)
     work = _Work.of(asked, config, old, where)
     world.patience = config.train.wait_seconds
     world.meet()
@@ -219,6 +224,17 @@ class _Work:
         if self.stages[0].name != self.model.stages()[0].name:  # which goes on with the weights of those before it
             load_weights(self.asked.world, run, self.model)
         return run
+
+
+def _check_place(path: Path, source: str) -> None:
+    """Raise RunError for a run among the images that it is trained on: its pictures would be some of them."""
+    folder = Path(source).expanduser()
+    packed = source in bundled() or is_packed(source)  # what else lies there is no image of theirs
+    if not packed and folder.is_dir() and path.resolve().is_relative_to(folder.resolve()):
+        raise RunError(
+            f"--out {path}: lies in {source}, and the run's pictures would be among its images; name a folder outside "
+            "of it"
+        )
 
 
 def _to_train(model: Model, facts: Facts, asked: _Asked) -> list[Stage]:
@@ -407,12 +423,14 @@ def _noted(run: Run, world: World) -> Iterator[None]:
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Inside, the first Ctrl-C (or SIGTERM) asks the loop to stop after its step; the second is the usual one."""
+    """Inside, the first Ctrl-C (or SIGTERM, or a terminal that closes) asks the loop to stop after its step; the second
+    is the usual one."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    asking = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]  # not on Windows
+    old = {s: handler for s in asking if (handler := signal.getsignal(s)) is not signal.SIG_IGN or s == signal.SIGINT}
 
     def ask(number: int, frame: Any) -> None:
         stop.set()

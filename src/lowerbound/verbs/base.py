@@ -350,6 +350,8 @@ def _opened(run: Any, allow: Sequence[str], progress: Progress) -> Any:
         return run
     if isinstance(run, str | Path):
         return Run.open(run, allow, progress)
+    if not isinstance(run, Sequence):
+        raise UserError(f"expected a run: its folder, or a Run, which knows its data; got {type(run).__name__}")
     return [_opened(one, allow, progress) for one in run]
 
 

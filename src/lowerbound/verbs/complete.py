@@ -89,7 +89,7 @@ def complete(
 
     Raises UserError: for a model that can't, and what can't be kept in the order it draws in.
     """
-    out, asked = check_out(out), Asked(label, attribute or {})
+    out, asked = check_out(out, images), Asked(label, attribute or {})
     model, how = run.load(device), Draw(temperature, top_k, top_p, mean)
     check_number_of_images(n)
     mask = completion.kept(keep, model.space.shape[-2:])

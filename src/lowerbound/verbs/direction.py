@@ -105,6 +105,9 @@ def direction(
         seed: nothing is drawn
     """
     if name is None:
+        given = {"--positive": positive, "--negative": negative, "--label": label, "--attribute": attribute}
+        if said := [f"{option} {value}" for option, value in given.items() if value is not None]:
+            raise UserError(f"{said[0]}: says what a direction is learnt from; name it, as in `direction RUN NAME …`")
         return Rows(listed(run))
     contrast = choose(
         positive=positive,

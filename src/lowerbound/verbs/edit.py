@@ -165,12 +165,14 @@ def edit(
         }
         if said := [name for name, value in others.items() if value]:
             raise UserError(f"{said[0]}: changes a code, and --strength {strength:g} puts noise on the image; give one")
-        return _redone(run, images, strength, Asked(label, attribute or {}), check_out(out), device, seed, progress)
+        return _redone(
+            run, images, strength, Asked(label, attribute or {}), check_out(out, images), device, seed, progress
+        )
     if code not in ("mean", "sample"):
         raise UserError(f"--from {code}: expected mean or sample")
     change, draw = Edit(set or {}, direction or {}), seed if code == "sample" else None
     strengths = strength_grid
-    out = check_out(out, moving=True)
+    out = check_out(out, images, moving=True)
     for s in strengths or ():
         check_number(s, f"--strength-grid {s:g}")
     to, of = Asked(label, attribute or {}), Asked(own_label, own or {})

@@ -57,8 +57,9 @@ def interpolate(
     seed: Seed = 0,
     progress: Told = False,
 ) -> Interpolation:
-    """Images between images, by their codes: along the sphere for Gaussian latents, straight for others. The code of a
-    flow is the noise that it takes an image to; a diffusion model has a probability flow.
+    """Images between images, by their codes: along the sphere for Gaussian latents, straight for others.
+
+    The code of a flow is the noise that it takes an image to; a diffusion model has a probability flow.
 
     Args:
         images: image files, two or more
@@ -70,7 +71,7 @@ def interpolate(
         attribute: NAME=V, of models that are given attributes; by default the images' likeliest
         seed: nothing is drawn
     """
-    out = check_out(out, moving=True)
+    out = check_out(out, images, moving=True)
     check_steps(steps)
     if len(images) < 2:
         raise UserError(f"expected at least two images to go between, got {len(images)}")

@@ -80,7 +80,7 @@ def reconstruct(
             as a flow does its own
         seed: nothing is drawn
     """
-    out = pictures.check_out(out)
+    out = pictures.check_out(out, images)
     model = code_model(run, device)
     if levels is not None and isinstance(model, Diffusing):
         model = model.hierarchy()

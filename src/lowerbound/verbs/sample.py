@@ -209,7 +209,7 @@ def sample(
     if attribute and not run.facts.cameras:
         run.check_asked(asked)
     ranged = asked.ranged(run.facts.cameras or run.facts.factors)
-    out = check_out(out, moving=ranged is not None)
+    out = check_out(out, images or (), moving=ranged is not None)
     if steps is not None and steps < 1:
         raise UserError(f"--steps {steps}: expected a whole number of at least 1")
     how = Draw(temperature, top_k, top_p, mean, sampler=sampler, steps=steps, guidance=guidance)

@@ -13,7 +13,7 @@ from torch import Tensor
 from lowerbound.editing.checks import check_number, check_steps
 from lowerbound.editing.latents import Codes, Editor, codes
 from lowerbound.editing.values import is_of_values, start, values
-from lowerbound.errors import UserError
+from lowerbound.errors import UserError, counted
 from lowerbound.metrics.disentangling.measured import Tells, tells
 from lowerbound.model import LatentModel
 from lowerbound.pictures import Table, check_out, save_table
@@ -68,7 +68,7 @@ class Traversal(Made):
         return found | {"factors": [None if told is None else told._asdict() for told in self.factors]}
 
     def shown(self) -> str:
-        return f"{len(self.dims)} dimensions in {self.out}, {self.use_name} from {self.use[0]:.3g} down"
+        return f"{counted(len(self.dims), 'dimension')} in {self.out}, {self.use_name} from {self.use[0]:.3g} down"
 
     def save(self, out: Path) -> None:
         """By the rule of `--out`: rows one after another in an .npz and a folder."""
@@ -119,7 +119,7 @@ def traverse(
     A row of a latent that takes whole numbers goes through all its values. What a dimension tells of a factor is the
     mutual information of the posterior mean and the factor, over its entropy, of training images (at most 5,000).
     """
-    out, reach, asked = check_out(out), range, Asked(label, attribute or {})
+    out, reach, asked = check_out(out, () if image is None else (image,)), range, Asked(label, attribute or {})
     model = latent_model(run, device)
     if is_of_values(model):
         if quantiles or posterior:
