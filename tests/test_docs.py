@@ -18,7 +18,7 @@ from lowerbound.verbs import explain
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "scripts"))
 
-from documentation import checking, making, marks, notebooks, pages  # noqa: E402
+from documentation import checking, making, marks, notebooks, pages, signatures  # noqa: E402
 
 
 def test_the_site():
@@ -259,6 +259,31 @@ def test_what_is_fetched_from_elsewhere_is_named(html: str, many: int, tmp_path:
 def test_an_equation_left_as_it_was_is_named(html: str, many: int, tmp_path: Path):
     (tmp_path / "a.html").write_text(f"<article>{html}</article>")
     assert len([*checking.unread(tmp_path)]) == many
+
+
+@pytest.mark.parametrize(
+    ("html", "many"),
+    [
+        ("<code>Annotated</code>[<code>int</code>, WHOLE]", 1),
+        ("<td><code>dict[str, typing.Any]</code></td>", 1),
+        ("a = &lt;function f at 0x7f&gt;", 1),
+        ("<td><code>dict[str, Any]</code></td> with 3 * x &lt; y, typing, a class", 0),
+    ],
+)
+def test_workings_of_python_are_named(html: str, many: int, tmp_path: Path):
+    (tmp_path / "a.html").write_text(f"<article>{html}</article>")
+    assert len([*checking.machinery(tmp_path)]) == many
+
+
+def test_a_verb_is_called_by_plain_types():
+    """In the reference: the types of Python, and what the command line has otherwise."""
+    shown = signatures.called(lb.sample, "lb.sample").split("\n")
+    assert "    run: Run | str | Path," in shown
+    assert "    images: Sequence[str | Path] | None = None,  # on the command line --from" in shown
+    assert "    seed: int = 0,  # on the command line by default a new one" in shown
+    assert signatures.called(lb.load, "load") == (
+        'load(path: str | Path, *, device: str = "auto", allow: Iterable[str] = ()) -> Model'
+    )
 
 
 def anchors() -> dict[str, set[str]]:

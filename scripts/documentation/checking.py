@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import html
 import inspect
 import re
 import subprocess
@@ -22,6 +23,10 @@ ARTICLE = re.compile(r"<article.*?</article>", re.DOTALL)
 MATH = re.compile(r"<math.*?</math>", re.DOTALL)
 CODE = re.compile(r"<(pre|code)\b.*?</\1>", re.DOTALL)
 TAG = re.compile(r"<[^>]+>")
+MACHINERY = re.compile(  # of Python, which says nothing to a reader
+    r"\bAnnotated\[|\btyping\.|<class '|<function |\bobject at 0x|\bPydanticUndefined|\bdefault_factory|<factory>"
+    r"|\bForwardRef\(|\bFieldInfo|\bParameter\("
+)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
 
 
@@ -56,6 +61,16 @@ def unread(site: Path) -> Iterator[str]:
                 yield f"{page.relative_to(site)}: an equation has TeX left in it: {TAG.sub('', math)[:80]}"
         if left := re.search(r"\$[^$]{1,40}", TAG.sub("", CODE.sub("", text))):
             yield f"{page.relative_to(site)}: an equation was not seen as one: {left[0]}"
+
+
+def machinery(site: Path) -> Iterator[str]:
+    """What pages of the built site show of Python's own workings instead of a type or a value."""
+    for page in sorted(site.rglob("*.html")):
+        (text, *_) = ARTICLE.findall(page.read_text(encoding="utf-8")) or [""]
+        text = html.unescape(TAG.sub("", text))
+        if found := MACHINERY.search(text):
+            around = " ".join(text[max(0, found.start() - 60) : found.end() + 40].split())
+            yield f"{page.relative_to(site)}: shows Python's workings: {around}"
 
 
 def _links(page: Path) -> Iterator[str]:

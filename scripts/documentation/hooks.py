@@ -1,5 +1,6 @@
 """What mkdocs does besides: pages that are written elsewhere, links out of docs/, equations."""
 
+import posixpath
 import re
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from PIL import Image
 
 from documentation import notebooks
 from documentation.equations import drawn
@@ -28,6 +30,12 @@ CELL = re.compile(r"(?<=<td>).*?(?=</td>)|(?<=<td style=\"text-align: right;\">)
 BREAK = re.compile(r"(?<=[\w\])])([._=,/])(?=[^\W\d][^<>]*</code>)")  # in code, not in numbers
 ITEM = re.compile(r"([-*+]|\d+\.) ")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+
+
+PARAGRAPH = re.compile(r"<p>(?:(?!</p>).)*<img.*?</p>", re.DOTALL)
+IMAGE = re.compile(r'<img [^>]*?src="([^":]+\.(?:png|gif))"[^>]*>')
+COLUMN = 940  # CSS pixels: how wide a page's text is, and a little more
+SCREEN = 1150  # CSS pixels, how high a picture may become
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -53,8 +61,27 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return _indented(_relinked(markdown, f"docs/{here}", here))
 
 
-def on_page_content(html: str, **_: Any) -> str:
-    return CELL.sub(lambda cell: BREAK.sub(r"\1<wbr>", cell[0]), drawn(html))
+def on_page_content(html: str, page: Any, files: Files, **_: Any) -> str:
+    html = PARAGRAPH.sub(lambda found: _enlarged(found[0], page.file.dest_uri, files), drawn(html))
+    return CELL.sub(lambda cell: BREAK.sub(r"\1<wbr>", cell[0]), html)
+
+
+def _enlarged(paragraph: str, page: str, files: Files) -> str:
+    """Pictures whose pixels are those of small images, two or three times as large; plots are larger from the start."""
+    count = paragraph.count("<img")
+
+    def image(found: re.Match[str]) -> str:
+        file = files.src_uris.get(posixpath.normpath(posixpath.join(posixpath.dirname(page), found[1])))
+        if file is None or not file.abs_src_path:
+            return found[0]
+        with Image.open(file.abs_src_path) as picture:
+            width, height = picture.size
+        times = min(3, COLUMN // (width * count), SCREEN // height)
+        if times < 2:
+            return found[0]
+        return found[0].replace("<img", f'<img class="pixels" width="{times * width}" height="{times * height}"')
+
+    return IMAGE.sub(image, paragraph)
 
 
 def _takes(found: re.Match[str]) -> str:

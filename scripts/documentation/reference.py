@@ -2,6 +2,7 @@
 
 import functools
 import html
+import importlib
 import inspect
 import logging
 import re
@@ -9,9 +10,11 @@ import tomllib
 from collections.abc import Iterator
 
 from lowerbound.config import Component
+from lowerbound.latent_encoder import LatentEncoder
 
 from .fields import components, keys
 from .pages import RECIPES, ROOT
+from .signatures import called
 
 PAGES = {  # room of the package: its page's title, and what it holds
     "models": ("Models", "What has samples and, most of them, log p(x). `model.type=models.vae.VAE` names one."),
@@ -131,9 +134,11 @@ def _python() -> str:
     ]
     for module, name, shown in sorted(API.findall(stub), key=lambda found: found[2].lower()):
         options = "show_root_heading: false, show_root_toc_entry: false, heading_level: 3"
-        parts.append(
-            f"## `lb.{shown}` {{ #{shown} }}\n\n::: lowerbound.{module}.{name}\n    options: {{ {options} }}\n"
-        )
+        it = getattr(importlib.import_module(f"lowerbound.{module}"), name)
+        call = called(it, f"lb.{shown}") if inspect.isfunction(it) or it is LatentEncoder else ""
+        parts.append(f"## `lb.{shown}` {{ #{shown} }}\n")
+        parts += [f"```python\n{call}\n```\n"] if call else []
+        parts.append(f"::: lowerbound.{module}.{name}\n    options: {{ {options} }}\n")
     return "\n".join(parts)
 
 

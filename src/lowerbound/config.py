@@ -377,6 +377,8 @@ def described(field: FieldInfo) -> str:
         words = _WORDS[annotation]
     elif typing.get_origin(annotation) is typing.Literal:
         words = " or ".join(json.dumps(value) for value in typing.get_args(annotation))
+    elif typing.get_origin(annotation) is dict:
+        words = "a table"
     elif typing.get_origin(annotation) is tuple:
         words = f"a list of {_MANY.get(typing.get_args(annotation)[0], 'values')}"
     elif inspect.isclass(annotation) and issubclass(annotation, Component):

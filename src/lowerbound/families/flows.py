@@ -1,6 +1,5 @@
 """Normals that flows bend, given what the network says: posteriors of vectors of any form."""
 
-import math
 from typing import Any
 
 from pydantic import Field
@@ -94,7 +93,7 @@ class SplineCoupling(_Flow):
     steps: int = Field(default=4, gt=1)  # couplings, which move one half and the other in turn
     bins: int = Field(default=8, gt=1, le=100)  # of each spline
     # the splines bend [-tail, tail], and nothing outside
-    tail: float = Field(default=3.0, gt=0, le=math.inf, allow_inf_nan=False)
+    tail: float = Field(default=3.0, gt=0, allow_inf_nan=False)
 
     def network(self, space: Space) -> nn.Module:
         D = space.shape[0]
