@@ -16,6 +16,8 @@ from PIL import Image
 
 import lowerbound as lb
 from command import call, right, tree
+from lowerbound import cli
+from lowerbound.progress import Terminal
 from lowerbound.sampling import sheets
 from lowerbound.verbs import evaluate
 
@@ -558,3 +560,16 @@ def test_a_pipe_that_closes(run):
     )
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+def test_no_bars_where_colours_are_forced_upon_what_is_no_terminal(monkeypatch: pytest.MonkeyPatch):
+    """As notebooks do, where a bar would be a heap of lines."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert not Terminal().live
+
+
+def test_what_a_notebook_draws_with_need_not_be_here(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    monkeypatch.setattr(sys, "argv", ["lowerbound", "recipes"])
+    cli.main()
+    assert os.environ["MPLBACKEND"] == "agg"

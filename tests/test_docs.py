@@ -1,6 +1,7 @@
 """The site is true: it builds strictly, its commands exist, its pictures are what its commands make."""
 
 import ast
+import base64
 import io
 import re
 import subprocess
@@ -365,15 +366,19 @@ def test_pages_of_errors_come_with_the_package():
 
 def test_a_page_is_a_notebook(docs: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(notebooks, "DOCS", docs)
-    (docs / "page.md").write_text(PAGE)
+    (docs / "pictures").mkdir()
+    (docs / "pictures" / "other.png").write_bytes(b"a picture of another page")
+    (docs / "page.md").write_text(f"{PAGE}\n![Another](pictures/other.png)\n")
     cells = notebooks.notebook(docs / "page.md")["cells"]
     kinds = [cell["cell_type"] for cell in cells]
-    assert kinds == ["markdown", "markdown", "code", "code", "code"], "title, what it needs, the dot, its picture, ls"
+    assert kinds == ["markdown"] * 2 + ["code"] * 3 + ["markdown"], "title, what it needs, the dot, its picture, ls"
     text = ["".join(cell["source"]) for cell in cells]
     assert text[0] == "# Page"
     assert text[3].endswith('display(Image("runs/a/dot.png"))')
     assert text[4].startswith("%%bash\nls runs/a")
     assert "```" not in "".join(text), "what a page printed is no part of its notebook"
+    assert text[5] == "![Another](attachment:other.png)"
+    assert base64.b64decode(cells[5]["attachments"]["other.png"]["image/png"]) == b"a picture of another page"
 
 
 QUICK = "index"  # 8 s: a training of four steps and an evaluation, each of which imports torch

@@ -3,12 +3,14 @@
 import posixpath
 import re
 import sys
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from PIL import Image
 
@@ -34,6 +36,10 @@ LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 PARAGRAPH = re.compile(r"<p>(?:(?!</p>).)*<img.*?</p>", re.DOTALL)
 IMAGE = re.compile(r'<img [^>]*?src="([^":]+\.(?:png|gif))"[^>]*>')
+PRINTED = re.compile(r'(<div class="language-text highlight">)(<pre>.*?</pre>)', re.DOTALL)
+TAG = re.compile(r"<[^>]+>")
+DIALOG = 'data-md-component="search" role="dialog"'
+LINE = 121  # characters of code that fit beside one another
 COLUMN = 940  # CSS pixels: how wide a page's text is, and a little more
 SCREEN = 1150  # CSS pixels, how high a picture may become
 
@@ -63,7 +69,36 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def on_page_content(html: str, page: Any, files: Files, **_: Any) -> str:
     html = PARAGRAPH.sub(lambda found: _enlarged(found[0], page.file.dest_uri, files), drawn(html))
+    html = PRINTED.sub(_printed, html)
     return CELL.sub(lambda cell: BREAK.sub(r"\1<wbr>", cell[0]), html)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    return _named(output)
+
+
+def on_post_template(output_content: str, template_name: str, **_: Any) -> str:
+    return _named(output_content) if template_name.endswith(".html") else output_content
+
+
+@event_priority(-100)  # once the index is there
+def on_post_build(config: MkDocsConfig, **_: Any) -> None:
+    """The index of the search as a script too, which a page that is opened as a file may read."""
+    index = Path(config.site_dir) / "search" / "search_index.json"
+    index.with_suffix(".js").write_text(f"var __index = {index.read_text(encoding='utf-8')}", encoding="utf-8")
+
+
+def _named(page: str) -> str:
+    """The dialog of the search has a name, which the theme doesn't give it."""
+    return page.replace(DIALOG, f'{DIALOG} aria-label="Search"')
+
+
+def _printed(found: re.Match[str]) -> str:
+    """What a command printed, by how it is shown where it is wider than the page."""
+    lines = unescape(TAG.sub("", found[2])).strip().splitlines()
+    kinds = ["sentences"] if all(line.startswith("lowerbound: ") for line in lines) else []
+    kinds += ["long"] if any(len(line) > LINE for line in lines) else []
+    return f'<div class="{" ".join(["language-text", *kinds])} highlight">{found[2]}' if kinds else found[0]
 
 
 def _enlarged(paragraph: str, page: str, files: Files) -> str:

@@ -1,5 +1,6 @@
 """Pages as notebooks (.ipynb): what a page runs are cells, all else is Markdown; and how to run them."""
 
+import base64
 import json
 import os
 import re
@@ -13,7 +14,9 @@ from .pages import DOCS, ROOT, Block, before, blocks, picture, steps
 SNIPPET = re.compile(r'^( *)--8<-- "([^":]+):(\w[\w-]*)"$', re.MULTILINE)
 COMMENT = re.compile(r"^\s*<!--.*?-->\s*$\n?", re.MULTILINE)
 PICTURE = re.compile(r"!\[[^\]]*\]\(([^)]+)\)\n?")
+SHOWN = re.compile(r"(!\[[^\]]*\])\((?![a-z]+:)([^)\s]+\.(?:png|gif))\)")
 DETAILS = re.compile(r"</?details[^>]*>")
+NEEDS = "Its commands need `pip install lowerbound`, and write into the folder of this notebook."
 BASH = """import subprocess
 
 def bash(code):
@@ -25,12 +28,11 @@ LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
 def notebook(page: Path) -> dict[str, Any]:
     """The page as a notebook, nothing of it run yet."""
     text = page.read_text(encoding="utf-8").split("\n")
-    made = {picture(page, name).name: (block, name) for block in blocks(page) for name in block.makes}
+    made = {picture(page, name).name for block in blocks(page) if block.marker == "run" for name in block.makes}
     cells: list[dict[str, Any]] = []
-    first = "Its commands need `pip install lowerbound`, and write into the folder of this notebook.\n"
     if earlier := before(page):
+        cells = [_markdown("The next cells are those of the pages that this one goes on from.")]
         cells += [_code(b) for b in steps(earlier)]
-        first += "The first cells are those of the pages that this one goes on from.\n"
     done = 0
     own: list[dict[str, Any]] = []
     for block in [b for b in blocks(page) if b.marker]:
@@ -38,12 +40,14 @@ def notebook(page: Path) -> dict[str, Any]:
         own += [_code(block), *_shown(block)] if block.marker == "run" else []
         done = block.end
     own += _prose(text[done:], page, made)
-    heading = own[:1]  # the title stays first
+    title, _, rest = "".join(own[0]["source"]).partition("\n")
+    begun = [_markdown(title), _markdown(NEEDS), *([own[0] | _markdown(rest.lstrip("\n"))] if rest else [])]
+    cells = [*begun, *cells, *own[1:]]
     return {
-        "cells": [*heading, _markdown(first), *cells, *own[1:]],
+        "cells": [{"id": f"cell-{n}", **cell} for n, cell in enumerate(cells)],
         "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}},
         "nbformat": 4,
-        "nbformat_minor": 4,
+        "nbformat_minor": 5,
     }
 
 
@@ -111,13 +115,22 @@ def _shown(block: Block) -> list[dict[str, Any]]:
     return [{"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": [], "source": _lines(code)}]
 
 
-def _prose(lines: list[str], page: Path, made: dict[str, Any]) -> list[dict[str, Any]]:
+def _prose(lines: list[str], page: Path, made: set[str]) -> list[dict[str, Any]]:
     words = COMMENT.sub("", "\n".join(lines))
     words = SNIPPET.sub(_snippet, words).replace("``` { .python }", "```python")
     words = DETAILS.sub("", words).replace("<summary>", "*").replace("</summary>", "*")
     words = PICTURE.sub(lambda m: "" if Path(m[1]).name in made else m[0], words)
     words = LINK.sub(lambda m: _link(m, page), words).strip()
-    return [_markdown(words)] if words else []
+    inside: dict[str, Any] = {}
+    words = SHOWN.sub(lambda m: _inside(m, page, inside), words)
+    return [_markdown(words) | ({"attachments": inside} if inside else {})] if words else []
+
+
+def _inside(found: re.Match[str], page: Path, inside: dict[str, Any]) -> str:
+    """A picture that another page made goes along in the notebook, which is read elsewhere than the page."""
+    file = (page.parent / found[2]).resolve()
+    inside[file.name] = {f"image/{file.suffix[1:]}": base64.b64encode(file.read_bytes()).decode()}
+    return f"{found[1]}(attachment:{file.name})"
 
 
 def _snippet(found: re.Match[str]) -> str:

@@ -97,6 +97,7 @@ def main() -> None:
     """The command `lowerbound`: exit status 0, 2 for a user's mistake, 130 for Ctrl-C; 1 for files that can't be read
     beside others that can, for what `--strict` finds, and for an internal error."""
     _streams()
+    os.environ["MPLBACKEND"] = "agg"  # files alone are drawn, and what a notebook draws with may not be here
     words = [w for w in sys.argv[1:] if w != "--debug"]
     debug = len(words) < len(sys.argv) - 1
     try:

@@ -76,7 +76,7 @@ class Terminal(Progress):
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
-        self.live = self.console.is_terminal
+        self.live = self.console.is_terminal and sys.stderr.isatty()  # notebooks ask for colours, and draw no bars
         self.noted = -math.inf
 
     def say(self, text: str) -> None:

@@ -1,0 +1,14 @@
+// Tables that scroll to the side can be reached by the keyboard.
+function reachable() {
+  for (const box of document.querySelectorAll(".md-typeset__scrollwrap")) {
+    const scrolls = box.scrollWidth > box.clientWidth;
+    box.toggleAttribute("tabindex", scrolls);
+    if (scrolls) {
+      box.tabIndex = 0;
+      box.role = "region";
+      box.ariaLabel = "Table";
+    }
+  }
+}
+addEventListener("load", () => requestAnimationFrame(reachable));
+addEventListener("resize", reachable);
