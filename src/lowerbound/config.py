@@ -375,6 +375,9 @@ def described(field: FieldInfo) -> str:
     bounds = [_BOUNDS[type(m)].format(m) for m in field.metadata if type(m) in _BOUNDS]
     if annotation in _WORDS:
         words = _WORDS[annotation]
+        bounds = [f"{bound} character" if annotation is str else bound for bound in bounds]
+    elif isinstance(annotation, types.UnionType):
+        words = " or ".join(_WORDS.get(a, str(a)) for a in typing.get_args(annotation))
     elif typing.get_origin(annotation) is typing.Literal:
         words = " or ".join(json.dumps(value) for value in typing.get_args(annotation))
     elif typing.get_origin(annotation) is dict:
