@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -19,7 +20,7 @@ from lowerbound.verbs import explain
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "scripts"))
 
-from documentation import checking, making, marks, notebooks, pages, signatures  # noqa: E402
+from documentation import checking, hooks, making, marks, notebooks, pages, printed, signatures  # noqa: E402
 
 
 def test_the_site():
@@ -285,6 +286,32 @@ def test_a_verb_is_called_by_plain_types():
     assert signatures.called(lb.load, "load") == (
         'load(path: str | Path, *, device: str = "auto", allow: Iterable[str] = ()) -> Model'
     )
+
+
+PRINTED = f"""problem  prior.far  {"the prior is far from the codes " * 4}by as much
+                    as this says
+         0.5        do: something
+"""
+
+
+@pytest.mark.parametrize(("times", "small"), [(1, True), (2, False), (7, False)])
+def test_images_that_are_drawn_larger_already_are_left_so(times: int, small: bool):
+    x = np.random.default_rng(0).integers(0, 256, (28, 40), np.uint8)
+    assert hooks.small(Image.fromarray(x.repeat(times, 0).repeat(times, 1))) is small
+
+
+def test_long_lines_that_were_printed_go_on_below_their_column():
+    """And take along what went on there already; short tables, and those whose last column is far out, stay."""
+    head, more, *rest = printed.narrowed(PRINTED).split("\n")
+    assert max(map(len, (head, more))) <= printed.LINE
+    assert more[:20].isspace()
+    assert f"{head} {more.strip()}".split() == PRINTED.partition("\n         0.5")[0].split()
+    assert rest == PRINTED.split("\n")[2:]
+    far = f"{'a' * 80}  {'b ' * 40}"
+    assert printed.narrowed(far) == far
+    block = '<div class="language-text highlight"><pre><span></span><code>{}\n</code></pre></div>'
+    assert "sentences" in printed.shown(block.format("lowerbound: no recipe &#39;vea&#39;"))
+    assert printed.shown(block.format("a &lt; b")) == block.format("a &lt; b")
 
 
 def anchors() -> dict[str, set[str]]:

@@ -3,18 +3,18 @@
 import posixpath
 import re
 import sys
-from html import unescape
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from PIL import Image
 
-from documentation import notebooks
+from documentation import notebooks, printed
 from documentation.equations import drawn
 from documentation.pages import DOCS, EXAMPLES, LONG, RECIPES, ROOT
 from documentation.reference import generated
@@ -36,10 +36,7 @@ LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 PARAGRAPH = re.compile(r"<p>(?:(?!</p>).)*<img.*?</p>", re.DOTALL)
 IMAGE = re.compile(r'<img [^>]*?src="([^":]+\.(?:png|gif))"[^>]*>')
-PRINTED = re.compile(r'(<div class="language-text highlight">)(<pre>.*?</pre>)', re.DOTALL)
-TAG = re.compile(r"<[^>]+>")
 DIALOG = 'data-md-component="search" role="dialog"'
-LINE = 121  # characters of code that fit beside one another
 COLUMN = 940  # CSS pixels: how wide a page's text is, and a little more
 SCREEN = 1150  # CSS pixels, how high a picture may become
 
@@ -69,7 +66,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def on_page_content(html: str, page: Any, files: Files, **_: Any) -> str:
     html = PARAGRAPH.sub(lambda found: _enlarged(found[0], page.file.dest_uri, files), drawn(html))
-    html = PRINTED.sub(_printed, html)
+    html = printed.shown(html)
     return CELL.sub(lambda cell: BREAK.sub(r"\1<wbr>", cell[0]), html)
 
 
@@ -93,14 +90,6 @@ def _named(page: str) -> str:
     return page.replace(DIALOG, f'{DIALOG} aria-label="Search"')
 
 
-def _printed(found: re.Match[str]) -> str:
-    """What a command printed, by how it is shown where it is wider than the page."""
-    lines = unescape(TAG.sub("", found[2])).strip().splitlines()
-    kinds = ["sentences"] if all(line.startswith("lowerbound: ") for line in lines) else []
-    kinds += ["long"] if any(len(line) > LINE for line in lines) else []
-    return f'<div class="{" ".join(["language-text", *kinds])} highlight">{found[2]}' if kinds else found[0]
-
-
 def _enlarged(paragraph: str, page: str, files: Files) -> str:
     """Pictures whose pixels are those of small images, two or three times as large; plots are larger from the start."""
     count = paragraph.count("<img")
@@ -111,12 +100,19 @@ def _enlarged(paragraph: str, page: str, files: Files) -> str:
             return found[0]
         with Image.open(file.abs_src_path) as picture:
             width, height = picture.size
-        times = min(3, COLUMN // (width * count), SCREEN // height)
+            times = min(3, COLUMN // (width * count), SCREEN // height) if small(picture) else 1
         if times < 2:
             return found[0]
         return found[0].replace("<img", f'<img class="pixels" width="{times * width}" height="{times * height}"')
 
     return IMAGE.sub(image, paragraph)
+
+
+def small(picture: Image.Image) -> bool:
+    """Whether most columns of pixels differ from the next; where images are drawn larger already, they don't."""
+    x = np.asarray(picture.convert("L"))
+    differs = (x[:, 1:] != x[:, :-1]).mean(0)
+    return float(np.quantile(differs, 0.45)) > 0.1 * float(differs.mean())
 
 
 def _takes(found: re.Match[str]) -> str:
