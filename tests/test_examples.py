@@ -129,7 +129,7 @@ def pixels(path: Path) -> np.ndarray:
 
 @pytest.mark.slow
 def test_tiles_are_as_the_texture(tmp_path: Path):
-    """Five minutes of a core. Against the other texture, and against the crops with their pixels shuffled."""
+    """Three minutes of a core. Against the other texture, and against the crops with their pixels shuffled."""
     ran("textures", tmp_path)
     names = ("pebbles", "stones")
     drawn = {name: statistics(tmp_path / name) for name in names}
