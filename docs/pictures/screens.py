@@ -2,10 +2,8 @@
 
 python docs/pictures/screens.py page digits.html page.png             # a page of `lowerbound export`
 python docs/pictures/screens.py curves runs/a runs/b curves.png       # the curves of two trainings in `explore`
-python docs/pictures/screens.py slide runs/faces smile face.png slide.gif    # a direction's slider, there and back
 """
 
-import io
 import os
 import re
 import shutil
@@ -16,10 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
 from playwright.sync_api import Page, sync_playwright  # pyright: ignore[reportMissingImports]
-
-STRENGTHS = [0, 0.5, 1, 1.5, 2, 2.5, 3, 2.5, 2, 1.5, 1, 0.5, 0, -0.5, -1, -0.5]
 
 
 @contextmanager
@@ -62,22 +57,6 @@ def curves(page: Page, first: str, second: str, out: str) -> None:
         card.screenshot(path=out)
 
 
-def slide(page: Page, run: str, direction: str, image: str, out: str) -> None:
-    with served(run) as address:
-        page.set_viewport_size({"width": 800, "height": 530})
-        page.goto(f"{address}#run={Path(run).name}&panel=latent")
-        page.wait_for_selector("#draws button", timeout=60_000)
-        page.set_input_files("input[type=file]", image)
-        page.wait_for_timeout(2000)
-        typed, frames = page.get_by_label(f"{direction}, typed"), []
-        for strength in STRENGTHS:
-            typed.fill(str(strength))
-            typed.press("Enter")
-            page.wait_for_timeout(200)
-            frames.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(128))
-    frames[0].save(out, save_all=True, append_images=frames[1:], duration=150, loop=0)
-
-
 def main() -> None:
     what, *words = sys.argv[1:]
     where = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -85,7 +64,7 @@ def main() -> None:
         page = play.chromium.launch(executable_path=where, args=["--no-sandbox"]).new_page(
             viewport={"width": 1280, "height": 640}
         )
-        {"page": exported, "curves": curves, "slide": slide}[what](page, *words)
+        {"page": exported, "curves": curves}[what](page, *words)
 
 
 if __name__ == "__main__":
