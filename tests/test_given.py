@@ -268,6 +268,8 @@ def test_an_image_rendered_again_keeps_what_is_not_changed(run: Path):
     row = right("edit", run, "0.png", *own, "--attribute", "light=0.1..0.9:3", "--out", "row.npz")
     assert row.status == 0
     assert light_of(np.load("row.npz")["x"].reshape(3, SIZE, SIZE)) == pytest.approx([0.1, 0.5, 0.9], abs=0.15)
+    table = lb.edit(run, ["0.png"], attribute={"light": "0.1..0.9:3", "place": "right"}).table
+    assert (table.title, *table.columns[2:]) == ("light; place=right", "0.1", "0.5", "0.9")
 
 
 def test_other_verbs_say_or_tell_what_it_has(run: Path, halves: Path):

@@ -209,7 +209,8 @@ def edit(
         edited = with_residual(edited, x[:, None], reconstruction[:, None], editor.model.space)
     words = ", ".join(filter(None, [str(change), str(to if ranged is None else ranged.rest)]))
     columns, marks = _captions(words, strengths, ranged, n)
-    title = words if len(columns) > 1 else ""
+    name = "" if ranged is None else ranged.name
+    title = "; ".join(filter(None, [name, words])) if len(columns) > 1 else ""
     title += ("; " if title else "") + "with the residual added back" if residual else ""
     whole = torch.cat([x[:, None].to(edited), reconstruction[:, None], edited], 1)
     table = Table(
@@ -260,7 +261,7 @@ def _captions(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Above the columns of edited images, and in the names of their files."""
     if ranged is not None:
-        return tuple(f"{ranged.name} {v}" for v in ranged.values), tuple(f"{ranged.name}{v}" for v in ranged.values)
+        return tuple(ranged.values), tuple(f"{ranged.name}{v}" for v in ranged.values)
     if strengths is not None:
         return tuple(f"times {s:g}" for s in strengths), tuple(f"times{s:g}" for s in strengths)
     if n is not None:
