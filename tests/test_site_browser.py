@@ -57,7 +57,7 @@ def test_pages_that_are_files_can_be_searched(browser: Any, site: Path):
     context = browser.new_context(offline=True)
     page = context.new_page()
     page.goto((site / "course" / "bound.html").as_uri())
-    page.locator(".md-search__input").fill("VampPrior")
+    page.locator(".md-search__input").press_sequentially("VampPrior", delay=50)  # as soon as the theme listens
     page.locator(".md-search-result__item").first.wait_for()
     links = [a.get_attribute("href") for a in page.locator(".md-search-result__item a").all()]
     assert any("priors-and-posteriors.html" in link for link in links)
