@@ -1,6 +1,6 @@
 """Images to try this on: 7,000 of MNIST (which the library downloads, or finds below LOWERBOUND_DATA) as .png files.
 
-images/ has 6,000 that nobody has sorted. sorted/train/ has ten of each class in a folder of its own, sorted/valid/ one,
+images/ has 6,090 that nobody has sorted. sorted/train/ has ten of each class in a folder of its own, sorted/valid/ one,
 and sorted/test/ eighty, only to measure by. truth.csv says what those of images/ are, which a person would not know.
 """
 
