@@ -85,6 +85,18 @@ def test_photos_that_were_moved(trained, here):
         was.rename(trained[1])
 
 
+def test_photos_that_have_changed_are_said_to_have(trained, here):
+    """A file's name decides of its part, so that a new name may bring what was trained on into the test part."""
+    run, data = here / "run", here / "own"
+    shutil.copytree(trained[1], data)
+    right("train", "vae", "--data", data, "--out", run, *TINY)
+    assert "have changed" not in call("evaluate", run, "--draws", "1").err
+    first = (lb.Run.open(run).recipe.data.open("train").paths or [""])[0]
+    (data / first).rename(data / "renamed.png")
+    assert call("evaluate", run, "--draws", "1").err.count("have changed since") == 1
+    assert "have changed" not in call("evaluate", run, "--data", data, "--draws", "1").err
+
+
 def test_words_that_are_no_help_are_others_now(trained, here):
     run = trained[0]
     assert "is what a run remembers, no recipe" in call("train", run / "config.json").err
@@ -145,3 +157,9 @@ def test_one_code_is_decoded_and_a_bare_number_is_no_condition(trained):
         model.sample(2, 3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ModelError, match="got one number"):
         taken_conditions(2, 3, (Space((), levels=10, ordered=False),))
+
+
+def test_a_word_too_many(trained):
+    told = call("sample", trained[0], "extra", "--out", "a.png").err
+    assert told.startswith("lowerbound: extra: more than `lowerbound sample` takes; `lowerbound sample --help`")
+    assert "hf://ann: expected" in call("sample", "hf://ann", "--out", "a.png").err

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from lowerbound.errors import Ended, Interrupted, UserError, more
 from lowerbound.processes import speaks
@@ -106,6 +106,10 @@ def main() -> None:
         raise SystemExit(e.status) from None
     except UserError as e:
         _fail(f"{_plain(e)} {more(e.page)}", 2, debug)
+    except UnusedCliTokensError as e:
+        verb = " ".join(("lowerbound", *(e.command_chain or ())))
+        said = f"{shlex.join(e.unused_tokens or ())}: more than `{verb}` takes; `{verb} --help` shows what that is"
+        _fail(f"{said} {more(UserError.page)}", 2, debug)
     except CycloptsError as e:
         _fail(f"{_plain(e)} {more(UserError.page)}", 2, debug)
     except Interrupted as e:

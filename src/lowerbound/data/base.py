@@ -95,8 +95,7 @@ class Data(Component):
 
         progress: called with (done, total) while images are decoded.
         """
-        if split not in SPLITS:
-            raise DataError(f"no split {split!r}{did_you_mean(split, SPLITS)}")
+        check_split(split)
         return self.whole(progress).of(split)
 
     def whole(self, progress: Progress | None = None) -> cache.Stored:
@@ -170,6 +169,12 @@ def _because(images: Images) -> str:
         return f"; data.label={images.factor_names[0]} takes one of its factors, data.label=false none"
     why = f" ({images.layout}), they are the names of the folders that images lie in" if images.layout else ""
     return f"{why}; set data.label=false"
+
+
+def check_split(split: str) -> None:
+    """Raise DataError for what is no part of a data set."""
+    if split not in SPLITS:
+        raise DataError(f"no split {split!r}{did_you_mean(split, SPLITS)}")
 
 
 def is_there(source: str) -> bool:

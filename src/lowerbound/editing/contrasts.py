@@ -240,7 +240,7 @@ def _read_csv(path: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
     found_rows: dict[str, dict[str, str]] = {}
     for row in rows:
         if row["path"] in found_rows and found_rows[row["path"]] != row:
-            raise UserError(f"--attributes {path}: says two different things of {row['path']}")
+            raise UserError(f"--attributes {path}: says two different things of {row['path'] or 'an empty path'}")
         found_rows[row["path"]] = row
     return [c for c in columns if c and c != "path"], found_rows
 

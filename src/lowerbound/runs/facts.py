@@ -27,7 +27,7 @@ class Facts(Component):
     labelled: tuple[int, ...] | None = None  # the training images that keep their label, where not all do
     factors: tuple[Factor, ...] = ()  # that the model is given of each image
     images: int  # in the training split
-    fingerprint: str | None = None  # of their content; None of runs of earlier versions
+    fingerprint: str | None = None  # of their content; None of runs of earlier versions, and of classifiers of a part
     cameras: tuple[Factor, ...] = ()  # what says where a view of a scene was taken from, where a model is given others
 
     @staticmethod

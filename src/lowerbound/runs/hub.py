@@ -42,8 +42,9 @@ class Place(NamedTuple):
         found = _PLACE.fullmatch(text)
         words = found["repository"].split("/") if found else []
         if found is None or not all(_WORD.fullmatch(w) and not re.search(r"--|\.\.", w) for w in words):
+            said = re.sub("^hf:/+", "hf://", text)  # as it was, before it was taken for a path
             raise RunError(
-                f"{text}: expected USER/NAME of the hub, as in hf://ann/digits or, of a revision, hf://ann/digits@v2"
+                f"{said}: expected USER/NAME of the hub, as in hf://ann/digits or, of a revision, hf://ann/digits@v2"
             )
         return Place(found["repository"], found["revision"])
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.data import decode
-from lowerbound.data.base import Data, is_there, open_readable
+from lowerbound.data.base import Data, check_split, is_there, open_readable
 from lowerbound.data.batches import Batches, binarized
 from lowerbound.data.images import Failed, Images
 from lowerbound.errors import DataError, ModelError, RunError
@@ -28,6 +28,8 @@ def open_data(
 ) -> Images:
     """A split of the run's data, or of other data prepared in the same way. Raises RunError where they don't fit.
 
+    Where the images of the training are others now, which may change the parts, it is said.
+
     conditioned: whether they must say what its model is given, where it is given labels or attributes.
     """
     own = run.recipe.data.source
@@ -39,8 +41,15 @@ def open_data(
     label = conditioned and run.recipe.data.label
     changes = ({} if conditioned else {"label": False, "given": ()}) | ({} if source is None else {"source": source})
     data: Data = run.recipe.data.model_copy(update=changes)
-    images = data.open(split, progress=(progress or Progress()).count("decoding"))
-    facts = run.facts
+    facts, told = run.facts, progress or Progress()
+    check_split(split)
+    stored = data.whole(told.count("decoding"))
+    images = stored.of(split)
+    if source is None and split != "train" and facts.fingerprint not in (None, stored.fingerprints["train"]):
+        told.say(
+            f"{images.name}: its images have changed since {run.path} was trained; where some were renamed or taken "
+            f"away, those of {split} may be some that it was trained on"
+        )
     if images.shape != facts.shape or images.levels != facts.levels:
         found, wanted = f"{images.shape}, {images.levels} levels", f"{facts.shape}, {facts.levels} levels"
         raise RunError(f"{images.name} has images of {found}; {run.path} was trained on {wanted}")

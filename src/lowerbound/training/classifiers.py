@@ -93,7 +93,7 @@ class Tuner:
             model=self.config,
             train=training(len(images)),
         )
-        facts = Facts.of(images, recipe)
+        facts = Facts.of(images, recipe).model_copy(update={"fingerprint": None})  # of some of the data, or of samples
         with seeded(seed, "weights"):
             model = self.config.build(facts.space, facts.given(recipe)).to(self.device)
         if head is not None:
