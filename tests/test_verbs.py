@@ -16,7 +16,7 @@ from lowerbound.cli import Command, commands
 from lowerbound.errors import ConfigError, RunError, UserError
 from lowerbound.progress import Progress, Terminal
 from lowerbound.runs.run import Run
-from lowerbound.verbs.base import Report, assigned, by_level, numbers, range_of_two, verb
+from lowerbound.verbs.base import HELP, Report, assigned, by_level, numbers, range_of_two, verb
 
 pytestmark = pytest.mark.usefixtures("surroundings", "here")
 COMMANDS = list(commands())
@@ -35,9 +35,10 @@ def test_a_verb_is_a_public_name(c: Command):
 def test_every_option_has_its_help(c: Command):
     documented = inspect.getdoc(function(c)) or ""
     args = documented.partition("Args:\n")[2]
-    plain = {"run", "device", "progress", "allow", "data", "split", "seed"}
     for name in inspect.signature(function(c)).parameters:
-        assert name in plain or f"    {name}: " in f"\n{args}", f"{c.function}: Args says nothing of {name}"
+        assert name in {*HELP, "progress", "allow"} or f"    {name}: " in f"\n{args}", (
+            f"{c.function}: Args says nothing of {name}"
+        )
 
 
 def test_every_file_of_verbs_is_a_verb_or_shared():

@@ -7,6 +7,7 @@ same signature, their help from the same `Args:`, and prints the report that com
 
 import functools
 import inspect
+import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -275,6 +276,14 @@ Out = Annotated[str | Path | None, Option(kind=Path), Parameter(required=True)]
 WITH_HYPHEN = Parameter(allow_leading_hyphen=True)
 
 
+HELP = {  # of options that mean the same everywhere; what a verb's own Args say of them goes first
+    "run": "a run's folder, pretrained:NAME or hf://USER/NAME",
+    "data": "images in the place of the run's own: a bundled name, a folder, .zip, .tar or .npz, or shards",
+    "split": "train, valid, test or all",
+    "device": "auto, cpu, cuda or cuda:N",
+    "seed": "of all that is drawn: the same seed, the same numbers",
+}
+
 DAYS = 10 * 86400.0  # seconds; how long the others wait while one draws, fits or measures
 
 # ---- the decorator
@@ -409,8 +418,8 @@ def _as_command(p: inspect.Parameter, option: Option, called: Callable[..., Any]
     inner = get_args(p.annotation) if get_origin(p.annotation) is Annotated else (p.annotation,)
     kind = Path if inner[0] is Run else inner[0] if option.kind is None else option.kind
     said = [m for m in inner[1:] if isinstance(m, Parameter)]
-    if p.name == "device":
-        said.append(Parameter(help="auto, cpu, cuda or cuda:N"))
+    if p.name in HELP and not re.search(rf"^ *{p.name}: ", called.__doc__ or "", re.MULTILINE):
+        said.append(Parameter(help=HELP[p.name]))
     if kind is bool:
         said.append(Parameter(negative=""))
     nothing = inspect.Parameter.empty

@@ -51,6 +51,7 @@ def show_data(data: str, /, *changes: str, out: File = None, progress: Told = Fa
     """A summary and a contact sheet of a data set.
 
     Args:
+        data: a bundled name, a folder, .zip, .tar or .npz, or shards and their URL
         changes: KEY=VALUE of the data, such as size=64 gray=true
         out: write a contact sheet to this .png
     """
@@ -106,6 +107,7 @@ def pack_data(
     A shard is an .npy of images as they are trained on. Interrupted, the same command goes on where it was.
 
     Args:
+        data: a bundled name, a folder, .zip, .tar or .npz, or shards and their URL
         changes: KEY=VALUE of the data, such as size=64 gray=true
         out: the folder to write
         shard_size: bytes of pixels in a file at most, such as 512MB or 1GiB
