@@ -56,6 +56,20 @@ def test_levels_are_tempered_kept_and_shown_by_name(run: Path, photo: Path, tmp_
     assert "keeps every level of this model" in said
 
 
+def test_means_of_black_and_white_pixels_are_grey(run: Path, photo: Path):
+    drawn, model = lb.sample(run, 3, mean=True, seed=1, device="cpu"), lb.load(run, device="cpu")
+    assert (model.space.levels, drawn.levels) == (2, 256)
+    z = tuple(torch.from_numpy(drawn.codes[name]) for name in model.levels)
+    means = model.render(z, mean=True).detach().numpy()
+    assert np.abs(drawn.x - 255 * means).max() <= 0.5 + 1e-3
+    again = lb.sample(run, images=[photo], keep_level="z2", n=2, mean=True, device="cpu")
+    assert (again.levels, again.x_levels) == (2, 256)
+    before, after = again.table().x[0, 0], again.table().x[0, 2:]
+    assert {*np.unique(before)} == {0, 255}
+    assert np.array_equal(after, again.x[0])
+    assert lb.sample(run, 3, seed=1, device="cpu").levels == 2
+
+
 def test_levels_are_edited_and_gone_between_as_one_vector(run: Path, photo: Path, tmp_path: Path):
     model, other = lb.load(run), tmp_path / "other.png"
     Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(other)

@@ -23,6 +23,7 @@ from lowerbound.runs.facts import Facts
 from lowerbound.runs.run import Run
 from lowerbound.sampling import completion, rejection, sheets
 from lowerbound.sampling.labels import draw_candidates
+from lowerbound.units import to_bytes
 from lowerbound.verbs.compare.entries import Terms, opened
 from lowerbound.verbs.compare.sampled import drawn
 
@@ -133,10 +134,10 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def means(model: VQVAE, codes: dict[str, np.ndarray]) -> np.ndarray:
-    """The means of p(x|z) for codes of every level, rounded: [N, C, H, W]."""
+    """The means of p(x|z) for codes of every level, in 256 values: [N, C, H, W]."""
     with torch.no_grad():
         p = model.decode(tuple(torch.from_numpy(codes[f"codes_{name}"]) for name in model.levels))
-    return p.mean.round().to(torch.uint8).numpy()
+    return to_bytes(p.mean.numpy(), model.space.levels or 256)
 
 
 # ---- samples
@@ -150,7 +151,6 @@ def test_samples_come_with_the_codes_and_labels_that_they_were_drawn_for(runs: d
         "y": (6,),
         "codes_top": (6, 2, 2),
         "codes_bottom": (6, 4, 4),
-        "levels": (),
     }
     assert found["codes_top"].dtype == np.int64
     assert np.array_equal(found["x"].transpose(0, 3, 1, 2), means(model, found))
@@ -425,7 +425,7 @@ def test_codes_in_a_file_decode_to_the_reconstructions(runs: dict[str, Path], ph
         images = inputs.open_data(Run.open(runs[name]), "all", str(tmp_path / "data.npz")).x
         order = [int((np.array(images) == one).all((1, 2, 3)).argmax()) for one in x]  # of the split, which is its own
         assert sorted(order) == [0, 1, 2]
-        assert np.array_equal(means(model, found)[order], r.round().astype(np.uint8))
+        assert np.array_equal(means(model, found)[order], to_bytes(r, model.space.levels or 256))
         assert np.array_equal(model.codes(torch.from_numpy(x))[-1].numpy(), found[f"codes_{model.levels[-1]}"][order])
 
 

@@ -168,6 +168,7 @@ class Redrawn:
     names: tuple[str, ...] = ()  # [B], of the images
     labels: tuple[tuple[str, ...], ...] | None = None  # [B][n], where they were drawn
     title: str = ""
+    x_levels: int | None = None  # of means 256; None: those of the model, as originals and reconstructions have
 
     def save(self, out: Path) -> None:
         """By the rule of `--out`: a picture has the originals and reconstructions too, all else only the draws; an
@@ -176,8 +177,10 @@ class Redrawn:
 
     def table(self) -> Table:
         """A row for each image: the original, its reconstruction, the draws; many draws are wrapped."""
-        before = {"original": self.originals, "recon\u00adstruction": self.reconstructions}
-        return _table(before, self.x, self.levels, self.names, self.title)
+        levels = self.x_levels or self.levels
+        scale = (levels - 1) / (self.levels - 1)
+        before = {"original": self.originals * scale, "recon\u00adstruction": self.reconstructions * scale}
+        return _table(before, self.x, levels, self.names, self.title)
 
 
 def seam(originals: np.ndarray, kept: np.ndarray, x: np.ndarray) -> dict[str, float] | None:

@@ -15,6 +15,7 @@ from lowerbound.pictures import save_images
 from lowerbound.processes import keep_freed
 from lowerbound.progress import Progress
 from lowerbound.space import Y
+from lowerbound.units import to_bytes
 
 AFFORDABLE = 2e11  # products that pictures nobody asked for may take: 10 to 20 seconds of a CPU core
 
@@ -69,6 +70,12 @@ def pixels(x: Tensor) -> np.ndarray:
     return (x.round().to(torch.uint8) if x.is_floating_point() else x).numpy()
 
 
+def shown(x: Tensor, levels: int, how: Draw) -> tuple[np.ndarray, int]:
+    """Events, uint8 [..., C, H, W], and how many values a pixel has: their own; 256 where means were asked for, so that
+    those of black and white pixels are grey."""
+    return (to_bytes(x.numpy(), levels), 256) if how.mean else (pixels(x), levels)
+
+
 def named(levels: Sequence[str], z: Sequence[Tensor]) -> dict[str, np.ndarray]:
     """Codes by the names of their levels; none of a model without levels."""
     return {name: codes.numpy() for name, codes in zip(levels, z, strict=bool(levels))}
@@ -79,17 +86,17 @@ class Samples:
     """Images drawn from a model."""
 
     x: np.ndarray  # uint8 [n, C, H, W]
-    levels: int
+    levels: int  # the model's; of means 256
     y: np.ndarray | None = (
         None  # int64 [n], the labels they were drawn for; or float [n, D], attributes as the model sees them
     )
     codes: Mapping[str, np.ndarray] = field(default_factory=dict)  # [n, *latent] of each level; int64, or float latents
 
     @staticmethod
-    def of(model: Model, drawn: Drawn, y: Tensor | None = None) -> "Samples":
+    def of(model: Model, drawn: Drawn, y: Tensor | None = None, how: Draw = PLAIN) -> "Samples":
         """What was drawn from a model for labels y [n]."""
         labels = None if y is None else y.cpu().numpy()
-        return Samples(pixels(drawn.x), model.space.levels or 256, labels, named(model.levels, drawn.z))
+        return Samples(*shown(drawn.x, model.space.levels or 256, how), labels, named(model.levels, drawn.z))
 
     def save(self, out: Path) -> None:
         """By the rule of `--out`; an .npz has the labels, `y`, and the codes, `codes_LEVEL`, too."""

@@ -283,7 +283,7 @@ def _drawn(
     y = run.condition(n, asked, seed)
     with seeded(seed, "sample", quick=True):
         if reject is None or judge is None or y is None:
-            return drawing.Samples.of(model, drawing.draw(model, n, y, how, progress), y), None
+            return drawing.Samples.of(model, drawing.draw(model, n, y, how, progress), y, how), None
         drawn, kept, rejected = rejection.sample(model, y, judge, accept, how, progress)
     return drawn, rejection.Rejection(str(reject.path), accept, kept, rejected)
 
@@ -328,12 +328,13 @@ def _turned(
     """n draws for each value: all values get the same noise, and the same of what else is not said."""
     model = run.load(device)
     check_number_of_images(n)
-    x = []
+    drawn = []
     for asked in ranged.each():
         y = run.condition(n, asked, seed)
         with seeded(seed, "sample", quick=True):
-            x.append(drawing.pixels(drawing.draw(model, n, y, how, progress).x))
-    return Turned.of(np.stack(x, 1), model.space.levels or 256, ranged, seed, out)
+            drawn.append(drawing.draw(model, n, y, how, progress).x)
+    x, levels = drawing.shown(torch.stack(drawn, 1), model.space.levels or 256, how)
+    return Turned.of(x, levels, ranged, seed, out)
 
 
 def _cluster(model: Model, label: str | int) -> int:
@@ -388,12 +389,15 @@ def _redrawn(
         drawn = completion.redraw(model, coarse, n, labels.y, how, progress)
     with torch.no_grad():
         reconstructions = model.reconstruct(own.x, to_device(own_y, model.device))
+    levels = model.space.levels or 256
+    x, x_levels = drawing.shown(drawn.x, levels, how)
     redrawn = completion.Redrawn(
         originals=own.x.cpu().numpy(),
         reconstructions=reconstructions.cpu().numpy(),
-        x=drawing.pixels(drawn.x),
+        x=x,
         codes=drawing.named(model.levels, drawn.z),
-        levels=model.space.levels or 256,
+        levels=levels,
+        x_levels=x_levels,
         names=own.paths,
         labels=labels.names,
         title=f"kept: {model.latents[0].what} of {names}" + (f"; {asked}" if asked else ""),
