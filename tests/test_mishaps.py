@@ -3,6 +3,7 @@
 import io
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("trained")
     right("train", "vae", "--data", photos(folder / "photos"), "--out", folder / "run", *TINY)
     return folder / "run", folder / "photos"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has such a device")
+def test_a_full_disk_is_no_internal_error():
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "lowerbound", "recipes", "--json"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("lowerbound: standard output: the disk is full")
 
 
 def test_what_images_are_made_of_is_not_written_over(trained, here):

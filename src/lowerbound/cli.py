@@ -1,6 +1,7 @@
 """The command line: list the verbs, parse, print."""
 
 import ast
+import errno
 import functools
 import importlib
 import io
@@ -127,6 +128,8 @@ def main() -> None:
     except Exception as e:
         from lowerbound.devices import out_of_memory  # it imports torch
 
+        if isinstance(e, OSError) and e.errno == errno.ENOSPC:
+            _fail(f"{e.filename or 'standard output'}: the disk is full {more(UserError.page)}", 2, debug)
         if out_of_memory(e):
             _fail(f"there is not enough memory: {_plain(e)} {more('memory')}", 1, debug)
         where = "".join(f" {note}" for note in getattr(e, "__notes__", ()))
