@@ -11,7 +11,7 @@ from lowerbound.errors import ModelError
 from lowerbound.model import PLAIN, Classifying, Draw, Model
 from lowerbound.progress import Progress
 from lowerbound.runs.run import Run
-from lowerbound.sampling.drawing import Samples, draw
+from lowerbound.sampling.drawing import Samples, draw, pixels
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,9 @@ def sample(
     of those that were kept and of those that were not.
     """
     asked = proposals(y, accept)
-    drawn = Samples.of(model, draw(model, len(asked), asked, how, progress))
-    p = torch.cat([_of_class(judge, drawn.x, asked, part) for part in torch.arange(len(asked)).split(judge.rows)])
+    found = draw(model, len(asked), asked, how, progress)
+    drawn, x = Samples.of(model, found, how=how), pixels(found.x)
+    p = torch.cat([_of_class(judge, x, asked, part) for part in torch.arange(len(asked)).split(judge.rows)])
     chosen = best(p, asked, y).numpy()
     codes = {name: c[chosen] for name, c in drawn.codes.items()}
     kept = Samples(drawn.x[chosen], drawn.levels, y.numpy(), codes)
