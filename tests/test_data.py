@@ -222,6 +222,17 @@ def test_links_are_followed_and_cycles_are_not(tmp_path):
     assert len(opened(tmp_path / "mine")) == 3
 
 
+def test_a_link_that_leads_nowhere_is_an_image_that_cant_be_read(tmp_path):
+    numbered(tmp_path / "mine", 3)
+    (tmp_path / "mine" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "mine" / "folder").symlink_to(tmp_path / "nowhere")
+    images = opened(tmp_path / "mine")
+    assert len(images) == 3
+    assert [f.path for f in images.unreadable] == ["gone.png"]
+    save(tmp_path / "nowhere.png", size=images.shape[:0:-1])
+    assert len(opened(tmp_path / "mine")) == 4, "what is there again is read"
+
+
 def test_sizes_that_differ_are_an_error_with_a_remedy(tmp_path):
     save(tmp_path / "mine" / "a.png", size=(8, 6))
     save(tmp_path / "mine" / "b.png", size=(9, 6))

@@ -40,7 +40,7 @@ class Folder:
         digest, newest = hashlib.sha256(), 0
         try:
             for name in self.names():
-                stamp = file_stamp(self.path / name)
+                stamp = [0, 0, 0] if _leads_nowhere(self.path / name) else file_stamp(self.path / name)
                 newest = max(newest, stamp[2])
                 digest.update(f"{name}\0{stamp}\0".encode("utf-8", "surrogateescape"))
         except FileNotFoundError as e:
@@ -48,7 +48,8 @@ class Folder:
         return digest.hexdigest(), newest
 
     def names(self) -> list[str]:
-        """Relative paths of all files, sorted. A link to a folder above it is not followed."""
+        """Relative paths of all files, sorted. A link to a folder above it is not followed; one that leads nowhere is a
+        file that can't be read."""
         found: list[str] = []
         above: dict[str, frozenset[str]] = {os.fspath(self.path): frozenset()}  # the real folders that each is in
         self.places: dict[str, list[str]] = {}  # real folder -> where it is met
@@ -61,7 +62,7 @@ class Folder:
             folders[:] = sorted(f for f in folders if not f.startswith("."))
             above |= {os.path.join(folder, f): inside | {real} for f in folders}
             found += [os.path.relpath(os.path.join(folder, f), self.path) for f in files if not f.startswith(".")]
-        return sorted(f for f in found if os.path.isfile(self.path / f))
+        return sorted(f for f in found if os.path.isfile(self.path / f) or _leads_nowhere(self.path / f))
 
     def twice(self) -> str:
         """What to say of folders that links lead to from several places; "" where there are none."""
@@ -241,6 +242,10 @@ def _open(path: Path) -> IO[bytes]:
         return open(path, "rb")
     except OSError as e:
         raise Unreadable(e.strerror or str(e)) from None
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _refuse(error: OSError) -> None:
