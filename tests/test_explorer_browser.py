@@ -339,6 +339,7 @@ def test_two_tabs_go_their_own_ways(page: Any, context: Any, server: Page):
     assert values(page)[name] != values(other)[name]
     page.close()
     typed(other, name, "1")
+    written(other)
     np.testing.assert_array_equal(pixels(other), decoded(server, other))
 
 
