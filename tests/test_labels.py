@@ -342,7 +342,8 @@ def test_pretraining_and_then_the_clusters(tmp_path: Path):
     assert values["hungarian_accuracy"]["value"] > 0.4
     assert "cluster" in right("predict", run, "--data", "digits", "--split", "test", "--json").json[0]
     right("sample", run, "-n", "40", "--label", "3", "--mean", "--out", tmp_path / "c.npz")
-    found = lb.load(run, device="cpu").probabilities(np.load(tmp_path / "c.npz")["x"].transpose(0, 3, 1, 2)).argmax(1)
+    means = np.rint(np.load(tmp_path / "c.npz")["x"].transpose(0, 3, 1, 2) * (16 / 255)).astype(np.uint8)
+    found = lb.load(run, device="cpu").probabilities(means).argmax(1)
     assert int((found == 3).sum()) > 20
     for label in ("10", "three"):
         done = call("sample", run, "--label", label, "--out", tmp_path / "none.png")
