@@ -22,11 +22,29 @@ from lowerbound.verbs.doctor.encoded import shuffled_places
 CPU = torch.device("cpu")
 
 
+def code_maps(vectors: np.ndarray, size: tuple[int, int], levels: int) -> np.ndarray:
+    """Maps of code vectors [B, D, h, w] in false colours: [B, 3, H, W], pixel values in [0, levels - 1].
+
+    Red, green and blue are the first three principal components, by rank, so that near vectors have near colours.
+    """
+    B, D, h, w = vectors.shape
+    flat = vectors.transpose(0, 2, 3, 1).reshape(-1, D)
+    centred = flat - flat.mean(0)
+    axes = np.linalg.svd(np.unique(centred, axis=0), full_matrices=False)[2][:3]
+    colours = np.zeros((len(flat), 3))
+    for i, axis in enumerate(axes):
+        rank = np.unique(centred @ axis, return_inverse=True)[1]
+        colours[:, i] = rank / max(1, rank.max()) * (levels - 1)
+    maps = colours.reshape(B, h, w, 3).transpose(0, 3, 1, 2)
+    rows, columns = (np.arange(out) * own // out for out, own in zip(size, (h, w), strict=True))
+    return maps[:, :, rows][:, :, :, columns]
+
+
 @torch.no_grad()
 def levels_picture(run: Run, model: VQVAE, x: Tensor) -> pictures.Table:
     """A row for each image: itself, the codes of each level, what the coarsest levels decode to."""
     codes = model.codes(x)
-    maps = [pictures.code_maps(v.numpy(), run.facts.shape[-2:], run.facts.levels) for v in model.vectors(codes)]
+    maps = [code_maps(v.numpy(), run.facts.shape[-2:], run.facts.levels) for v in model.vectors(codes)]
     parts = [model.partial(x, model.levels[: l + 1]).numpy() for l in range(len(model.levels))]
     columns = [x.numpy(), *maps, *parts]
     channels = max(c.shape[1] for c in columns)
@@ -43,7 +61,7 @@ def priors_picture(run: Run, model: VQVAE, codes: tuple[Tensor, ...], n: int) ->
     """A row for each way to draw codes: uniform; each place on its own; the coarsest levels by their priors; all."""
     uniform = tuple(torch.randint(s.levels or 1, (n, *s.shape)) for s in model.spaces)
     shuffled = tuple(shuffled_places(c, n) for c in codes)
-    y = run.labels(n)
+    y = run.condition(n)
     drawn = drawing.draw(model, n, y).z
     rows = {"uniform codes": uniform, "each place on its own": shuffled}
     for l in range(1, len(model.levels)):
