@@ -1,8 +1,8 @@
 """What makes a bound better: the runs, tables and pictures of docs/what-is-a-better-bound.md, by one command.
 
-    python benchmarks/better_bound.py                                # two hours of one core, then minutes again
+    python benchmarks/better_bound.py                                   # an hour of one core, then minutes again
     python benchmarks/better_bound.py --runs runs/bound --images 100    # gaps of more images
-    python benchmarks/better_bound.py --toy                          # only the plane whose posterior has two modes
+    python benchmarks/better_bound.py --toy                             # only the plane whose posterior has two modes
     python benchmarks/better_bound.py --skip toy,ae                     # all but some runs, or the plane
 
 Runs that are not there yet are trained: one network, one data set, 25,000 steps each. NLL and its differences image

@@ -1,6 +1,6 @@
 """What a level of latents buys: the runs, table and picture of docs/depth.md, by one command.
 
-    python benchmarks/depth.py                       # half an hour of one core, then seconds again
+    python benchmarks/depth.py                       # a quarter of an hour of one core, then seconds again
     python benchmarks/depth.py --runs runs/depth     # where the runs are, or are put
 
 The 8x8 digits of 17 grey values. Runs that are not there yet are trained. Bounds, their differences image by image and
