@@ -105,6 +105,8 @@ def test_photos_that_have_changed_are_said_to_have(trained, here):
     (data / first).rename(data / "renamed.png")
     assert call("evaluate", run, "--draws", "1").err.count("have changed since") == 1
     assert "have changed" not in call("evaluate", run, "--data", data, "--draws", "1").err
+    compared = {told: lb.compare([run], draws=1, data=told).to_know for told in (None, str(data))}
+    assert [any("have changed since" in note for note in notes) for notes in compared.values()] == [True, False]
 
 
 def test_words_that_are_no_help_are_others_now(trained, here):

@@ -11,6 +11,7 @@ from torch import Tensor
 from lowerbound.data import decode
 from lowerbound.data.base import Data, check_split, is_there, open_readable
 from lowerbound.data.batches import Batches, binarized
+from lowerbound.data.cache import Stored
 from lowerbound.data.images import Failed, Images
 from lowerbound.errors import DataError, ModelError, RunError
 from lowerbound.model import Invertible, LatentModel, Model
@@ -32,24 +33,16 @@ def open_data(
 
     conditioned: whether they must say what its model is given, where it is given labels or attributes.
     """
-    own = run.recipe.data.source
-    if source is None and Path(own).is_absolute() and not is_there(own):
-        raise RunError(
-            f"the data of {run.path} are no longer at {own}; where they are now, say with `lowerbound train {run.name} "
-            f"… --data DATA --out {run.path} --resume`"
-        )
-    label = conditioned and run.recipe.data.label
-    changes = ({} if conditioned else {"label": False, "given": ()}) | ({} if source is None else {"source": source})
-    data: Data = run.recipe.data.model_copy(update=changes)
     facts, told = run.facts, progress or Progress()
     check_split(split)
-    stored = data.whole(told.count("decoding"))
+    stored = open_all(run, source, progress, conditioned=conditioned)
     images = stored.of(split)
-    if source is None and split != "train" and facts.fingerprint not in (None, stored.fingerprints["train"]):
+    if source is None and split != "train" and changed(run, stored):
         told.say(
             f"{images.name}: its images have changed since {run.path} was trained; where some were renamed or taken "
             f"away, those of {split} may be some that it was trained on"
         )
+    label = conditioned and run.recipe.data.label
     if images.shape != facts.shape or images.levels != facts.levels:
         found, wanted = f"{images.shape}, {images.levels} levels", f"{facts.shape}, {facts.levels} levels"
         raise RunError(f"{images.name} has images of {found}; {run.path} was trained on {wanted}")
@@ -60,6 +53,26 @@ def open_data(
     if source is not None and progress is not None and images.unreadable:
         progress.say(f"{images.name}: {images.left_out()}")
     return images
+
+
+def open_all(
+    run: Run, source: str | None = None, progress: Progress | None = None, *, conditioned: bool = True
+) -> Stored:
+    """All parts of the run's data, or of other data prepared in the same way. Raises RunError where they have moved."""
+    own = run.recipe.data.source
+    if source is None and Path(own).is_absolute() and not is_there(own):
+        raise RunError(
+            f"the data of {run.path} are no longer at {own}; where they are now, say with `lowerbound train {run.name} "
+            f"… --data DATA --out {run.path} --resume`"
+        )
+    changes = ({} if conditioned else {"label": False, "given": ()}) | ({} if source is None else {"source": source})
+    data: Data = run.recipe.data.model_copy(update=changes)
+    return data.whole((progress or Progress()).count("decoding"))
+
+
+def changed(run: Run, stored: Stored) -> bool:
+    """Whether the training images are others than those that the run was trained on, as far as that is known."""
+    return run.facts.fingerprint not in (None, stored.fingerprints["train"])
 
 
 def as_batches(run: Run, images: Images, device: torch.device, *, conditioned: bool = True) -> Batches:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from lowerbound.data.base import Images
+from lowerbound.data.base import Images, check_split
 from lowerbound.data.batches import Batches
 from lowerbound.errors import ConfigError, RunError
 from lowerbound.model import Model
 from lowerbound.progress import Progress
+from lowerbound.runs.inputs import changed, open_all
 from lowerbound.runs.run import Run
 
 SHOWN = 64  # samples of each run at most
@@ -35,7 +36,8 @@ class Terms:
     extractor: Path | None = None  # whose features it is measured in; None: principal components of pixels
 
     def check(self) -> None:
-        """Raise ConfigError for a number that is none."""
+        """Raise ConfigError for a number that is none, and DataError for a part."""
+        check_split(self.split)
         for name in ("draws", "samples", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -57,6 +59,7 @@ class Entry:
     model: Model
     images: Images
     batches: Batches
+    changed: bool  # whether its data are others now than those it was trained on
 
     @property
     def binarization(self) -> str | None:
@@ -122,8 +125,8 @@ def _opened(run: Run, name: str, terms: Terms, progress: Progress) -> Entry:
     """Grey images are binarized for a model of binary pixels, and binary ones given to it as they are."""
     model = run.load(terms.device)
     data, facts = run.recipe.data, run.facts
-    data = data if terms.data is None else data.model_copy(update={"source": terms.data})
-    images = data.open(terms.split, progress=progress.count("decoding"))
+    stored = open_all(run, terms.data, progress)
+    images = stored.of(terms.split)
     binarize = facts.space.levels == 2 and images.levels > 2
     if images.shape != facts.shape or (2 if binarize else images.levels) != facts.space.levels:
         found, wanted = f"{images.shape}, {images.levels} levels", f"{facts.shape}, {facts.space.levels} levels"
@@ -133,7 +136,8 @@ def _opened(run: Run, name: str, terms: Terms, progress: Progress) -> Entry:
             f"the classes of {images.name} are not those of {facts.name}, which {run.path} is conditioned on"
         )
     batches = Batches(images, terms.device, binarize=binarize, **facts.conditions(run.recipe))
-    return Entry(run, name, model, images, batches)
+    others = terms.data is None and terms.split != "train" and changed(run, stored)
+    return Entry(run, name, model, images, batches, others)
 
 
 def _pixel_code(entry: Entry, limit: int | None) -> str:
