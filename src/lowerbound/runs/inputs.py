@@ -37,11 +37,8 @@ def open_data(
     check_split(split)
     stored = open_all(run, source, progress, conditioned=conditioned)
     images = stored.of(split)
-    if source is None and split != "train" and changed(run, stored):
-        told.say(
-            f"{images.name}: its images have changed since {run.path} was trained; where some were renamed or taken "
-            f"away, those of {split} may be some that it was trained on"
-        )
+    if source is None and (doubt := doubt_of(run, images, stored)):
+        told.say(f"{run.path}: {doubt}")
     label = conditioned and run.recipe.data.label
     if images.shape != facts.shape or images.levels != facts.levels:
         found, wanted = f"{images.shape}, {images.levels} levels", f"{facts.shape}, {facts.levels} levels"
@@ -70,9 +67,14 @@ def open_all(
     return data.whole((progress or Progress()).count("decoding"))
 
 
-def changed(run: Run, stored: Stored) -> bool:
-    """Whether the training images are others than those that the run was trained on, as far as that is known."""
-    return run.facts.fingerprint not in (None, stored.fingerprints["train"])
+def doubt_of(run: Run, images: Images, stored: Stored) -> str | None:
+    """What must be known of images of the run's data where the training images are others now than those it saw."""
+    if images.split == "train" or run.facts.fingerprint in (None, stored.fingerprints["train"]):
+        return None
+    return (
+        f"the images of {images.name} have changed since it was trained; where some were renamed or taken away, those "
+        f"of {images.split} may be some that it was trained on"
+    )
 
 
 def as_batches(run: Run, images: Images, device: torch.device, *, conditioned: bool = True) -> Batches:

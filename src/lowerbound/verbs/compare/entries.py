@@ -14,7 +14,7 @@ from lowerbound.data.batches import Batches
 from lowerbound.errors import ConfigError, RunError
 from lowerbound.model import Model
 from lowerbound.progress import Progress
-from lowerbound.runs.inputs import changed, open_all
+from lowerbound.runs.inputs import doubt_of, open_all
 from lowerbound.runs.run import Run
 
 SHOWN = 64  # samples of each run at most
@@ -59,7 +59,7 @@ class Entry:
     model: Model
     images: Images
     batches: Batches
-    changed: bool  # whether its data are others now than those it was trained on
+    doubt: str | None  # where its data are others now than those it was trained on
 
     @property
     def binarization(self) -> str | None:
@@ -136,8 +136,8 @@ def _opened(run: Run, name: str, terms: Terms, progress: Progress) -> Entry:
             f"the classes of {images.name} are not those of {facts.name}, which {run.path} is conditioned on"
         )
     batches = Batches(images, terms.device, binarize=binarize, **facts.conditions(run.recipe))
-    others = terms.data is None and terms.split != "train" and changed(run, stored)
-    return Entry(run, name, model, images, batches, others)
+    doubt = doubt_of(run, images, stored) if terms.data is None else None
+    return Entry(run, name, model, images, batches, doubt)
 
 
 def _pixel_code(entry: Entry, limit: int | None) -> str:

@@ -49,11 +49,8 @@ def _notes_on(entry: Entry, row: dict[str, Any]) -> Iterator[str]:
         yield "no density to draw samples from"
     if entry.run.facts.name != entry.images.name:
         yield f"trained on {entry.run.facts.name}"
-    if entry.changed:
-        yield (
-            f"the images of {entry.images.name} have changed since it was trained; where some were renamed or taken "
-            f"away, those of {entry.images.split} may be some that it was trained on"
-        )
+    if entry.doubt:
+        yield entry.doubt
     if training is not None and not training["finished"]:
         yield "not trained to its end"
     if fitted.is_fitted(entry.run.recipe):
